@@ -1,0 +1,33 @@
+# Every target makes .venv and installs what it needs, and skips that the next time.
+# Needs Python 3.11 or newer and make; PYTHON=python3.12 chooses another interpreter.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+demo: .venv/installed-demo ## Train a real model with four workers through a memory box
+	$(BIN)/python examples/torch/demo.py
+
+test: lint ## Check style and types, then run every test
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-lint ## Check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: .venv/installed-bench ## Measure speed against peers and print the table
+	$(BIN)/python -m bench
+
+clean: ## Remove .venv and everything generated, downloaded data excepted
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/installed-%: pyproject.toml scripts/make_venv.py scripts/constraints.txt
+	$(PYTHON) scripts/make_venv.py $*
+	@touch $@
