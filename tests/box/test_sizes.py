@@ -25,7 +25,7 @@ def test_a_size_is_parsed(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "GiB", "8G", "-1", "8GiBs", "1e9", "1.GiB", "8  GiB", "nan", "٣"])
 def test_what_is_not_a_size_is_refused_with_examples(text: str) -> None:
-    with pytest.raises(ValueError, match="write it like 512MiB, 8GiB, 1.5GB or 4096"):
+    with pytest.raises(ValueError, match=r"write it like 512MiB, 1\.5GB or 4096"):
         parse_bytes(text)
 
 

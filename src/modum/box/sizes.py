@@ -17,8 +17,8 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([a-z]*)", re.ASCII)
 def parse_bytes(text: str) -> int:
     """The number of bytes that `text` says, rounded down.
 
-    `KiB, MiB, GiB, TiB` are powers of 1024 and `KB, MB, GB, TB` powers of 1000, in either case of letters; a number
-    alone is bytes. Raises `ValueError` for anything else, and for less than one byte.
+    `KiB, MiB, GiB, TiB` are powers of 1024 and `KB, MB, GB, TB` powers of 1000, in either case of letters;
+    a number alone is bytes. Raises `ValueError` for anything else, and for less than one byte.
     """
     match = _SIZE.fullmatch(text.strip().lower())
     if match is None or match[2] not in _UNITS:
@@ -34,7 +34,7 @@ def parse_bytes(text: str) -> int:
 
 
 def format_bytes(size: int) -> str:
-    """`size` in the largest binary unit that it fills, with at most one decimal: `8 GiB`, `1.5 MiB`, `12 B`."""
+    """`size` in the largest binary unit that it fills, with at most one decimal: `8 GiB`, `1.5 MiB`."""
     number, unit = float(size), "B"
     for larger in _BINARY:
         if round(number, 1) < 1024:
