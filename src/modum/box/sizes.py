@@ -22,9 +22,7 @@ def parse_bytes(text: str) -> int:
     """
     match = _SIZE.fullmatch(text.strip().lower())
     if match is None or match[2] not in _UNITS:
-        raise ValueError(
-            f"{text!r} is not an amount of memory; write it like 512MiB, 8GiB, 1.5GB or 4096 (bytes)"
-        )
+        raise ValueError(f"{text!r} is not an amount of memory; write it like 512MiB, 1.5GB or 4096 (bytes)")
     # Whole numbers stay whole: a float would round large ones.
     number = float(match[1]) if "." in match[1] else int(match[1])
     size = int(number * _UNITS[match[2]])
