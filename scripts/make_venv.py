@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-PYTHON = VENV / "bin" / "python"
+PYTHON = str(VENV / "bin" / "python")
 
 
 def make() -> None:
@@ -30,27 +30,24 @@ def make() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         unpack("python3-pip-whl", Path(scratch))
         (wheel,) = Path(scratch).glob("usr/share/python-wheels/pip-*.whl")
-        subprocess.run([PYTHON, wheel / "pip", "install", "pip"], check=True)
+        subprocess.run([PYTHON, f"{wheel}/pip", "install", "pip"], check=True)
 
 
 def has_pip() -> bool:
     """Whether .venv is there and its pip runs."""
-    if not PYTHON.exists():
+    if not Path(PYTHON).exists():
         return False
     return subprocess.run([PYTHON, "-m", "pip", "--version"], capture_output=True).returncode == 0
 
 
 def main(extras: str) -> None:
     """Install Modum with ``extras`` (comma-separated) into .venv, which is made if need be."""
-    if sys.version_info < (3, 11):
-        version = ".".join(map(str, sys.version_info[:3]))
-        sys.exit(f"error: Modum needs Python 3.11 or newer, and {sys.executable} is {version}: make PYTHON=...")
     try:
         if not has_pip():
             make()
-        constraints = ROOT / "scripts" / "constraints.txt"
-        pip_install = [PYTHON, "-m", "pip", "install", "--constraint", constraints]
-        subprocess.run([*pip_install, "--editable", f"{ROOT}[{extras}]"], check=True)
+        constraints = str(ROOT / "scripts" / "constraints.txt")
+        install = [PYTHON, "-m", "pip", "install", "--constraint", constraints]
+        subprocess.run([*install, "--editable", f"{ROOT}[{extras}]"], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"error: cannot make {VENV}: {error}")
 
