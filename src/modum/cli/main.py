@@ -1,0 +1,59 @@
+"""The command `modum`: one file of this folder a subcommand, each with an `app` of its own.
+
+`modum --help` imports all of them, so they import what is heavy (NumPy, Numba, frameworks) inside their
+functions.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from typing import Annotated
+
+import typer
+
+from modum.errors import ModumError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _name in ("server", "run", "status", "data", "doctor"):
+    if importlib.util.find_spec(f"modum.cli.{_name}"):
+        app.add_typer(importlib.import_module(f"modum.cli.{_name}").app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"modum {importlib.metadata.version('modum')}")
+        raise typer.Exit
+
+
+@app.callback()
+def modum(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Train one model with many workers through a soft memory box: pooled memory that all of them read,
+    write and add into, without waiting for the slowest.
+
+    On one machine, **modum run -n 4 train.py** starts a memory server and four workers. Over several
+    machines, start **modum server** where there is memory to spare, and name those servers to the workers.
+    **modum status** shows what a box holds; **modum doctor** shows what this machine can do.
+    """
+
+
+def main() -> None:
+    """Run the command line; what Modum raises on purpose ends as one line and exit status 1."""
+    try:
+        app()
+    except ModumError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,72 @@
+"""Fashion-MNIST: 70,000 grey pictures of clothes in ten classes (Xiao, Rasul and Vollgraf 2017)."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modum.data.idx import parse_idx
+from modum.data.sources import DataSet, DebianPackage, Directory, Site
+
+__all__ = ["FASHION_MNIST", "Images", "default_directory", "fashion_mnist"]
+
+_INSTALLED = Path("/usr/share/datasets/fashion-mnist")
+
+FASHION_MNIST = DataSet(
+    title="Fashion-MNIST",
+    files={
+        "train-images-idx3-ubyte.gz": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "train-labels-idx1-ubyte.gz": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    },
+    sources=(
+        Directory(_INSTALLED),
+        DebianPackage("dataset-fashion-mnist", _INSTALLED),
+        Site("https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/"),
+        Site("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"),
+    ),
+    advice="Install Debian's dataset-fashion-mnist, or put the four .gz files of "
+    "https://github.com/zalandoresearch/fashion-mnist into {directory}.",
+)
+
+
+@dataclass(frozen=True)
+class Images:
+    """A labelled set of grey images, split for training and for testing."""
+
+    train_images: NDArray[np.uint8]
+    """[training samples, height, width], 0 (background) to 255."""
+    train_labels: NDArray[np.int64]
+    """[training samples], the number of the class."""
+    test_images: NDArray[np.uint8]
+    """[test samples, height, width]."""
+    test_labels: NDArray[np.int64]
+    """[test samples]."""
+
+
+def default_directory() -> Path:
+    """Where the files are kept by default: `modum/fashion-mnist` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "modum" / "fashion-mnist"
+
+
+def fashion_mnist(directory: str | os.PathLike[str] | None = None) -> Images:
+    """All of Fashion-MNIST: 60,000 training and 10,000 test images of 28 x 28, labels 0 to 9.
+
+    Reads the four published files from `directory` (default: `default_directory()`), and gets them first
+    where they are missing or damaged: from Debian's `dataset-fashion-mnist` where that is installed, else by
+    downloading that package without installing it, else from the data set's own site. Contents are checked
+    against SHA-256 sums.
+
+    Raises `DataError`, with the reason of every source, when the files cannot be had.
+    """
+    contents = FASHION_MNIST.load(default_directory() if directory is None else Path(directory))
+    return Images(
+        train_images=parse_idx(contents["train-images-idx3-ubyte.gz"], (60_000, 28, 28)),
+        train_labels=parse_idx(contents["train-labels-idx1-ubyte.gz"], (60_000,)).astype(np.int64),
+        test_images=parse_idx(contents["t10k-images-idx3-ubyte.gz"], (10_000, 28, 28)),
+        test_labels=parse_idx(contents["t10k-labels-idx1-ubyte.gz"], (10_000,)).astype(np.int64),
+    )

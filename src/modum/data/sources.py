@@ -1,0 +1,173 @@
+"""Where the files of a data set can come from, and data sets: got from the first source that works."""
+
+import fcntl
+import gzip
+import hashlib
+import http.client
+import os
+import shutil
+import tempfile
+import urllib.parse
+import urllib.request
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from modum.data import debian
+from modum.data.idx import DataError
+
+__all__ = ["DataSet", "DebianPackage", "Directory", "Site", "Source"]
+
+TIMEOUT = 30.0
+"""Seconds after which a web site that says nothing is given up."""
+
+
+class Source(ABC):
+    """One place that may have the files of a data set."""
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """What a reader would call this place."""
+
+    @abstractmethod
+    def get(self, names: Iterable[str], into: Path, console: Console) -> None:
+        """Put the files called `names` into the directory `into`; raises `OSError` if that fails."""
+
+
+@dataclass(frozen=True)
+class Directory(Source):
+    """A directory of this machine, such as the one into which a package installs."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def get(self, names: Iterable[str], into: Path, console: Console) -> None:
+        for name in names:
+            shutil.copyfile(self.path / name, into / name)
+
+
+@dataclass(frozen=True)
+class DebianPackage(Source):
+    """A Debian package, downloaded and unpacked without installing it; `path` is where it has the files."""
+
+    name: str
+    path: Path
+
+    def __str__(self) -> str:
+        return f"Debian package {self.name}"
+
+    def get(self, names: Iterable[str], into: Path, console: Console) -> None:
+        with tempfile.TemporaryDirectory(dir=into) as scratch:
+            with console.status(f"downloading {self}"):
+                debian.unpack(self.name, Path(scratch))
+            Directory(Path(scratch) / self.path.relative_to("/")).get(names, into, console)
+
+
+@dataclass(frozen=True)
+class Site(Source):
+    """A web site that has the files below `url`, which ends with a slash."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    def get(self, names: Iterable[str], into: Path, console: Console) -> None:
+        columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+            for name in names:
+                self._download(name, into / name, progress)
+
+    def _download(self, name: str, path: Path, progress: Progress) -> None:
+        try:
+            with urllib.request.urlopen(urllib.parse.urljoin(self.url, name), timeout=TIMEOUT) as answer:  # noqa: S310
+                size = answer.headers["Content-Length"]
+                task = progress.add_task(name, total=None if size is None else int(size))
+                with progress.wrap_file(answer, task_id=task) as body, path.open("wb") as file:
+                    shutil.copyfileobj(body, file)
+        except http.client.HTTPException as error:
+            raise OSError(f"{name}: {error!r}") from error
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Gzip-compressed files that belong together, known by what is in them, and where to get them."""
+
+    title: str
+    files: Mapping[str, str]
+    """File name to SHA-256 (hexadecimal) of its decompressed content; distributors compress differently."""
+    sources: tuple[Source, ...]
+    """Tried in this order."""
+    advice: str
+    """What a person can do where no source works."""
+
+    def load(self, directory: Path) -> dict[str, bytes]:
+        """Decompressed contents of the files in `directory`, by name; all are got first if one is not whole.
+
+        Safe in several processes at once: one gets the files, the others wait for it. Files appear in
+        `directory` whole and checked, or not at all. Says on standard error what it gets from where.
+
+        Raises `DataError`: with the reason of every source when none has the files, or when `directory` cannot
+        be written.
+        """
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with _locked(directory):
+                try:
+                    return self._read(directory)
+                except (OSError, DataError):
+                    return self._get(directory)
+        except OSError as error:
+            raise DataError(f"cannot keep {self.title} in {directory}: {error}") from error
+
+    def _read(self, directory: Path) -> dict[str, bytes]:
+        contents = {}
+        for name, checksum in self.files.items():
+            try:
+                contents[name] = gzip.decompress((directory / name).read_bytes())
+            except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+                raise DataError(f"{name} is damaged: {error}") from error
+            found = hashlib.sha256(contents[name]).hexdigest()
+            if found != checksum:
+                raise DataError(
+                    f"{name} is damaged: the SHA-256 of its content is {found} instead of {checksum}"
+                )
+        return contents
+
+    def _get(self, directory: Path) -> dict[str, bytes]:
+        console = Console(stderr=True)
+        reasons = []
+        with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=directory) as scratch:
+            for source in self.sources:
+                console.print(f"{self.title}: trying {source}", soft_wrap=True)
+                try:
+                    source.get(self.files, Path(scratch), console)
+                    contents = self._read(Path(scratch))
+                except (OSError, DataError) as error:
+                    reasons.append(f"  {source}: {error}")
+                    continue
+                for name in self.files:
+                    (Path(scratch) / name).replace(directory / name)
+                return contents
+        raise DataError(
+            "\n".join([f"cannot get {self.title}:", *reasons, self.advice.format(directory=directory)])
+        )
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold `directory` alone among all processes; the kernel lets go if the holder dies."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

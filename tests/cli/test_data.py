@@ -1,0 +1,17 @@
+"""`modum data` against files that are there already, so that it needs no source."""
+
+import pytest
+from typer.testing import CliRunner
+
+from modum.cli.main import app
+from modum.data import DataError, default_directory, fashion_mnist
+
+
+def test_fashion_mnist_says_what_it_has_and_where() -> None:
+    try:
+        fashion_mnist()
+    except DataError as error:
+        pytest.skip(f"no source of Fashion-MNIST is within reach: {error}")
+    result = CliRunner().invoke(app, ["data", "fashion-mnist", "--into", str(default_directory())])
+    assert result.exit_code == 0
+    assert result.output == f"60000 training and 10000 test images in {default_directory()}\n"
