@@ -1,0 +1,212 @@
+"""A model's weights as one flat tensor for each dtype, of which its parameters are views."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import torch
+from modum.update import Vector
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from modum.box import Buffer
+    from modum.torch.group import TorchGroup
+    from torch import Tensor, nn
+
+DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+ALIGNMENT = 64
+"""Every tensor of a flat vector begins at a multiple of so many bytes: a cache line."""
+READ_ELEMENTS = 1 << 22
+"""Shared weights are read through a host buffer of so many elements."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SharedTensor:
+    """A parameter or buffer of the model that is shared."""
+
+    name: str
+    tensor: Tensor
+    trainable: bool
+
+    @property
+    def text(self) -> str:
+        """Dtype, shape, and memory order where it is not the usual one: must be alike in all workers."""
+        strides = dense_strides(self.tensor)
+        usual = torch.empty(self.tensor.shape, device="meta").stride()
+        return (
+            f"{str(self.tensor.dtype).removeprefix('torch.')} {tuple(self.tensor.shape)}"
+            + ("" if strides == usual else f" strides {strides}")
+            + ("" if self.trainable else " buffer")
+        )
+
+
+def dense_strides(tensor: Tensor) -> tuple[int, ...]:
+    """The tensor's strides if it is dense in some memory order (channels_last, say), else a dense copy's."""
+    return torch.empty_like(tensor, device="meta").stride()
+
+
+def shared_tensors(model: nn.Module) -> list[SharedTensor]:
+    """What of a model is shared: trainable parameters, tied ones once, then float buffers.
+
+    Left alone: frozen parameters, buffers of integers, buffers that are not saved with the model or hold
+    infinities (masks and tables: constants).
+
+    Raises:
+        ValueError: a tensor's dtype is neither float32 nor bfloat16, or tensors lie on several devices, or
+        nothing
+            is trainable.
+    """
+    saved = model.state_dict().keys()
+    found = [
+        SharedTensor(name=name.replace("_orig_mod.", ""), tensor=parameter, trainable=True)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    ]
+    if not found:
+        raise ValueError("the model has no trainable parameter (requires_grad is False everywhere)")
+    found += [
+        SharedTensor(name=name.replace("_orig_mod.", ""), tensor=buffer, trainable=False)
+        for name, buffer in model.named_buffers()
+        if name in saved and buffer.is_floating_point() and bool(buffer.isfinite().all())
+    ]
+    for shared in found:
+        if shared.tensor.dtype not in DTYPES:
+            raise ValueError(
+                f"{shared.name} is {shared.tensor.dtype}, but only float32 and bfloat16 can be shared: "
+                "convert the model (model.float()); for mixed precision use torch.autocast"
+            )
+    if len(devices := {shared.tensor.device for shared in found}) > 1:
+        raise ValueError(f"the model's tensors lie on several devices ({devices}); move it to one first")
+    return found
+
+
+class FlatVector(Vector):
+    """The shared tensors of one dtype, moved into one flat tensor; each becomes a view of it.
+
+    The values, strides and identities of parameters and buffers stay as they were, so optimizers and compiled
+    models that hold them go on working. Beside the flat tensor there is this member's slice in host memory
+    (pinned, for a model on a GPU) and, in a group of several, one more flat tensor as scratch.
+    """
+
+    def __init__(self, tensors: Sequence[SharedTensor], group: TorchGroup) -> None:
+        dtype, device = tensors[0].tensor.dtype, tensors[0].tensor.device
+        step = ALIGNMENT // dtype.itemsize
+        ordered = sorted(tensors, key=lambda shared: not shared.trainable)
+        self.dtype = DTYPES[dtype]
+        self.tensors = ordered
+        self.starts: list[int] = []
+        end = trainable = 0
+        for shared in ordered:
+            self.starts.append(end)
+            end += -(-shared.tensor.numel() // step) * step
+            trainable = end if shared.trainable else trainable
+        self.size = max(end, step)
+        self._trainable = trainable
+        self._group = group
+        self.flat = torch.zeros(self.size, dtype=dtype, device=device)
+        for shared, view in zip(ordered, self.views(self.flat), strict=True):
+            view.copy_(shared.tensor.detach())
+            shared.tensor.data = view
+        share = -(-self.size // (group.size * step)) * step
+        self._bounds = [min(member * share, self.size) for member in range(group.size + 1)]
+        self.offset = self._bounds[group.rank]
+        pinned = device.type == "cuda"
+        self._host = torch.zeros(self._bounds[group.rank + 1] - self.offset, dtype=dtype, pin_memory=pinned)
+        self.staging = as_numpy(self._host)
+        self.scratch = self.flat.new_zeros(self.size + len(ordered)) if group.size > 1 else None
+        """A flat vector, and an element for each tensor. Nothing stays in it after a call, but for `save`."""
+        self._copied = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
+        self._statistics = self.flat[trainable:]
+        self._statistics_sent = torch.empty_like(self._statistics)
+        self._saved: Tensor | None = None
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """Views of ``flat`` (laid out as this vector) with the shapes and strides of the tensors."""
+        return [
+            flat[start : start + shared.tensor.numel()].as_strided(
+                shared.tensor.shape, dense_strides(shared.tensor), flat.storage_offset() + start
+            )
+            for start, shared in zip(self.starts, self.tensors, strict=True)
+        ]
+
+    def check(self) -> None:
+        base = self.flat.data_ptr()
+        for start, shared in zip(self.starts, self.tensors, strict=True):
+            if shared.tensor.numel() and shared.tensor.data_ptr() != base + start * self.flat.itemsize:
+                raise RuntimeError(
+                    f"{shared.name} was moved after the Averager was made, and is shared no more: "
+                    "call model.to(...), .cuda() or .float() before Averager(model, ...)"
+                )
+
+    @torch.no_grad()
+    def snapshot(self) -> None:
+        self._group.average(self._statistics)
+        self._statistics_sent.copy_(self._statistics)
+        self._host.copy_(self.flat[self.offset : self.offset + self._host.numel()], non_blocking=True)
+        if self._copied is not None:
+            self._copied.record(torch.cuda.current_stream(self.flat.device))
+
+    def arrived(self) -> None:
+        if self._copied is not None:
+            self._copied.synchronize()
+
+    @torch.no_grad()
+    def subtract(self, rate: float) -> None:
+        correction = self._host.to(self.flat.device, non_blocking=True)
+        if self.scratch is not None:
+            slices = [self.scratch[lo:hi] for lo, hi in zip(self._bounds, self._bounds[1:], strict=False)]
+            slices[self._group.rank].copy_(correction)
+            self._group.share_out(slices)
+            correction = self.scratch
+        self.flat[: self._trainable].sub_(correction[: self._trainable])
+        moved = self._statistics_sent.sub_(self._statistics)
+        self._statistics.add_(moved, alpha=rate).sub_(correction[self._trainable :])
+
+    @torch.no_grad()
+    def read(self, buffer: Buffer) -> None:
+        host = torch.empty(min(self.size, READ_ELEMENTS), dtype=self.flat.dtype)
+        for start in range(0, self.size, READ_ELEMENTS):
+            part = self.flat[start : start + READ_ELEMENTS]
+            piece = host[: part.numel()]
+            buffer.read(as_numpy(piece), offset=start)
+            part.copy_(piece)
+
+    @torch.no_grad()
+    def write(self, buffer: Buffer) -> None:
+        buffer.write(as_numpy(self.flat.cpu()))
+
+    @torch.no_grad()
+    def align(self) -> None:
+        self._group.align(self.flat)
+
+    @torch.no_grad()
+    def save(self) -> None:
+        self._saved = (
+            self.flat.clone() if self.scratch is None else self.scratch[: self.size].copy_(self.flat)
+        )
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        assert self._saved is not None, "nothing was saved"
+        self.flat.copy_(self._saved)
+        self._saved = None
+
+
+def as_numpy(tensor: Tensor) -> NDArray[np.generic]:
+    """A NumPy view of a contiguous tensor in host memory; bfloat16 as its bits, in uint16."""
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(np.uint16)
+    array: NDArray[np.generic] = tensor.numpy()
+    return array
+
+
+def flatten(tensors: Sequence[SharedTensor], group: TorchGroup) -> list[FlatVector]:
+    """One `FlatVector` for each dtype there is, float32 first."""
+    by_dtype = {dtype: [shared for shared in tensors if shared.tensor.dtype == dtype] for dtype in DTYPES}
+    return [FlatVector(some, group) for some in by_dtype.values() if some]

@@ -1,0 +1,27 @@
+"""Update rules: how local and shared parameters move together. NumPy only: no machine learning framework."""
+
+from modum.update.agreement import join
+from modum.update.averaging import Averaging, AveragingStatistics
+from modum.update.elastic import Elastic
+from modum.update.group import Alone, Group
+from modum.update.hybrid import Hybrid
+from modum.update.membership import Membership
+from modum.update.rule import UpdateRule
+from modum.update.samples import SharedSamples
+from modum.update.scaling import LearningRateScale
+from modum.update.vector import Vector
+
+__all__ = [
+    "Alone",
+    "Averaging",
+    "AveragingStatistics",
+    "Elastic",
+    "Group",
+    "Hybrid",
+    "LearningRateScale",
+    "Membership",
+    "SharedSamples",
+    "UpdateRule",
+    "Vector",
+    "join",
+]

@@ -1,0 +1,152 @@
+"""One worker's part in an update rule: what happens between its steps, whatever the framework."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from modum.update.exchange import Exchange
+from modum.update.membership import HEARTBEAT_SECONDS
+from modum.update.schedule import Schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from modum.box import Buffer
+    from modum.update.group import Group
+    from modum.update.membership import Membership
+    from modum.update.rule import UpdateRule
+    from modum.update.vector import Vector
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AveragingStatistics:
+    """What a worker has done so far. Times are in seconds."""
+
+    steps: int
+    exchanges: int
+    put_off: int
+    """Exchanges that were due while the one before still ran; they came later, and compute did not wait."""
+    exchange_seconds: float
+    """What the exchanges took in the background."""
+    hidden_seconds: float
+    """How much of that lay under compute."""
+    interval: int
+    moving_rate: float
+    groups: int
+    """Groups alive at the last exchange."""
+
+
+class Averaging:
+    """Drives a rule for one worker: call `step` after every local step.
+
+    ``vectors`` and ``buffers`` belong together, one pair for each dtype. With ``rule.overlap`` a group of one
+    subtracts the correction at the first step boundary after it arrived; a larger group at the next boundary
+    at which an exchange is due, so that all members do it at the same step. All members of a group call every
+    method but `statistics` at the same steps.
+    """
+
+    def __init__(
+        self,
+        rule: UpdateRule,
+        vectors: Sequence[Vector],
+        buffers: Sequence[Buffer],
+        group: Group,
+        membership: Membership,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._rule = rule
+        self._pairs = list(zip(vectors, buffers, strict=True))
+        self._group = group
+        self._membership = membership
+        self._schedule = Schedule(rule.interval, clock)
+        self._exchange = Exchange(membership.beat, heartbeat_seconds=HEARTBEAT_SECONDS, clock=clock)
+        self._put_off = 0
+        self._late = False
+        self.groups = membership.groups
+        """Groups alive, as all members of this group see it."""
+
+    def step(self) -> None:
+        """A local step has ended: apply what arrived, and start an exchange when one is due.
+
+        Raises what the background transfer raised.
+        """
+        self._schedule.step()
+        if self._group.size == 1 and self._exchange.ready:
+            self._collect()
+        if self._schedule.due:
+            self._boundary()
+        self._schedule.resume()
+
+    def pull(self) -> None:
+        """Take the shared weights; what this worker learned since its last exchange is dropped."""
+        self._collect()
+        for vector, buffer in self._pairs:
+            if self._group.rank == 0:
+                vector.read(buffer)
+            vector.align()
+
+    def finish(self) -> None:
+        """Wait for the pending exchange and do a last one: nothing that was learned here is lost."""
+        self._collect()
+        self._start()
+        self._collect()
+
+    def close(self) -> None:
+        """End the background thread, once its transfer is over."""
+        self._exchange.close()
+
+    def statistics(self) -> AveragingStatistics:
+        exchange = self._exchange
+        return AveragingStatistics(
+            steps=self._schedule.steps,
+            exchanges=exchange.count,
+            put_off=self._put_off,
+            exchange_seconds=exchange.seconds,
+            hidden_seconds=max(0.0, exchange.seconds - exchange.waited),
+            interval=self._schedule.interval,
+            moving_rate=self._rule.rate(self.groups),
+            groups=self.groups,
+        )
+
+    def _boundary(self) -> None:
+        """An exchange is due: start it, unless that of a member still runs."""
+        running = self._exchange.pending and not self._exchange.ready
+        late, interval, groups = self._group.largest(
+            (running, self._schedule.wanted, self._membership.groups)
+        )
+        if late:
+            self._put_off += not self._late
+            self._late = True
+            return
+        self._late = False
+        self._collect()
+        self.groups = int(groups)
+        self._start()
+        self._schedule.start(int(interval))
+        if not self._rule.overlap:
+            self._collect()
+
+    def _start(self) -> None:
+        for vector, _ in self._pairs:
+            vector.check()
+            vector.snapshot()
+        rate = self._rule.rate(self.groups)
+
+        def transfer() -> None:
+            for vector, buffer in self._pairs:
+                vector.arrived()
+                if vector.staging.size:
+                    self._rule.transfer(buffer, vector.staging, offset=vector.offset, rate=rate)
+
+        self._rate = rate
+        self._exchange.submit(transfer)
+
+    def _collect(self) -> None:
+        """Apply the pending exchange, waiting for it if need be."""
+        seconds = self._exchange.collect()
+        if seconds is not None:
+            self._schedule.exchanged(seconds)
+            for vector, _ in self._pairs:
+                vector.subtract(self._rate)

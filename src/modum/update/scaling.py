@@ -1,0 +1,40 @@
+"""How the learning rate follows the number of groups."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearningRateScale:
+    """A factor on the learning rate.
+
+    Elastic averaging by p groups advances like a batch p times larger, and larger batches bear larger steps.
+
+    scale
+        ``None``: always 1. ``"sqrt"``: the square root of the number of groups alive. A number: that factor.
+    warmup_steps
+        Local steps over which the factor grows linearly from 1 to its value.
+    """
+
+    scale: Literal["sqrt"] | float | None = None
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.scale, str):
+            if self.scale != "sqrt":
+                raise ValueError(f'learning_rate_scale ({self.scale!r}) must be None, "sqrt", or a number')
+        elif self.scale is not None and self.scale <= 0:
+            raise ValueError(f"learning_rate_scale ({self.scale}) must be greater than 0")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be at least 0")
+
+    def factor(self, step: int, groups: int) -> float:
+        """The factor for local step ``step`` (from 0) while ``groups`` groups are alive."""
+        if self.scale is None:
+            return 1.0
+        full = math.sqrt(groups) if self.scale == "sqrt" else float(self.scale)
+        progress = 1.0 if step >= self.warmup_steps else step / self.warmup_steps
+        return 1.0 + (full - 1.0) * progress
