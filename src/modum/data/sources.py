@@ -115,7 +115,7 @@ class DataSet:
         Safe in several processes at once: one gets the files, the others wait for it. Files appear in
         `directory` whole and checked, or not at all. Says on standard error what it gets from where.
 
-        Raises `DataError`: with the reason of every source when none has the files, or when `directory` cannot
+        Raises `DataError`: with the reason of every source when none has the files, or if `directory` cannot
         be written.
         """
         try:

@@ -1,0 +1,60 @@
+"""`modum doctor`: a table on a terminal, lines elsewhere, JSON on request."""
+
+import contextlib
+import json
+import os
+import pty
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from modum.box.sockets import DEFAULT_PORT
+
+MODUM = str(Path(sys.executable).with_name("modum"))
+
+
+def test_lines_that_can_be_pasted() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        done = subprocess.run(
+            [MODUM, "doctor", "--port", str(port)], capture_output=True, text=True, timeout=60, check=True
+        )
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("  modum                0.1.0 on Python 3.")
+    assert "  shared memory        memfd, mapping and chunk locks work" in lines
+    assert (
+        f"! listen on 127.0.0.1  port {port} cannot be used: Address already in use: "
+        "choose another with `modum server --port`"
+    ) in lines
+    assert done.stderr == ""
+
+
+def test_json_has_every_value() -> None:
+    done = subprocess.run([MODUM, "doctor", "--json"], capture_output=True, text=True, timeout=60, check=True)
+    report = json.loads(done.stdout)
+    assert report["port"] == DEFAULT_PORT
+    assert report["cores_allowed"] == len(os.sched_getaffinity(0))
+    assert report["memory_bytes_per_second"] > 0
+    assert report["shared_memory_trouble"] is None
+
+
+def test_a_table_on_a_terminal() -> None:
+    outside, inside = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
+    with subprocess.Popen([MODUM, "doctor"], stdout=inside, env=environment) as process:
+        os.close(inside)
+        screen = read_to_end(outside)
+    os.close(outside)
+    assert process.returncode == 0
+    assert "\x1b[1mmodum\x1b[0m" in screen
+    assert "✓" in screen
+
+
+def read_to_end(terminal: int) -> str:
+    """What is written to a terminal until everybody has closed it, which Linux reports as an error."""
+    content = b""
+    with contextlib.suppress(OSError):
+        while block := os.read(terminal, 65536):
+            content += block
+    return content.decode()
