@@ -1,0 +1,300 @@
+"""A named buffer: an array in the box, and what can be done with it."""
+
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from modum.box.kernels import FLOATING, STORAGE, Array, factor_for, portable
+from modum.box.memory import Piece
+from modum.box.servers import Servers
+from modum.box.striping import paired_pieces, pieces
+from modum.box.transport import Attachment, Work
+from modum.box.wire import Op, SegmentInfo
+from modum.errors import DeadlineError
+
+_CROSSING_BATCH: Final = 32  # chunks that pass through the client at one time where source and target lie apart
+
+
+@dataclass(frozen=True, slots=True)
+class BufferInfo:
+    """A buffer as `Box.list` shows it; `nbytes` on all servers together."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    version: int
+    meta: dict[str, Any]
+
+    @classmethod
+    def of(cls, info: SegmentInfo) -> "BufferInfo":
+        """From what the home server knows."""
+        meta = msgspec.msgpack.decode(info.meta)
+        return cls(info.name, tuple(info.shape), info.dtype, info.nbytes, info.version, meta)
+
+
+class Buffer:
+    """An array in the box; made by `Box.create` and `Box.open`.
+
+    Every operation is acknowledged when it returns: it is in the memory of the servers, exactly once. Operations of
+    one buffer object are in order; any thread may call them. A chunk (1 MiB) changes in one step for everybody who
+    reads; different chunks may be seen at different moments.
+
+    Offsets and counts are in elements of the flat array. Arrays are given in the buffer's dtype and C-contiguous;
+    bfloat16 is `uint16` holding the bits, or `ml_dtypes.bfloat16`.
+
+    Every operation raises
+        ValueError: the array or the range does not fit; nothing was changed.
+        BufferNotFoundError: the buffer was deleted.
+        DeadlineError: a server did not answer, or a chunk stayed locked, for the box's timeout; what was not
+            acknowledged may have been applied, once.
+        ConnectionLostError: a server is gone.
+    """
+
+    def __init__(self, servers: Servers, attachments: Sequence[Attachment]) -> None:
+        home = servers.home(attachments[0].info.name)
+        self._servers = servers
+        self._attachments = tuple(attachments)
+        self._home = home
+        self._mutex = threading.RLock()
+        info = BufferInfo.of(attachments[home].info)
+        self.name = info.name
+        self.shape = info.shape
+        self.dtype = info.dtype
+        self.nbytes = info.nbytes
+        self.meta = info.meta
+        self._item = STORAGE[info.dtype].itemsize
+        self.size = info.nbytes // self._item
+
+    def __repr__(self) -> str:
+        return f"Buffer({self.name!r}, shape={self.shape}, dtype={self.dtype!r})"
+
+    def close(self) -> None:
+        """Let go of the buffer, which stays in the box."""
+        with self._mutex:
+            for attachment in self._attachments:
+                attachment.close()
+            self._attachments = ()
+
+    # ---- between the caller's array and the box
+
+    def read(self, out: Array | None = None, *, offset: int = 0, count: int | None = None) -> Array:
+        """Read `count` elements from `offset` on, into `out` where it is given.
+
+        Returns:
+            `out`, or a new array: of the buffer's shape if everything is read, else 1-D. Without `count`, as many
+            elements as `out` has, or all up to the end.
+        """
+        if out is not None and count is None:
+            count = out.size
+        count = self.size - offset if count is None else count
+        if out is None:
+            out = np.empty(self.shape if (offset, count) == (0, self.size) else max(count, 0), STORAGE[self.dtype])
+        flat = self._flat(out, "out", writable=True)
+        if flat.size != count:
+            raise ValueError(f"out has {flat.size} elements, not the {count} that are to be read")
+        self._move(Op.READ, flat, offset)
+        return out
+
+    def write(self, x: Any, *, offset: int = 0) -> None:
+        """Set the elements from `offset` on to those of `x`."""
+        self._move(Op.WRITE, self._flat(x, "x"), offset)
+
+    def add(self, x: Any, scale: float = 1.0, *, offset: int = 0) -> None:
+        """Add `scale * x` to the elements from `offset` on (accumulate); an int64 buffer takes a whole `scale`."""
+        self._move(Op.ADD, self._flat(x, "x"), offset, factor_for(self.dtype, scale))
+
+    def exchange(self, x: Array, moving_rate: float, *, offset: int = 0, difference: bool = False) -> None:
+        """Move `x` and the elements g from `offset` on toward each other: d = moving_rate (x - g); x -= d; g += d.
+
+        This is elastic averaging (Zhang, Choromanska, LeCun 2015, equations 5 and 6) with the present g.
+
+        Args:
+            x: writable array, changed in place. After an error it may be partly changed.
+            moving_rate: in [0, 1].
+            offset: in elements.
+            difference: leave d in `x` instead, for a caller whose own copy has moved on in the meantime.
+        """
+        if self.dtype not in FLOATING:
+            raise ValueError(f"exchange needs a floating dtype; buffer {self.name!r} is {self.dtype}")
+        if not 0 <= moving_rate <= 1:
+            raise ValueError(f"moving_rate must be in [0, 1], not {moving_rate}")
+        flat = self._flat(x, "x", writable=True)
+        self._move(Op.EXCHANGE, flat, offset, factor_for(self.dtype, moving_rate), difference)
+
+    # ---- between two buffers
+
+    def copy(self, source: "Buffer", *, offset: int = 0, source_offset: int = 0, count: int | None = None) -> None:
+        """Set `count` elements from `offset` on to those of `source` from `source_offset` on (default: all there)."""
+        self._combine(Op.COPY, source, 1, offset, source_offset, count)
+
+    def scale(
+        self,
+        factor: float,
+        source: "Buffer | None" = None,
+        *,
+        offset: int = 0,
+        source_offset: int | None = None,
+        count: int | None = None,
+    ) -> None:
+        """Set elements to `factor` times those of `source`; without a source, multiply them in place."""
+        if source_offset is None:
+            source_offset = offset if source is None else 0
+        self._combine(Op.SCALE, source or self, factor, offset, source_offset, count)
+
+    def axpy(
+        self,
+        factor: float,
+        source: "Buffer",
+        *,
+        offset: int = 0,
+        source_offset: int = 0,
+        count: int | None = None,
+    ) -> None:
+        """Add `factor` times the elements of `source`."""
+        self._combine(Op.AXPY, source, factor, offset, source_offset, count)
+
+    # ---- versions
+
+    @property
+    def version(self) -> int:
+        """Number of operations on this buffer, by anybody, that changed it and have finished."""
+        return self._servers.transports[self._home].version(self._held()[self._home], self._servers.timeout)
+
+    def wait(self, version: int, timeout: float | None = None) -> int:
+        """Wait until the version is at least `version`; returns it.
+
+        Raises:
+            DeadlineError: it was not within `timeout` seconds (default: the box's).
+        """
+        seconds = self._servers.timeout if timeout is None else timeout
+        deadline = time.monotonic() + seconds
+        transport, attachment = self._servers.transports[self._home], self._held()[self._home]
+        while True:
+            left = deadline - time.monotonic()
+            now = transport.version(attachment, max(left, 0.0), version)
+            if now >= version:
+                return now
+            if left <= 0:
+                raise DeadlineError(
+                    f"wait for buffer {self.name!r}: version {version} was not reached in {seconds:g} s, it is {now}"
+                    f" (memory server {transport.address})"
+                )
+
+    # ---- inside
+
+    def _held(self) -> tuple[Attachment, ...]:
+        if not self._attachments:
+            raise ValueError(f"buffer {self.name!r} was closed here: open it again with box.open({self.name!r})")
+        return self._attachments
+
+    def _flat(self, x: Any, label: str, *, writable: bool = False) -> Array:
+        """`x` as a 1-D view in the storage dtype; whatever is no array yet is converted, if it is only read."""
+        if not writable and not isinstance(x, np.ndarray):
+            x = np.asarray(x, STORAGE[self.dtype])
+        if not isinstance(x, np.ndarray):
+            raise TypeError(f"{label} must be a NumPy array, not {type(x).__name__}")
+        if x.dtype.name == "bfloat16":
+            x = x.view(np.uint16)
+        if x.dtype != STORAGE[self.dtype]:
+            bits = " (uint16 arrays hold the bits of bfloat16)" if self.dtype == "bfloat16" else ""
+            raise ValueError(
+                f"{label} is {x.dtype}, buffer {self.name!r} is {self.dtype}{bits}: convert it with astype"
+            )
+        if not x.flags.c_contiguous:
+            raise ValueError(f"{label} is not C-contiguous: pass np.ascontiguousarray(...)")
+        if writable and not x.flags.writeable:
+            raise ValueError(f"{label} is read-only, and would be changed in place: pass a copy")
+        flat: Array = x.reshape(-1)
+        return flat
+
+    def _check_range(self, offset: int, count: int) -> None:
+        if offset < 0 or count < 1 or offset + count > self.size:
+            raise ValueError(
+                f"elements [{offset}, {offset + count}) are not a range within buffer {self.name!r},"
+                f" which has {self.size} elements"
+            )
+
+    def _move(self, op: Op, flat: Array, offset: int, factor: Any = 0.0, difference: bool = False) -> None:
+        self._check_range(offset, flat.size)
+        with self._mutex:
+            held = self._held()
+            cut = pieces(offset * self._item, flat.nbytes, self._home, len(self._servers))
+            works = self._works(op, cut, held, data=flat, factor=factor, difference=difference)
+            self._servers.run(works, self._home, None if op is Op.READ else held[self._home])
+
+    def _combine(
+        self, op: Op, source: "Buffer", factor: float, offset: int, source_offset: int, count: int | None
+    ) -> None:
+        if source.name == self.name:
+            source = self  # another handle of the same buffer would contend with this one for the locks
+        if count is None:
+            count = min(self.size - offset, source.size - source_offset)
+        self._check_range(offset, count)
+        source._check_range(source_offset, count)
+        if source.dtype != self.dtype:
+            raise ValueError(f"buffer {source.name!r} is {source.dtype}, buffer {self.name!r} is {self.dtype}")
+        if source is self and 0 < abs(offset - source_offset) < count:
+            raise ValueError(f"the ranges from {source_offset} and from {offset}, {count} elements each, overlap")
+        scalar = factor_for(self.dtype, factor)
+        with ExitStack() as stack:
+            for buffer in sorted({self, source}, key=id):
+                stack.enter_context(buffer._mutex)
+            held, others = self._held(), source._held()
+            together: dict[int, list[Piece]] = {}
+            apart: list[tuple[int, int, Piece]] = []
+            for server, other, piece in paired_pieces(
+                offset * self._item,
+                self._home,
+                source_offset * self._item,
+                source._home,
+                count * self._item,
+                len(self._servers),
+            ):
+                if server == other:
+                    together.setdefault(server, []).append(piece)
+                else:
+                    apart.append((server, other, piece))
+            works = self._works(op, together, held, factor=scalar)
+            for server, work in works.items():
+                work.source = others[server]
+            self._servers.run(works, self._home, None)
+            for start in range(0, len(apart), _CROSSING_BATCH):
+                self._carry(op, apart[start : start + _CROSSING_BATCH], others, held, scalar)
+            self._servers.transports[self._home].publish(held[self._home], self._servers.timeout)
+
+    def _carry(
+        self,
+        op: Op,
+        batch: Sequence[tuple[int, int, Piece]],
+        sources: Sequence[Attachment],
+        targets: Sequence[Attachment],
+        factor: Any,
+    ) -> None:
+        """Do a part of an operation between two buffers whose bytes lie on different servers: through this client."""
+        data = np.empty(sum(piece.nbytes for _, _, piece in batch) // self._item, STORAGE[self.dtype])
+        reads: dict[int, list[Piece]] = {}
+        writes: dict[int, list[Piece]] = {}
+        start = 0
+        for server, other, piece in batch:
+            reads.setdefault(other, []).append(Piece(piece.source_offset, start, piece.nbytes))
+            writes.setdefault(server, []).append(Piece(piece.offset, start, piece.nbytes))
+            start += piece.nbytes
+        self._servers.run(self._works(Op.READ, reads, sources, data=data), self._home, None)
+        if op is Op.SCALE:
+            portable.scale(self.dtype, data, data, factor)
+        store = Op.ADD if op is Op.AXPY else Op.WRITE
+        self._servers.run(self._works(store, writes, targets, data=data, factor=factor), self._home, None)
+
+    def _works(self, op: Op, cut: dict[int, list[Piece]], held: Sequence[Attachment], **rest: Any) -> dict[int, Work]:
+        """One `Work` for every server that has a part."""
+        return {
+            server: Work(op=op, target=held[server], pieces=parts, patience=self._servers.timeout, **rest)
+            for server, parts in cut.items()
+        }

@@ -1,0 +1,58 @@
+"""The arithmetic of the box, twice: `fused` (Numba, one pass over memory) and `portable` (NumPy, several passes).
+
+Both give the same bits: every operation rounds where the contract says, in single precision, and nothing is contracted
+to a fused multiply-add. Clients that map the memory use `fused`; a memory server uses `portable`, because what
+arrives over a network lies in the cache already and Numba would cost the server 100 MB and seconds of compilation.
+
+    add(g, x, s)         g = g + s x
+    exchange(g, x, a)    d = a (x - g);  x = x - d;  g = g + d
+    difference(g, x, a)  d = a (x - g);  x = d;      g = g + d
+    subtract(x, d)       x = x - d
+    scale(g, x, s)       g = s x
+
+All arrays are 1-D, contiguous, of one length and one dtype; bfloat16 lies in uint16 arrays, is computed in
+single precision and rounded to nearest even once for every d and every value that is stored.
+"""
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FLOATING", "STORAGE", "Array", "Kernels", "factor_for"]
+
+Array = NDArray[Any]
+
+STORAGE: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(np.uint16),
+    "int64": np.dtype(np.int64),
+}
+FLOATING = frozenset({"float32", "bfloat16"})
+_LARGEST_WHOLE = 2**53  # a factor crosses the wire as a double
+
+
+class Kernels(Protocol):
+    """What `fused` and `portable` have in common; `dtype` is a key of `STORAGE`."""
+
+    def prepare(self, dtype: str) -> None:
+        """Load or compile whatever is needed for `dtype`; called before any lock is taken."""
+
+    def add(self, dtype: str, target: Array, x: Array, factor: Any) -> None: ...
+    def exchange(self, dtype: str, target: Array, x: Array, moving_rate: Any) -> None: ...
+    def difference(self, dtype: str, target: Array, x: Array, moving_rate: Any) -> None: ...
+    def subtract(self, dtype: str, x: Array, d: Array) -> None: ...
+    def scale(self, dtype: str, target: Array, x: Array, factor: Any) -> None: ...
+
+
+def factor_for(dtype: str, factor: float) -> Any:
+    """`factor` as a scalar of the arithmetic of `dtype`: single precision, or a whole number for int64.
+
+    Raises:
+        ValueError: int64 was given a factor that is not a whole number of at most 53 bits.
+    """
+    if dtype in FLOATING:
+        return np.float32(factor)
+    if not float(factor).is_integer() or abs(factor) > _LARGEST_WHOLE:
+        raise ValueError(f"an int64 buffer takes a whole-number factor of at most 2**53, not {factor}")
+    return np.int64(factor)

@@ -1,0 +1,73 @@
+"""The kernels in NumPy: a few passes over a chunk that is in the cache already."""
+
+from typing import Any
+
+import numpy as np
+
+from modum.box.kernels import Array
+
+_QUIET_NAN = np.uint16(0x7FC0)
+
+
+def _widen(bits: Array) -> Array:
+    """bfloat16 bits as single precision."""
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def _narrow(values: Array) -> Array:
+    """Single precision to bfloat16 bits, to nearest even."""
+    bits = values.view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    narrow = rounded.astype(np.uint16)
+    narrow[np.isnan(values)] = _QUIET_NAN
+    return narrow
+
+
+def prepare(dtype: str) -> None:
+    """Nothing to load."""
+
+
+def add(dtype: str, target: Array, x: Array, factor: Any) -> None:
+    """target += factor * x."""
+    if dtype == "bfloat16":
+        target[:] = _narrow(_widen(target) + factor * _widen(x))
+    elif factor == 1:
+        target += x
+    else:
+        target += factor * x
+
+
+def exchange(dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
+    """d = moving_rate (x - target); x -= d; target += d."""
+    before = x.copy()
+    difference(dtype, target, x, moving_rate)
+    subtract(dtype, before, x)
+    x[:] = before
+
+
+def difference(dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
+    """d = moving_rate (x - target); x = d; target += d."""
+    if dtype == "bfloat16":
+        wide = _widen(target)
+        x[:] = _narrow(moving_rate * (_widen(x) - wide))
+        target[:] = _narrow(wide + _widen(x))
+    else:
+        np.subtract(x, target, out=x)
+        np.multiply(x, moving_rate, out=x)
+        np.add(target, x, out=target)
+
+
+def subtract(dtype: str, x: Array, d: Array) -> None:
+    """x -= d."""
+    if dtype == "bfloat16":
+        x[:] = _narrow(_widen(x) - _widen(d))
+    else:
+        np.subtract(x, d, out=x)
+
+
+def scale(dtype: str, target: Array, x: Array, factor: Any) -> None:
+    """target = factor * x."""
+    if dtype == "bfloat16":
+        target[:] = _narrow(factor * _widen(x))
+    else:
+        np.multiply(x, factor, out=target)

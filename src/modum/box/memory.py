@@ -1,0 +1,335 @@
+"""Segments: anonymous shared memory, cut into chunks that are locked by the kernel.
+
+A segment is a sealed `memfd`: nothing lies in /dev/shm, and nobody can shrink it under the others. After the data
+comes one page, the trailer: the segment's state, its version and its counts, so that clients that map the memory
+keep them without the server.
+
+Locks are open-file-description byte-range locks (fcntl(2), F_OFD_SETLK). The kernel drops them when their holder dies.
+They belong to the open file description, so every party reopens the memfd to have its own: see `Locks`.
+"""
+
+import errno
+import fcntl
+import mmap
+import os
+import struct
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modum.box.kernels import STORAGE, Array, Kernels
+from modum.box.wire import CHUNK, DATA_OPS, Op
+from modum.errors import BufferNotFoundError, ConnectionLostError, DeadlineError
+
+PAGE: Final = mmap.PAGESIZE
+_FLOCK: Final = struct.Struct("hhqqi4x")  # l_type, l_whence, l_start, l_len, l_pid
+_FIRST_PAUSE: Final = 20e-6  # seconds between two tries for a lock that somebody holds; doubles up to the longest
+_LONGEST_PAUSE: Final = 1e-3
+
+LIVE: Final = 0
+DELETED: Final = 1
+STOPPED: Final = 2
+
+# words of the trailer, 8 bytes each; the counts of operation `op` are at 2 op (operations) and 2 op + 1 (bytes)
+_STATE: Final = 0
+_VERSION: Final = 1
+
+
+def create_memfd(name: str, nbytes: int) -> int:
+    """An anonymous file of `nbytes` and a trailer, sealed against a change of size; returns its descriptor."""
+    descriptor = os.memfd_create(f"modum:{name}"[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, file_bytes(nbytes))
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return descriptor
+
+
+def file_bytes(nbytes: int) -> int:
+    """Bytes of the file of a segment of `nbytes`: whole pages, and the trailer."""
+    return -(-nbytes // PAGE) * PAGE + PAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Operations finished and bytes moved, by operation."""
+
+    operations: Counter[str]
+    nbytes: Counter[str]
+
+    def __add__(self, other: "Traffic") -> "Traffic":
+        return Traffic(self.operations + other.operations, self.nbytes + other.nbytes)
+
+
+class Mapping:
+    """A segment's memory in this process. Several parties (threads with their own `Locks`) may use one mapping.
+
+    It is unmapped when the last reference to it, or to an array of it, is gone.
+    """
+
+    def __init__(self, descriptor: int, nbytes: int) -> None:
+        memory = mmap.mmap(descriptor, file_bytes(nbytes))
+        self.bytes: NDArray[np.uint8] = np.frombuffer(memory, np.uint8, nbytes)
+        self.trailer = memoryview(memory)[-PAGE:].cast("Q")
+
+    def typed(self, dtype: str) -> Array:
+        """The data as elements of `dtype`."""
+        return self.bytes.view(STORAGE[dtype])
+
+    @property
+    def version(self) -> int:
+        """Number of published operations."""
+        return self.trailer[_VERSION]
+
+    def mark(self, state: int) -> None:
+        """Tell every party that the segment is `DELETED` or its server `STOPPED`."""
+        self.trailer[_STATE] = state
+
+    def check(self, name: str) -> None:
+        """Raise BufferNotFoundError or ConnectionLostError if the segment is not live any more."""
+        state = self.trailer[_STATE]
+        if state == DELETED:
+            raise BufferNotFoundError(f"buffer {name!r} was deleted")
+        if state == STOPPED:
+            raise ConnectionLostError(f"the memory server of buffer {name!r} has stopped")
+
+    def traffic(self) -> Traffic:
+        """What was done with this segment so far, by all parties."""
+        return Traffic(
+            Counter({op.name.lower(): self.trailer[2 * op] for op in DATA_OPS}),
+            Counter({op.name.lower(): self.trailer[2 * op + 1] for op in DATA_OPS}),
+        )
+
+
+class Locks:
+    """One party's locks on a segment's chunks, through its own open file description. Two threads of a party
+    may use it for different chunks."""
+
+    def __init__(self, descriptor: int, name: str, nbytes: int) -> None:
+        self.name = name
+        self._trailer = file_bytes(nbytes) - PAGE
+        self._file = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Drop every lock."""
+        os.close(self._file)
+
+    def _set(self, kind: int, start: int) -> None:
+        fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, 1, 0))
+
+    def take(self, offset: int, exclusive: bool) -> bool:
+        """Lock the chunk that byte `offset` lies in, shared or exclusive; False if somebody else holds it."""
+        try:
+            self._set(fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK, offset - offset % CHUNK)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise
+        return True
+
+    def drop(self, offset: int) -> None:
+        """Unlock the chunk that byte `offset` lies in."""
+        self._set(fcntl.F_UNLCK, offset - offset % CHUNK)
+
+    @contextmanager
+    def trailer(self, patience: float) -> Iterator[None]:
+        """Hold the trailer's lock."""
+        pause = Pause(patience)
+        # the trailer starts within the last chunk's range or right behind it: one byte that no chunk lock uses
+        start = self._trailer + 1
+        while True:
+            try:
+                self._set(fcntl.F_WRLCK, start)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+            if not pause():
+                raise DeadlineError(f"the trailer of buffer {self.name!r} stayed locked for {patience:g} s: {_STUCK}")
+        try:
+            yield
+        finally:
+            self._set(fcntl.F_UNLCK, start)
+
+
+_STUCK: Final = "its holder is stopped or hung (a dead holder loses its locks)"
+
+
+class Pause:
+    """Waits a little longer at every call, up to a millisecond; False once `patience` seconds have gone by."""
+
+    def __init__(self, patience: float) -> None:
+        self._deadline = time.monotonic() + patience
+        self._pause = _FIRST_PAUSE
+
+    def __call__(self) -> bool:
+        if time.monotonic() >= self._deadline:
+            return False
+        time.sleep(self._pause)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of an operation that lies within one chunk, and its source too; in bytes.
+
+    `offset` in the segment, `start` in the caller's array, `source_offset` in the source segment.
+    """
+
+    offset: int
+    start: int
+    nbytes: int
+    source_offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """One party's hold on one segment: the memory and the party's own locks."""
+
+    name: str
+    dtype: str
+    mapping: Mapping
+    locks: Locks
+
+    def finish(self, op: Op, nbytes: int, *, publish: bool, patience: float) -> None:
+        """Count a finished operation, and raise the version if it is to be published."""
+        words = self.mapping.trailer
+        with self.locks.trailer(patience):
+            words[2 * op] += 1
+            words[2 * op + 1] += nbytes
+            words[_VERSION] += publish
+
+    def publish(self, patience: float) -> None:
+        """Raise the version by one."""
+        with self.locks.trailer(patience):
+            self.mapping.trailer[_VERSION] += 1
+
+
+def apply(
+    kernels: Kernels,
+    op: Op,
+    target: Party,
+    pieces: Iterable[Piece],
+    *,
+    patience: float,
+    data: Array | None = None,
+    source: Party | None = None,
+    factor: Any = None,
+    difference: bool = False,
+) -> None:
+    """Run one operation on `pieces` of `target`, each under its chunk's lock; the busy ones are come back to.
+
+    Args:
+        kernels: which arithmetic.
+        op: a data operation.
+        target: the segment that is read or changed.
+        pieces: parts in distinct chunks.
+        patience: seconds without any progress after which to give up.
+        data: the caller's 1-D array for READ, WRITE, ADD and EXCHANGE, in the dtype of the segment.
+        source: the other segment for COPY, SCALE and AXPY.
+        factor: scalar from `factor_for`.
+        difference: EXCHANGE leaves d in `data` rather than the moved values.
+
+    Raises:
+        DeadlineError: a chunk stayed locked by somebody else; the pieces before it are done.
+        BufferNotFoundError: the buffer was deleted meanwhile.
+    """
+    kernels.prepare(target.dtype)
+    target.mapping.check(target.name)
+    act = _action(kernels, op, target, data, source, factor, difference)
+    waiting = deque(pieces)
+    pause: Pause | None = None
+    while waiting:
+        progress = False
+        for _ in range(len(waiting)):
+            piece = waiting.popleft()
+            if not _lock(op, target, source, piece):
+                waiting.append(piece)
+                continue
+            try:
+                act(piece)
+            finally:
+                _unlock(target, source, piece)
+            progress = True
+        if progress:
+            pause = None
+        elif not (pause := pause or Pause(patience))():
+            piece = waiting[0]
+            raise DeadlineError(
+                f"{op.name.lower()} on buffer {target.name!r}: chunk {piece.offset // CHUNK} stayed locked"
+                f" for {patience:g} s: {_STUCK}"
+            )
+
+
+def _lock(op: Op, target: Party, source: Party | None, piece: Piece) -> bool:
+    if not target.locks.take(piece.offset, exclusive=op is not Op.READ):
+        return False
+    # within one chunk of one segment the exclusive lock serves both; a second request would weaken it
+    if source is None or _one_chunk(target, source, piece) or source.locks.take(piece.source_offset, exclusive=False):
+        return True
+    target.locks.drop(piece.offset)
+    return False
+
+
+def _unlock(target: Party, source: Party | None, piece: Piece) -> None:
+    target.locks.drop(piece.offset)
+    if source is not None and not _one_chunk(target, source, piece):
+        source.locks.drop(piece.source_offset)
+
+
+def _one_chunk(target: Party, source: Party, piece: Piece) -> bool:
+    return target is source and piece.offset // CHUNK == piece.source_offset // CHUNK
+
+
+def _action(
+    kernels: Kernels,
+    op: Op,
+    target: Party,
+    data: Array | None,
+    source: Party | None,
+    factor: Any,
+    difference: bool,
+) -> Callable[[Piece], None]:
+    """What to do with a locked piece."""
+    dtype = target.dtype
+    size = STORAGE[dtype].itemsize
+    memory = target.mapping.typed(dtype)
+    if source is not None:
+        other = source.mapping.typed(dtype)
+
+        def from_segment(piece: Piece) -> tuple[Array, Array]:
+            here, there, count = piece.offset // size, piece.source_offset // size, piece.nbytes // size
+            return memory[here : here + count], other[there : there + count]
+
+        match op:
+            case Op.COPY:
+                return lambda piece: np.copyto(*from_segment(piece))
+            case Op.SCALE:
+                return lambda piece: kernels.scale(dtype, *from_segment(piece), factor)
+            case _:
+                return lambda piece: kernels.add(dtype, *from_segment(piece), factor)
+    assert data is not None
+
+    def from_caller(piece: Piece) -> tuple[Array, Array]:
+        here, there, count = piece.offset // size, piece.start // size, piece.nbytes // size
+        return memory[here : here + count], data[there : there + count]
+
+    def read(piece: Piece) -> None:
+        numbers, out = from_caller(piece)
+        np.copyto(out, numbers)
+
+    match op:
+        case Op.READ:
+            return read
+        case Op.WRITE:
+            return lambda piece: np.copyto(*from_caller(piece))
+        case Op.ADD:
+            return lambda piece: kernels.add(dtype, *from_caller(piece), factor)
+        case _:
+            move = kernels.difference if difference else kernels.exchange
+            return lambda piece: move(dtype, *from_caller(piece), factor)

@@ -1,0 +1,140 @@
+"""Plain sockets: addresses, options, and whole frames in and out."""
+
+import socket
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from modum.box.wire import HEADER_BYTES, MAX_GREETING, Header, Op, Status, encode, parse_header
+from modum.errors import ProtocolError
+
+DEFAULT_PORT: Final = 7500
+STALL_SECONDS: Final = 30.0  # a peer that moves no byte for so long in the middle of a frame is given up
+_KEEPALIVE: Final = {
+    "TCP_KEEPIDLE": 10,
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 4,
+}  # a vanished host is noticed in 30 s
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """(host, port) of `host`, `host:port` or `[ipv6]:port`; the default port is 7500.
+
+    Raises:
+        ValueError: there is no host, or no valid port.
+    """
+    host, colon, port = text.strip().rpartition(":")
+    if not colon or (port.endswith("]") and ":" in host):
+        host, port = text.strip(), str(DEFAULT_PORT)
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(
+            f"{text!r} is no address of a memory server: write host:port, such as 127.0.0.1:{DEFAULT_PORT}"
+        )
+    return host, int(port)
+
+
+def format_address(host: str, port: int) -> str:
+    """The inverse of `parse_address`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def local_host() -> str:
+    """Names this kernel and its network namespace: equal for two processes that can share memory by a Unix socket."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}:{Path('/proc/self/ns/net').stat().st_ino}"
+
+
+def tune(connection: socket.socket, stall: float = STALL_SECONDS) -> None:
+    """Set what every connection wants: no delay, notice of dead hosts, and an end to stalled transfers."""
+    timeout = struct.pack("ll", int(stall), int(stall % 1 * 1e6) or 1)
+    connection.setblocking(True)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+    if connection.family in (socket.AF_INET, socket.AF_INET6):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, seconds in _KEEPALIVE.items():
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)
+
+
+def receive_exactly(connection: socket.socket, target: memoryview, *, idle: bool = False) -> bool:
+    """Fill `target`; False if the other side closed the connection before the first byte.
+
+    Args:
+        connection: a tuned socket.
+        target: bytes to fill.
+        idle: wait for the first byte as long as it takes.
+
+    Raises:
+        ConnectionError: the connection ended, or stalled, in the middle.
+    """
+    done = 0
+    while done < len(target):
+        try:
+            count = connection.recv_into(target[done:], 0, socket.MSG_WAITALL)
+        except BlockingIOError:
+            if idle and not done:
+                continue
+            raise ConnectionError("nothing came for too long in the middle of a frame") from None
+        if not count:
+            if done:
+                raise ConnectionError("the connection ended in the middle of a frame")
+            return False
+        done += count
+    return True
+
+
+def send_frame(connection: socket.socket, header: Header, payload: bytes | memoryview = b"") -> None:
+    """Send a whole frame.
+
+    Raises:
+        ConnectionError: the other side did not read for too long.
+        OSError: the connection is gone.
+    """
+    parts: list[bytes | memoryview] = [header.pack(), payload] if len(payload) else [header.pack()]
+    left = sum(map(len, parts))
+    try:
+        sent = connection.sendmsg(parts)
+        while sent < left:
+            left -= sent
+            parts = unsent(parts, sent)
+            sent = connection.sendmsg(parts)
+    except BlockingIOError:
+        raise ConnectionError("the other side read nothing for too long") from None
+
+
+def unsent(parts: Sequence[bytes | memoryview], sent: int) -> list[bytes | memoryview]:
+    """What remains of `parts` after their first `sent` bytes."""
+    rest: list[bytes | memoryview] = []
+    for part in parts:
+        if sent < len(part):
+            rest.append(memoryview(part)[sent:])
+        sent = max(0, sent - len(part))
+    return rest
+
+
+def send_greeting(connection: socket.socket, op: Op, message: object, status: Status = Status.OK) -> None:
+    """Send a message of the handshake."""
+    payload = encode(message)
+    send_frame(connection, Header(op, 0, len(payload), status=status), payload)
+
+
+def receive_greeting(connection: socket.socket, op: Op) -> tuple[Header, bytearray]:
+    """Receive a message of the handshake: small, and of this kind only.
+
+    Raises:
+        ProtocolError: it is something else.
+        ConnectionError: the connection ended.
+    """
+    data = bytearray(HEADER_BYTES)
+    if not receive_exactly(connection, memoryview(data)):
+        raise ConnectionError("the connection was closed during the handshake")
+    header = parse_header(data, limit=MAX_GREETING)
+    if header.op is not op:
+        raise ProtocolError(f"expected {op.name} in the handshake, not {header.op.name}")
+    payload = bytearray(header.payload)
+    if not receive_exactly(connection, memoryview(payload)):
+        raise ConnectionError("the connection was closed during the handshake")
+    return header, payload

@@ -1,0 +1,116 @@
+"""Local: the client maps the server's memory and runs the kernels itself; no copy, and no server on the path."""
+
+import os
+import socket
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from modum.box.kernels import Kernels
+from modum.box.lane import Lanes
+from modum.box.memory import Locks, Mapping, Party, Piece, apply
+from modum.box.transport.base import Attachment, Transport, Work
+from modum.box.wire import SegmentInfo
+
+_SHARE_FROM = 4  # chunks from which an operation is worth dealing out to threads
+
+
+@dataclass(slots=True)
+class LocalAttachment(Attachment):
+    """A mapped segment, with locks of its own."""
+
+    party: Party
+
+    def close(self) -> None:
+        """Close the descriptor; the memory is unmapped when its last array is gone."""
+        self.party.locks.close()
+
+
+class LocalTransport(Transport):
+    """For a client on the machine of its server.
+
+    Args:
+        lanes: connections over the server's Unix socket.
+        threads: how many threads an operation may use.
+    """
+
+    name = "local"
+
+    def __init__(self, lanes: Lanes, threads: int) -> None:
+        super().__init__(lanes)
+        from modum.box.kernels import fused  # Numba: only who maps memory needs it
+
+        self._kernels: Kernels = fused
+        self._threads = threads
+        self._workers = ThreadPoolExecutor(threads, "modum-kernel") if threads > 1 else None
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """Needs memfd_create(2) and descriptors over Unix sockets: Linux."""
+        missing = [name for name, owner in (("memfd_create", os), ("send_fds", socket)) if not hasattr(owner, name)]
+        return f"this Python or system has no {' and no '.join(missing)}" if missing else None
+
+    def attach(self, info: SegmentInfo, patience: float) -> LocalAttachment:
+        """Map the segment: the server hands its descriptor over the Unix socket."""
+        with self.lanes.lane() as lane:
+            descriptor = lane.take_descriptor(info.segment, patience, f"attach to buffer {info.name!r}")
+        try:
+            mapping = Mapping(descriptor, info.segment_bytes)
+            party = Party(info.name, info.dtype, mapping, Locks(descriptor, info.name, info.segment_bytes))
+        finally:
+            os.close(descriptor)
+        return LocalAttachment(info, party)
+
+    def run(self, work: Work) -> None:
+        """See `Transport.run`."""
+        target = _party(work.target)
+        shares = self._threads if len(work.pieces) >= _SHARE_FROM else 1
+        if self._workers is None or shares == 1:
+            self._apply(work, target, work.pieces)
+        else:
+            size = -(-len(work.pieces) // shares)
+            futures = [
+                self._workers.submit(self._apply, work, target, work.pieces[start : start + size])
+                for start in range(0, len(work.pieces), size)
+            ]
+            wait(futures)
+            for future in futures:
+                future.result()
+        nbytes = sum(piece.nbytes for piece in work.pieces)
+        target.finish(work.op, nbytes, publish=work.publish, patience=work.patience)
+
+    def version(self, attachment: Attachment, patience: float, at_least: int = 0) -> int:
+        """The version in the mapped memory; who waits asks the server."""
+        mapping = _party(attachment).mapping
+        mapping.check(attachment.info.name)
+        if mapping.version >= at_least:
+            return mapping.version
+        return super().version(attachment, patience, at_least)
+
+    def publish(self, attachment: Attachment, patience: float) -> None:
+        """Raise the version in the mapped memory."""
+        _party(attachment).publish(patience)
+
+    def close(self) -> None:
+        """Close the connections and end the threads."""
+        super().close()
+        if self._workers:
+            self._workers.shutdown()
+
+    def _apply(self, work: Work, target: Party, pieces: Sequence[Piece]) -> None:
+        apply(
+            self._kernels,
+            work.op,
+            target,
+            pieces,
+            patience=work.patience,
+            data=work.data,
+            source=_party(work.source) if work.source else None,
+            factor=work.factor,
+            difference=work.difference,
+        )
+
+
+def _party(attachment: Attachment) -> Party:
+    assert isinstance(attachment, LocalAttachment)
+    return attachment.party

@@ -1,0 +1,75 @@
+"""`modum server`: one memory server in the foreground."""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def server(
+    host: Annotated[str, typer.Option(help="Address to listen on. Anything but loopback needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 7500,
+    memory: Annotated[
+        str,
+        typer.Option(help="Most memory that buffers may take, such as 512MiB or 8GiB; it is used as they are written."),
+    ] = "8GiB",
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="File of mode 0600 with the job's token; else MODUM_TOKEN counts."
+        ),
+    ] = None,
+    stop_with_stdin: Annotated[
+        bool, typer.Option("--stop-with-stdin", help="Stop when standard input ends: for launchers.")
+    ] = False,
+) -> None:
+    """Offer this machine's memory to a job.
+
+    Prints its address when it is ready, and serves until Ctrl-C. Several servers make one box: give all their addresses,
+    in one order, to `modum run --box` or to `Box.connect`.
+
+    On several machines, with one token for all:
+
+        export MODUM_TOKEN=$(python -c 'import secrets; print(secrets.token_urlsafe(32))')
+
+        modum server --host 10.0.0.5 --memory 64GiB
+    """
+    import psutil
+
+    from modum.box import Server, format_bytes, parse_bytes, read_token
+
+    try:
+        limit = parse_bytes(memory)
+        memory_server = Server(host, port, memory=limit, token=read_token(token_file))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    except OSError as error:
+        print(f"error: cannot listen on {host}:{port}: {error.strerror}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    available = psutil.virtual_memory().available
+    if limit > available:
+        print(
+            f"warning: --memory {format_bytes(limit)} is more than the {format_bytes(available)} available here",
+            file=sys.stderr,
+        )
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    if stop_with_stdin:
+        threading.Thread(target=_wait_for_end_of_input, args=(stopped,), daemon=True).start()
+    with memory_server:
+        print(f"modum server listening on {memory_server.address}", flush=True)
+        stopped.wait()
+
+
+def _wait_for_end_of_input(stopped: threading.Event) -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    stopped.set()

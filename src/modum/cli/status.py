@@ -1,0 +1,99 @@
+"""`modum status`: what a box holds and how busy it is."""
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from modum.box import BoxStatistics, BufferInfo
+
+app = typer.Typer()
+
+
+@app.command()
+def status(
+    box: Annotated[
+        str, typer.Argument(envvar="MODUM_BOX", help="Servers of the box, in order: host:port,host:port")
+    ] = "127.0.0.1:7500",
+    seconds: Annotated[float, typer.Option(min=0.1, max=60, help="How long to measure the GB/s.")] = 1.0,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
+) -> None:
+    """Show the servers of a box, how busy they are, and its buffers.
+
+    modum status 10.0.0.5:7500,10.0.0.6:7500
+    """
+    from rich.console import Console, Group
+    from rich.live import Live
+
+    from modum.box import Box
+    from modum.errors import ModumError
+
+    console = Console()
+    try:
+        # over TCP: a look at a box should not load compilers and map memory
+        with Box.connect(box, transport="tcp", timeout=5.0) as client:
+            before = client.statistics()
+            time.sleep(seconds)
+            now = client.statistics()
+            picture = Group(_servers(before, now), _buffers(client.list()))
+            if not watch:
+                console.print(picture)
+                return
+            with Live(picture, console=console, auto_refresh=False) as live:
+                while True:
+                    time.sleep(seconds)
+                    before, now = now, client.statistics()
+                    live.update(Group(_servers(before, now), _buffers(client.list())), refresh=True)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    except ModumError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if "MODUM_BOX" not in os.environ:
+            print("HINT: name the servers: modum status host:port,host:port", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _servers(before: "BoxStatistics", now: "BoxStatistics") -> "Table":
+    from rich.table import Table
+
+    from modum.box import format_bytes
+
+    table = Table(title="memory servers", title_justify="left")
+    for heading in ("server", "pid", "up", "used", "of", "buffers", "clients", "operations/s", "GB/s"):
+        table.add_column(heading, justify="left" if heading == "server" else "right", no_wrap=True)
+    for old, new in zip(before.servers, now.servers, strict=True):
+        seconds = new.seconds - old.seconds
+        # its own look through TCP is one client
+        table.add_row(
+            new.address,
+            str(new.process),
+            f"{new.seconds:.0f} s",
+            format_bytes(new.used),
+            format_bytes(new.memory),
+            str(new.buffers),
+            str(new.clients - 1),
+            f"{(sum(new.operations.values()) - sum(old.operations.values())) / seconds:.0f}",
+            f"{(sum(new.nbytes.values()) - sum(old.nbytes.values())) / seconds / 1e9:.2f}",
+        )
+    return table
+
+
+def _buffers(buffers: "list[BufferInfo]") -> "Table":
+    from rich.table import Table
+
+    from modum.box import format_bytes
+
+    table = Table(title="buffers", title_justify="left")
+    for heading in ("name", "shape", "dtype", "size", "version"):
+        table.add_column(heading, justify="right" if heading in ("size", "version") else "left", no_wrap=True)
+    for buffer in buffers:
+        shape = " x ".join(map(str, buffer.shape))
+        table.add_row(buffer.name, shape, buffer.dtype, format_bytes(buffer.nbytes), str(buffer.version))
+    return table

@@ -1,0 +1,67 @@
+"""The exceptions that Modum raises: one tree, whose root is `ModumError`.
+
+A mistake in an argument is a plain `ValueError` or `TypeError`; what is here happens while things run.
+"""
+
+__all__ = [
+    "AuthenticationError",
+    "BufferExistsError",
+    "BufferNotFoundError",
+    "ConnectionLostError",
+    "DeadlineError",
+    "LeaseLostError",
+    "MismatchError",
+    "ModumError",
+    "PoolFullError",
+    "ProtocolError",
+    "TransportError",
+    "WorkerError",
+]
+
+
+class ModumError(Exception):
+    """Root of everything that Modum raises on purpose."""
+
+
+class AuthenticationError(ModumError):
+    """One side could not show that it holds the job's token."""
+
+
+class BufferExistsError(ModumError):
+    """A buffer of this name is there already."""
+
+
+class BufferNotFoundError(ModumError):
+    """No buffer of this name is there, or it was deleted meanwhile."""
+
+
+class ConnectionLostError(ModumError, ConnectionError):
+    """A memory server could not be reached any more, or came back without its memory."""
+
+
+class DeadlineError(ModumError, TimeoutError):
+    """A blocking call ran out of time; the message names whom it waited for, and for what."""
+
+
+class LeaseLostError(ModumError):
+    """The lease, or the work item, belongs to somebody else now."""
+
+
+class MismatchError(ModumError):
+    """Two participants of one job disagree: on the model, the settings, or the list of servers."""
+
+
+class PoolFullError(ModumError):
+    """The memory server's pool has not enough room left."""
+
+
+class ProtocolError(ModumError):
+    """The other side sent something that the wire format does not allow."""
+
+
+class TransportError(ModumError):
+    """The transport that was asked for cannot be had here; the message says why."""
+
+
+class WorkerError(ModumError):
+    """A worker process failed."""
