@@ -1,0 +1,103 @@
+"""`modum run`: start a job on this machine."""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer()
+
+
+class OnFailure(StrEnum):
+    """What becomes of the job when a worker fails."""
+
+    STOP = "stop"
+    CONTINUE = "continue"
+
+
+# All that follows the script belongs to the script.
+@app.command(context_settings={"allow_interspersed_args": False})
+def run(
+    script: Annotated[
+        str, typer.Argument(metavar="SCRIPT", show_default=False, help="What to run: train.py.")
+    ],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ARGS]...", show_default=False, help="Passed to the script as they are."),
+    ] = None,
+    workers: Annotated[int, typer.Option("-n", "--workers", help="Number of workers.")] = 1,
+    group_size: Annotated[
+        int, typer.Option(help="Workers in a group: synchronous inside, asynchronous between groups.")
+    ] = 1,
+    servers: Annotated[
+        int | None, typer.Option(show_default="1", help="Number of memory servers to start.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(show_default="8GiB", help="The most that each of these servers may hold.")
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(show_default="OMP_NUM_THREADS, or 1", help="Compute threads of each worker."),
+    ] = None,
+    on_failure: Annotated[
+        OnFailure, typer.Option(help="When a worker fails, stop the others or let the other groups go on.")
+    ] = OnFailure.STOP,
+    box: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT,...",
+            show_default=False,
+            help="Use these memory servers and start none; their token is taken from MODUM_TOKEN.",
+        ),
+    ] = None,
+    module: Annotated[
+        bool, typer.Option("-m", "--module", help="SCRIPT is the name of a module, as in `python -m`.")
+    ] = False,
+) -> None:
+    """Train with several workers on this machine, which share a memory box.
+
+    **modum run -n 4 --group-size 2 train.py --epochs 3**
+
+    starts one memory server, and four times `python train.py --epochs 3` in two groups of two. In the script,
+    `modum.connect()` joins the box and tells the worker its rank. Each line of output gets the worker's rank
+    in front, and a line below shows samples, samples per second, loss, exchange time, and the workers alive.
+
+    Options for **modum run** go before the script: what follows it is the script's own.
+
+    The exit status is 0 if all workers succeed (with --on-failure continue: all of at least one group), else
+    the first failing worker's. Ctrl-C stops everything within a second.
+    """
+    from modum.box.sizes import parse_bytes
+    from modum.launch.plan import Plan
+    from modum.launch.supervisor import Supervisor
+    from modum.observe.console import RunConsole
+
+    try:
+        if box is not None and (servers is not None or memory is not None):
+            raise ValueError(
+                "--box uses memory servers that run already, so --servers and --memory mean nothing with it\n"
+                "HINT: leave out --servers and --memory, or --box"
+            )
+        if not module and not Path(script).exists():
+            raise ValueError(
+                f"there is no {script} in {Path.cwd()}\n"
+                "HINT: options go before the script, as in `modum run -n 4 train.py --epochs 3`; a module needs -m"
+            )
+        plan = Plan(
+            command=("-m", script, *(arguments or ())) if module else (script, *(arguments or ())),
+            workers=workers,
+            group_size=group_size,
+            servers=1 if servers is None else servers,
+            memory=parse_bytes(memory or "8GiB"),
+            threads=threads,
+            on_failure=on_failure.value,
+            box=tuple(server.strip() for server in box.split(",")) if box else (),
+            token=os.environ.get("MODUM_TOKEN") or None,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    raise typer.Exit(Supervisor(plan, RunConsole(plan.workers)).run())

@@ -1,0 +1,28 @@
+"""Kills the workers' process groups if the launcher dies without having done so, even by SIGKILL.
+
+The launcher runs this file as a script and tells it on standard input, one line each, the process groups that
+it started (`123`) and those that it has cleared away (`-123`). The end of that input is the end of the
+launcher. Only the standard library is imported: this process is to be small and quick to start.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+
+
+def main() -> None:
+    groups: set[int] = set()
+    for line in sys.stdin:
+        group = int(line)
+        if group > 0:
+            groups.add(group)
+        else:
+            groups.discard(-group)
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

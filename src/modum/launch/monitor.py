@@ -1,0 +1,56 @@
+"""Reads the job's progress, in a thread of its own: a box that hangs must not hold up the launcher."""
+
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from modum.box import Box
+from modum.errors import ModumError
+from modum.observe.progress import JobProgress, read_progress
+
+__all__ = ["Monitor"]
+
+_READ_SECONDS = 0.5
+_TIMEOUT_SECONDS = 2.0
+
+
+class Monitor:
+    """The newest progress of a job; a context manager that ends its thread.
+
+    `latest` is None until a worker has reported, and stays as it is once the box cannot be reached any more.
+    """
+
+    def __init__(self) -> None:
+        self.latest: JobProgress | None = None
+        self._leave = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.finish()
+
+    def start(self, servers: Sequence[str], token: str | None) -> None:
+        """Begin to read from the box that these servers make."""
+        self._thread = threading.Thread(target=self._run, args=(servers, token), name="modum-monitor")
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Read once more and end, after two seconds if the box does not answer. Twice does nothing."""
+        self._leave.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self, servers: Sequence[str], token: str | None) -> None:
+        leaving = False
+        try:
+            with Box.connect(servers, token=token, transport="tcp", timeout=_TIMEOUT_SECONDS) as box:
+                while not leaving:
+                    leaving = self._leave.wait(_READ_SECONDS)
+                    self.latest = read_progress(box) or self.latest
+        except ModumError:
+            return  # the workers meet the same box, and their errors say more

@@ -1,0 +1,56 @@
+"""Signals as something that a `select` loop can wait for."""
+
+import os
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+__all__ = ["Signals"]
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Signals:
+    """While entered, signals make `fileno()` readable in place of interrupting the main thread.
+
+    Watched are the end of a child and the requests to stop: SIGINT, SIGTERM and SIGHUP, each unless this
+    process was started with it ignored (as `nohup` does). The first request is kept in `request`; the second
+    raises `KeyboardInterrupt`, which also ends a write to a terminal or pipe that nobody reads.
+    """
+
+    def __init__(self) -> None:
+        self.request: signal.Signals | None = None
+        self._requests = 0
+
+    def __enter__(self) -> Self:
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wakeup_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._before: dict[int, Any] = {signal.SIGCHLD: signal.signal(signal.SIGCHLD, lambda *_: None)}
+        for number in _STOPPING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._requested)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup_before)
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def fileno(self) -> int:
+        """The descriptor to wait on."""
+        return self._reader
+
+    def drain(self) -> None:
+        """Make `fileno()` unreadable until the next signal."""
+        os.read(self._reader, 4096)
+
+    def _requested(self, number: int, frame: FrameType | None) -> None:
+        self._requests += 1
+        if self._requests == 1:
+            self.request = signal.Signals(number)
+        elif self._requests == 2:
+            raise KeyboardInterrupt

@@ -1,0 +1,159 @@
+"""How far a job is: every worker reports into the box, and anybody who can join the box can read it."""
+
+import contextlib
+import threading
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from modum.box import Box, Buffer
+from modum.errors import BufferExistsError, BufferNotFoundError, MismatchError
+
+__all__ = ["JobProgress", "WorkerProgress", "clear_progress", "read_progress"]
+
+_BUFFER = "modum/progress"
+"""One row per rank, one column per name below: float64 values, bit for bit in an int64 buffer."""
+_COLUMNS = ("samples", "steps", "total", "losses", "loss", "exchanges", "exchange_seconds", "hidden_seconds")
+_SAMPLES, _STEPS, _TOTAL, _LOSSES, _LOSS, _EXCHANGES, _EXCHANGE_SECONDS, _HIDDEN_SECONDS = range(
+    len(_COLUMNS)
+)
+_WRITE_SECONDS = 0.5
+"""Least time between two writes of one worker."""
+
+
+class WorkerProgress:
+    """One worker's reports, gathered here and written to the box at most twice a second. Thread-safe.
+
+    What this rank reported into the same box before, in an earlier life, still counts. Raises `MismatchError`
+    if the box keeps the progress of a job with too few workers for this rank.
+    """
+
+    def __init__(self, box: Box, rank: int, world_size: int) -> None:
+        self._lock = threading.Lock()
+        self._buffer = _create_or_open(box, world_size)
+        if rank >= self._buffer.shape[0]:
+            raise MismatchError(
+                f"rank {rank} of {world_size} cannot report: the box keeps the progress of a job of "
+                f"{self._buffer.shape[0]} workers\n"
+                "HINT: start this job with `modum run --box`, or in another box"
+            )
+        self._offset = rank * len(_COLUMNS)
+        row = self._buffer.read(offset=self._offset, count=len(_COLUMNS))
+        self._row = row.reshape(len(_COLUMNS)).view(np.float64)
+        self._written = -float("inf")
+        self._changed = False
+
+    def report(
+        self,
+        *,
+        samples: int = 0,
+        steps: int = 0,
+        total: int | None = None,
+        loss: float | None = None,
+        exchange_seconds: float = 0.0,
+        hidden_seconds: float = 0.0,
+    ) -> None:
+        """Tell what was done since the last report.
+
+        `samples` and `steps` were trained on by this worker, one exchange took `exchange_seconds` if that is
+        more than 0, and compute went on during `hidden_seconds` of them. `total`, the samples of the whole
+        job, and `loss` are the newest values. Raises what writing to a buffer raises.
+        """
+        with self._lock:
+            row = self._row
+            row[_SAMPLES] += samples
+            row[_STEPS] += steps
+            if total is not None:
+                row[_TOTAL] = total
+            if loss is not None:
+                row[_LOSS] = loss
+                row[_LOSSES] += 1
+            if exchange_seconds > 0:
+                row[_EXCHANGES] += 1
+                row[_EXCHANGE_SECONDS] += exchange_seconds
+                row[_HIDDEN_SECONDS] += hidden_seconds
+            self._changed = True
+            if time.monotonic() - self._written >= _WRITE_SECONDS:
+                self._write()
+
+    def flush(self) -> None:
+        """Write what was not yet written; for the end, and before a long pause."""
+        with self._lock:
+            if self._changed:
+                self._write()
+
+    def _write(self) -> None:
+        self._buffer.write(self._row.view(np.int64), offset=self._offset)
+        self._written = time.monotonic()
+        self._changed = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobProgress:
+    """All workers' reports together."""
+
+    samples: int
+    """Samples trained on, by all workers."""
+    steps: int
+    """Steps taken, all workers' added up."""
+    total: int | None
+    """Samples of the whole job; None if no worker has said."""
+    loss: float | None
+    """Mean of the workers' newest losses; None before the first."""
+    exchanges: int
+    exchange_seconds: float
+    """Time that all exchanges of all workers took, added up."""
+    hidden_seconds: float
+    """The part of `exchange_seconds` in which compute went on."""
+    ranks: int
+    """Workers that have reported."""
+    world_size: int
+
+    @property
+    def seconds_per_exchange(self) -> float:
+        """Mean time of one exchange; 0 before the first."""
+        return self.exchange_seconds / max(self.exchanges, 1)
+
+    @property
+    def hidden_fraction(self) -> float:
+        """Part of the exchange time that was hidden under compute, 0 to 1; 0 before the first exchange."""
+        return self.hidden_seconds / self.exchange_seconds if self.exchanges else 0.0
+
+
+def read_progress(box: Box) -> JobProgress | None:
+    """The newest progress that workers have written into `box`; None before the first worker joined."""
+    with contextlib.suppress(BufferNotFoundError):
+        buffer = box.open(_BUFFER)
+        try:
+            rows = buffer.read().view(np.float64).reshape(-1, len(_COLUMNS))
+        finally:
+            buffer.close()
+        reported = rows[rows.any(axis=1)]
+        losses = rows[rows[:, _LOSSES] > 0, _LOSS]
+        sums = rows.sum(axis=0)
+        return JobProgress(
+            samples=int(sums[_SAMPLES]),
+            steps=int(sums[_STEPS]),
+            total=int(rows[:, _TOTAL].max()) or None,
+            loss=float(losses.mean()) if losses.size else None,
+            exchanges=int(sums[_EXCHANGES]),
+            exchange_seconds=float(sums[_EXCHANGE_SECONDS]),
+            hidden_seconds=float(sums[_HIDDEN_SECONDS]),
+            ranks=len(reported),
+            world_size=len(rows),
+        )
+    return None
+
+
+def clear_progress(box: Box) -> None:
+    """Forget the progress that an earlier job left in `box`."""
+    with contextlib.suppress(BufferNotFoundError):
+        box.delete(_BUFFER)
+
+
+def _create_or_open(box: Box, world_size: int) -> Buffer:
+    try:
+        return box.create(_BUFFER, (world_size, len(_COLUMNS)), "int64", meta={"columns": _COLUMNS})
+    except BufferExistsError:
+        return box.open(_BUFFER)
