@@ -41,7 +41,7 @@ def has_pip() -> bool:
 
 
 def main(extras: str) -> None:
-    """Install Modum with ``extras`` (comma-separated) into .venv, which is made if need be."""
+    """Install Modum with `extras` (comma-separated) into .venv, which is made if need be."""
     try:
         if not has_pip():
             make()

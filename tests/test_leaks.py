@@ -15,7 +15,6 @@ PRELUDE = """
 import ctypes, os, socket, subprocess, sys, threading
 import pytest, tests.leaks
 
-tests.leaks.PATIENCE = 0.1
 kept = []
 sleeper = [sys.executable, "-c", "import sys; sys.stdin.read()"]
 orphaner = [sys.executable, "-c", f"import subprocess; subprocess.Popen({sleeper})"]
@@ -42,9 +41,9 @@ LEAKS = {
 }
 
 
-def run_pytest(folder: Path, tests: str) -> str:
-    """Run pytest on ``tests`` with the leak check as its only plugin; return what it printed."""
-    (folder / "test_it.py").write_text(PRELUDE + tests)
+def run_pytest(folder: Path, tests: str, patience: float = 0.1) -> str:
+    """Run pytest on `tests` with the leak check as its only plugin; return what it printed."""
+    (folder / "test_it.py").write_text(f"{PRELUDE}\ntests.leaks.PATIENCE = {patience}\n{tests}")
     command = [
         sys.executable,
         "-m",
@@ -60,9 +59,7 @@ def run_pytest(folder: Path, tests: str) -> str:
     held, hold = os.pipe()
     try:
         with (folder / "output").open("w") as output:
-            subprocess.run(
-                command, cwd=folder, env=environment, stdin=held, stdout=output, stderr=output, timeout=60
-            )
+            subprocess.run(command, cwd=folder, env=environment, stdin=held, stdout=output, stderr=output, timeout=60)
     finally:
         os.close(hold)
         os.close(held)
@@ -87,6 +84,7 @@ def test_tidy():
     thread = threading.Thread(target=threading.Event().wait, args=(0.01,))
     thread.start()
 """,
+        patience=20,
     )
     assert "1 passed" in output
     assert "error" not in output
@@ -110,8 +108,6 @@ def test_second(forgetful): pass
 
 
 def test_a_failed_test_is_not_blamed_for_what_its_traceback_holds(tmp_path: Path) -> None:
-    output = run_pytest(
-        tmp_path, "def test_fails():\n    kept.append(socket.socket())\n    assert not kept\n"
-    )
+    output = run_pytest(tmp_path, "def test_fails():\n    kept.append(socket.socket())\n    assert not kept\n")
     assert "1 failed" in output
     assert "this function left behind" not in output

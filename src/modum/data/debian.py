@@ -1,6 +1,6 @@
 """Files out of Debian packages without installing them and without root.
 
-Standard library only, and nothing from the rest of Modum: ``scripts/make_venv.py`` runs this file
+Standard library only, and nothing from the rest of Modum: `scripts/make_venv.py` runs this file
 before anything else is installed.
 """
 
@@ -13,12 +13,12 @@ from pathlib import Path
 
 
 def unpack(package: str, into: Path) -> None:
-    """Download the Debian package ``package`` and unpack its files under the directory ``into``.
+    """Download the Debian package `package` and unpack its files under the directory `into`.
 
     Uses the machine's package lists, or where it has none (fresh containers) fetches lists into a
-    scratch directory. Nothing is installed and nothing is written outside ``into``.
+    scratch directory. Nothing is installed and nothing is written outside `into`.
 
-    Raises ``OSError`` saying what failed: no apt here, no network, or no such package.
+    Raises `OSError` saying what failed: no apt here, no network, or no such package.
     """
     for command in ("apt-get", "dpkg-deb"):
         if shutil.which(command) is None:
