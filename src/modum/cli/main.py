@@ -4,14 +4,13 @@
 functions.
 """
 
-import importlib
 import importlib.metadata
-import importlib.util
 import sys
 from typing import Annotated
 
 import typer
 
+from modum.cli import data, doctor, run, server, status
 from modum.errors import ModumError
 
 __all__ = ["app", "main"]
@@ -23,9 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _name in ("server", "run", "status", "data", "doctor"):
-    if importlib.util.find_spec(f"modum.cli.{_name}"):
-        app.add_typer(importlib.import_module(f"modum.cli.{_name}").app)
+for command in (server, run, status, data, doctor):
+    app.add_typer(command.app)
 
 
 def _print_version(wanted: bool) -> None:
