@@ -175,6 +175,8 @@ class Averager:
         self._unhook()
         self._averaging.close()
         self._membership.leave()
+        for buffer in self._buffers:
+            buffer.close()
         self.progress.flush()
         self.group.close()
 

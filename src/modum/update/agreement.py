@@ -29,7 +29,11 @@ def open_or_create(box: Box, name: str, size: int, dtype: str, meta: dict[str, A
             return box.create(name, size, dtype, meta=meta)
         except BufferExistsError:
             buffer = box.open(name)
-    compare(name, buffer.meta, meta)
+    try:
+        compare(name, buffer.meta, meta)
+    except MismatchError:
+        buffer.close()
+        raise
     return buffer
 
 

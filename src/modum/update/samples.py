@@ -48,7 +48,7 @@ class SharedSamples:
         Samples in a block; the last block of an epoch also has the remainder (so it may be almost twice as
         long). Default: 8 batches. Smaller blocks spread the end of the last epoch more evenly over workers.
     timeout
-        Seconds to wait at the end for blocks that others work on; DeadlineError after that. None: no limit.
+        Seconds to wait at the end for blocks that others work on; DeadlineError after that.
     report
         Called with what this worker has done, after each batch.
     """
@@ -64,7 +64,7 @@ class SharedSamples:
         seed: int = 0,
         group: Group | None = None,
         name: str = "samples",
-        timeout: float | None = None,
+        timeout: float = 600.0,
         report: Report | None = None,
     ) -> None:
         for what, value in (("size", size), ("batch_size", batch_size), ("epochs", epochs)):
@@ -92,7 +92,7 @@ class SharedSamples:
         self._report = report
         self._permutation: tuple[int, NDArray[np.int64]] | None = None
         settings = {"size": size, "epochs": epochs, "block": block, "seed": seed}
-        self._settings = open_or_create(box, f"{name}/settings", 1, "int64", {"samples": settings})
+        open_or_create(box, f"{name}/settings", 1, "int64", {"samples": settings}).close()
         self._queue = box.queue(name, epochs * self._blocks)
 
     @property
