@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
@@ -57,10 +57,11 @@ class Buffer:
         ConnectionLostError: a server is gone.
     """
 
-    def __init__(self, servers: Servers, attachments: Sequence[Attachment]) -> None:
+    def __init__(self, servers: Servers, attachments: Sequence[Attachment], closed: Callable[["Buffer"], None]) -> None:
         home = servers.home(attachments[0].info.name)
         self._servers = servers
         self._attachments = tuple(attachments)
+        self._closed = closed
         self._home = home
         self._mutex = threading.RLock()
         info = BufferInfo.of(attachments[home].info)
@@ -76,11 +77,12 @@ class Buffer:
         return f"Buffer({self.name!r}, shape={self.shape}, dtype={self.dtype!r})"
 
     def close(self) -> None:
-        """Let go of the buffer, which stays in the box."""
+        """Let go of the buffer, which stays in the box. Closing the box does it too."""
         with self._mutex:
             for attachment in self._attachments:
                 attachment.close()
             self._attachments = ()
+        self._closed(self)
 
     # ---- between the caller's array and the box
 

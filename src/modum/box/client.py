@@ -61,6 +61,7 @@ class Box:
         self.session = session
         self.servers = tuple(transport.address for transport in servers.transports)
         self.transports = tuple(transport.name for transport in servers.transports)
+        self._buffers: set[Buffer] = set()
         self._closed = False
 
     @classmethod
@@ -124,10 +125,12 @@ class Box:
         return cls(Servers(opened, timeout), session.hex())
 
     def close(self) -> None:
-        """Say goodbye to the servers: leases and unfinished work items go back at once. Buffers stay."""
+        """Say goodbye to the servers: leases and unfinished work items go back at once. Buffers stay in the box."""
         if self._closed:
             return
         self._closed = True
+        for buffer in tuple(self._buffers):
+            buffer.close()
         for server in range(len(self._servers)):
             try:
                 self._servers.transports[server].call(Bye(), type(None), patience=1.0)
@@ -142,7 +145,8 @@ class Box:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Box({', '.join(f'{server} via {way}' for server, way in zip(self.servers, self.transports, strict=True))})"
+        ways = zip(self.servers, self.transports, strict=True)
+        return f"Box({', '.join(f'{server} via {transport}' for server, transport in ways)})"
 
     # ---- buffers
 
@@ -217,13 +221,13 @@ class Box:
         return self._attach([infos[server] for server in range(len(self._servers))])
 
     def _attach(self, infos: Sequence[SegmentInfo]) -> Buffer:
-        return Buffer(
-            self._servers,
-            [
-                transport.attach(info, self._servers.timeout)
-                for transport, info in zip(self._servers.transports, infos, strict=True)
-            ],
-        )
+        attachments = [
+            transport.attach(info, self._servers.timeout)
+            for transport, info in zip(self._servers.transports, infos, strict=True)
+        ]
+        buffer = Buffer(self._servers, attachments, self._buffers.discard)
+        self._buffers.add(buffer)
+        return buffer
 
     def delete(self, name: str) -> None:
         """Delete a buffer; whoever has it open gets BufferNotFoundError from then on.

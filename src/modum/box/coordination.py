@@ -14,6 +14,7 @@ from modum.errors import LeaseLostError
 
 @dataclass(slots=True)
 class _Lease:
+    grant: int
     session: str
     expires: float
     ttl: float
@@ -37,6 +38,7 @@ class Coordination:
         self._clock = clock
         self._counters: dict[str, int] = {}
         self._leases: dict[str, _Lease] = {}
+        self._grants = 0
         self._queues: dict[str, _Queue] = {}
 
     def wait_until(self, ready: Callable[[], bool], seconds: float, *, poll: float | None = None) -> bool:
@@ -98,8 +100,8 @@ class Coordination:
 
     # ---- leases
 
-    def lease_acquire(self, name: str, session: str, ttl: float, seconds: float) -> tuple[bool, str]:
-        """Take the lease when it is free, waiting up to `seconds`; (whether it was taken, the session that has it)."""
+    def lease_acquire(self, name: str, session: str, ttl: float, seconds: float) -> tuple[int, str]:
+        """Take the lease when it is free, waiting up to `seconds`; (the grant's number or 0, the session that has it)."""
 
         def free() -> bool:
             lease = self._leases.get(name)
@@ -108,28 +110,29 @@ class Coordination:
         with self.changed:
             # an expiry notifies nobody: look again in between
             if self.wait_until(free, seconds, poll=0.05):
-                self._leases[name] = _Lease(session, self._clock() + ttl, ttl)
-                return True, session
-            return False, self._leases[name].session if name in self._leases else ""
+                self._grants += 1
+                self._leases[name] = _Lease(self._grants, session, self._clock() + ttl, ttl)
+                return self._grants, session
+            return 0, self._leases[name].session if name in self._leases else ""
 
-    def lease_renew(self, name: str, session: str) -> None:
+    def lease_renew(self, name: str, grant: int) -> None:
         """Give the lease its whole time again.
 
         Raises:
-            LeaseLostError: the session does not hold it any more.
+            LeaseLostError: this grant does not hold any more.
         """
         with self.changed:
-            lease = self._own(name, session)
+            lease = self._own(name, grant)
             lease.expires = self._clock() + lease.ttl
 
-    def lease_release(self, name: str, session: str) -> None:
+    def lease_release(self, name: str, grant: int) -> None:
         """Give the lease up.
 
         Raises:
-            LeaseLostError: the session does not hold it any more.
+            LeaseLostError: this grant does not hold any more.
         """
         with self.changed:
-            self._own(name, session)
+            self._own(name, grant)
             del self._leases[name]
             self.changed.notify_all()
 
@@ -143,10 +146,10 @@ class Coordination:
                 if name.startswith(prefix) and lease.expires > now
             )
 
-    def _own(self, name: str, session: str) -> _Lease:
+    def _own(self, name: str, grant: int) -> _Lease:
         lease = self._leases.get(name)
-        if lease is None or lease.session != session or lease.expires <= self._clock():
-            raise LeaseLostError(f"lease {name!r} is not held by this session any more: it expired or was released")
+        if lease is None or lease.grant != grant or lease.expires <= self._clock():
+            raise LeaseLostError(f"lease {name!r} is not held any more: it expired, or was released")
         return lease
 
     # ---- work queues

@@ -70,22 +70,23 @@ class Lease:
     off for longer than the server's grace).
     """
 
-    def __init__(self, servers: Servers, name: str) -> None:
+    def __init__(self, servers: Servers, name: str, grant: int) -> None:
         self.name = name
         self._servers = servers
+        self._grant = grant
 
     @classmethod
     def acquire(cls, servers: Servers, name: str, ttl: float, timeout: float | None) -> "Lease":
         """See `Box.lock`."""
-        servers.call_until(
+        grant, _ = servers.call_until(
             name,
             lambda wait: LeaseAcquire(name, ttl, wait),
-            tuple[bool, str],
-            lambda answer: answer[0],
+            tuple[int, str],
+            lambda answer: answer[0] > 0,
             timeout,
             lambda answer: f"lease {name!r} is still held by session {answer[1]}",
         )
-        return cls(servers, name)
+        return cls(servers, name, grant)
 
     def renew(self) -> None:
         """Start its time again.
@@ -93,7 +94,7 @@ class Lease:
         Raises:
             LeaseLostError: it is not held any more.
         """
-        self._servers.call_home(self.name, LeaseRenew(self.name), type(None))
+        self._servers.call_home(self.name, LeaseRenew(self.name, self._grant), type(None))
 
     def release(self) -> None:
         """Give it up.
@@ -101,7 +102,7 @@ class Lease:
         Raises:
             LeaseLostError: it was not held any more.
         """
-        self._servers.call_home(self.name, LeaseRelease(self.name), type(None))
+        self._servers.call_home(self.name, LeaseRelease(self.name, self._grant), type(None))
 
     def __enter__(self) -> "Lease":
         return self

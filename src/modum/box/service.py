@@ -183,10 +183,10 @@ class Service:
                 return shared.counter_wait(name, at_least, wait)
             case LeaseAcquire(name, ttl):
                 return shared.lease_acquire(name, session, ttl, wait)
-            case LeaseRenew(name):
-                shared.lease_renew(name, session)
-            case LeaseRelease(name):
-                shared.lease_release(name, session)
+            case LeaseRenew(name, grant):
+                shared.lease_renew(name, grant)
+            case LeaseRelease(name, grant):
+                shared.lease_release(name, grant)
             case ListLeases(prefix):
                 return shared.leases(prefix)
             case QueueOpen(name, size):

@@ -44,7 +44,7 @@ class Lane:
         self._parties: dict[int, Party] = {}
 
     def slot(self, sequence: int, nbytes: int) -> memoryview:
-        """Memory for the payload of request `sequence`: the request a window before was acknowledged, and left it free."""
+        """Memory for the payload of request `sequence`: the request a window before was acknowledged."""
         index = sequence % WINDOW
         slot = self._slots[index]
         if slot is None:

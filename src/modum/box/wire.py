@@ -223,10 +223,12 @@ class LeaseAcquire(Message, frozen=True):
 
 class LeaseRenew(Message, frozen=True):
     name: str
+    grant: int
 
 
 class LeaseRelease(Message, frozen=True):
     name: str
+    grant: int
 
 
 class ListLeases(Message, frozen=True):

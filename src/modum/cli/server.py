@@ -32,8 +32,8 @@ def server(
 ) -> None:
     """Offer this machine's memory to a job.
 
-    Prints its address when it is ready, and serves until Ctrl-C. Several servers make one box: give all their addresses,
-    in one order, to `modum run --box` or to `Box.connect`.
+    Prints its address when it is ready, and serves until Ctrl-C. Several servers make one box: give all their
+    addresses, in one order, to `modum run --box` or to `Box.connect`.
 
     On several machines, with one token for all:
 

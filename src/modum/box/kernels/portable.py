@@ -7,6 +7,7 @@ import numpy as np
 from modum.box.kernels import Array
 
 _QUIET_NAN = np.uint16(0x7FC0)
+_quiet = np.errstate(all="ignore")  # a model that diverges is its trainer's concern: infinities are numbers here
 
 
 def _widen(bits: Array) -> Array:
@@ -27,6 +28,7 @@ def prepare(dtype: str) -> None:
     """Nothing to load."""
 
 
+@_quiet
 def add(dtype: str, target: Array, x: Array, factor: Any) -> None:
     """target += factor * x."""
     if dtype == "bfloat16":
@@ -37,6 +39,7 @@ def add(dtype: str, target: Array, x: Array, factor: Any) -> None:
         target += factor * x
 
 
+@_quiet
 def exchange(dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
     """d = moving_rate (x - target); x -= d; target += d."""
     before = x.copy()
@@ -45,6 +48,7 @@ def exchange(dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
     x[:] = before
 
 
+@_quiet
 def difference(dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
     """d = moving_rate (x - target); x = d; target += d."""
     if dtype == "bfloat16":
@@ -57,6 +61,7 @@ def difference(dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
         np.add(target, x, out=target)
 
 
+@_quiet
 def subtract(dtype: str, x: Array, d: Array) -> None:
     """x -= d."""
     if dtype == "bfloat16":
@@ -65,6 +70,7 @@ def subtract(dtype: str, x: Array, d: Array) -> None:
         np.subtract(x, d, out=x)
 
 
+@_quiet
 def scale(dtype: str, target: Array, x: Array, factor: Any) -> None:
     """target = factor * x."""
     if dtype == "bfloat16":

@@ -1,0 +1,36 @@
+"""Boxes for the tests: real servers in this process, over every transport and with one or several servers."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from modum.box import TRANSPORTS, Box, Server
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """One memory server with a quick grace."""
+    with Server(memory=256 << 20, grace=0.2) as one:
+        yield one
+
+
+@pytest.fixture(
+    params=[(transport, count) for transport in TRANSPORTS for count in (1, 3)], ids=lambda p: f"{p[0]}-{p[1]}"
+)
+def box(request: pytest.FixtureRequest) -> Iterator[Box]:
+    """A box over each transport, of one server and of three."""
+    transport, count = request.param
+    servers = [Server(memory=128 << 20, grace=0.2).start() for _ in range(count)]
+    try:
+        with Box.connect([each.address for each in servers], transport=transport, timeout=10) as client:
+            yield client
+    finally:
+        for each in servers:
+            each.close()
+
+
+@pytest.fixture(params=list(TRANSPORTS))
+def client(request: pytest.FixtureRequest, server: Server) -> Iterator[Box]:
+    """A box of the one server over each transport."""
+    with Box.connect(server.address, transport=request.param, timeout=10) as one:
+        yield one
