@@ -155,14 +155,11 @@ def test_leaving_kills_what_still_runs_also_when_the_output_cannot_be_shown() ->
     def broken(stream: Stream, lines: list[str]) -> None:
         raise BrokenPipeError
 
-    with Processes() as processes, pytest.raises(BrokenPipeError):
-        process = processes.start(
-            "child",
-            [sys.executable, "-c", "print(flush=True); import time; time.sleep(1000)"],
-            os.environ,
-            broken,
-        )
-        poll_until(processes, lambda: False)
+    with Processes() as processes:
+        command = [sys.executable, "-c", "print(flush=True); import time; time.sleep(1000)"]
+        process = processes.start("child", command, os.environ, broken)
+        with pytest.raises(BrokenPipeError):
+            poll_until(processes, lambda: False)
     assert process.returncode == -signal.SIGKILL
 
 

@@ -59,7 +59,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 
 def test_the_line_has_all_that_is_known() -> None:
-    assert ", ".join(describe(PROGRESS, 3210.4, 4, 4)) == LINE
+    assert ", ".join(describe(PROGRESS, 3210.4, 4, 0, 4)) == LINE
 
 
 def test_the_line_leaves_out_what_is_not_known() -> None:
@@ -74,24 +74,31 @@ def test_the_line_leaves_out_what_is_not_known() -> None:
         ranks=1,
         world_size=2,
     )
-    assert describe(None, None, 2, 2) == ["2/2 workers"]
-    assert describe(progress, None, 1, 2) == ["5 samples", "1/2 workers"]
+    assert describe(None, None, 2, 0, 2) == ["2/2 workers"]
+    assert describe(progress, None, 1, 1, 2) == ["5 samples", "1/2 workers"]
+
+
+def test_the_line_tells_in_the_end_how_many_got_done() -> None:
+    assert describe(None, None, 0, 3, 4) == ["3/4 workers done"]
 
 
 def test_the_rate_is_that_of_the_last_ten_seconds() -> None:
     rate = SampleRate()
-    assert rate.update(0.0, 0) is None
-    assert rate.update(2.0, 200) == 100
+    rate.update(0.0, 0)
+    assert rate.latest is None
+    rate.update(2.0, 200)
+    assert rate.latest == 100
     for second in range(3, 31):
-        latest = rate.update(float(second), 200 + 50 * (second - 2))
-    assert latest == 50
+        rate.update(float(second), 200 + 50 * (second - 2))
+    assert rate.latest == 50
 
 
 def test_a_rate_is_there_however_seldom_it_is_asked_for() -> None:
     rate = SampleRate()
     rate.update(0.0, 0)
     rate.update(60.0, 600)
-    assert rate.update(120.0, 1800) == 20
+    rate.update(120.0, 1800)
+    assert rate.latest == 20
 
 
 class TestElsewhereThanOnATerminal:
@@ -119,14 +126,14 @@ class TestElsewhereThanOnATerminal:
         shown = []
         for second in range(25):
             clock.now = float(second)
-            console.show(PROGRESS, 4)
+            console.show(PROGRESS, 4, 0)
             shown.append(streams[1].getvalue().count("\n"))
         assert [second for second in range(1, 25) if shown[second] > shown[second - 1]] == [10, 20]
 
     def test_the_last_line_comes_in_any_case(
         self, console: RunConsole, streams: tuple[io.StringIO, io.StringIO]
     ) -> None:
-        console.show(PROGRESS, 3, last=True)
+        console.show(PROGRESS, 3, 0, last=True)
         assert streams[1].getvalue() == f"modum: {LINE}\n".replace(" 3,210/s,", "").replace("4/4", "3/4")
 
     def test_what_the_encoding_lacks_is_escaped(self) -> None:
@@ -139,7 +146,7 @@ class TestElsewhereThanOnATerminal:
 class TestOnATerminal:
     def test_output_is_shown_above_one_line_of_progress(self, terminal: Terminal, clock: Clock) -> None:
         with RunConsole(4, stdout=terminal, stderr=terminal, clock=clock) as console:
-            console.show(PROGRESS, 4, last=True)
+            console.show(PROGRESS, 4, 0, last=True)
             console.output("[0]", 0, "stdout", ["epoch 1", "epoch 2"])
         lines = [line for line in terminal.text.replace("\r", "\n").split("\n") if line]
         assert lines.index("[0] epoch 1") + 1 == lines.index("[0] epoch 2") < len(lines) - 1
@@ -166,7 +173,7 @@ class TestOnATerminal:
         with RunConsole(4, stdout=terminal, stderr=terminal, clock=clock) as console:
             for tick in range(1, 101):
                 clock.now = tick / 100
-                console.show(PROGRESS, 4)
+                console.show(PROGRESS, 4, 0)
             assert terminal.text.count("25,200/60,000") == 4
 
     def test_redirected_standard_output_gets_the_workers_output_alone(self, terminal: Terminal) -> None:
@@ -174,7 +181,7 @@ class TestOnATerminal:
         with RunConsole(1, stdout=file, stderr=terminal) as console:
             console.output("[0]", 0, "stdout", ["result"])
             console.output("[0]", 0, "stderr", ["warning"])
-            console.show(PROGRESS, 1, last=True)
+            console.show(PROGRESS, 1, 0, last=True)
         assert file.getvalue() == "[0] result\n"
         assert "[0] warning" in terminal.text
         assert "result" not in terminal.text
@@ -182,14 +189,12 @@ class TestOnATerminal:
     def test_a_narrow_terminal_gets_no_bar(self, terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("COLUMNS", "80")
         with RunConsole(4, stdout=terminal, stderr=terminal) as console:
-            console.show(PROGRESS, 4, last=True)
+            console.show(PROGRESS, 4, 0, last=True)
         assert "━" not in terminal.text
         assert "4/4 workers" in terminal.text
 
-    def test_a_dumb_terminal_gets_plain_lines(
-        self, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_dumb_terminal_gets_plain_lines(self, terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TERM", "dumb")
         with RunConsole(4, stdout=terminal, stderr=terminal) as console:
-            console.show(PROGRESS, 4, last=True)
+            console.show(PROGRESS, 4, 0, last=True)
         assert terminal.getvalue().startswith("modum: 25,200/60,000 samples, ")

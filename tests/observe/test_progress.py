@@ -1,14 +1,17 @@
 """Workers report how far they are, and everybody who can join the box can read it."""
 
+import contextlib
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from modum.box import Box, Server, new_token
 from modum.errors import MismatchError
 from modum.observe.progress import JobProgress, WorkerProgress, clear_progress, read_progress
+
+Join = Callable[[int, int], WorkerProgress]
 
 
 @pytest.fixture
@@ -22,6 +25,24 @@ def box() -> Iterator[Box]:
         server.close()
 
 
+@pytest.fixture
+def join(box: Box) -> Iterator[Join]:
+    """Makes a worker's progress, which is closed at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def make(rank: int, world_size: int) -> WorkerProgress:
+            worker = WorkerProgress(box, rank, world_size)
+            stack.callback(worker.close)
+            return worker
+
+        yield make
+
+
+def writes(box: Box) -> int:
+    """How often the progress was written."""
+    return next(buffer.version for buffer in box.list() if buffer.name == "modum/progress")
+
+
 def progress_of(box: Box) -> JobProgress:
     progress = read_progress(box)
     assert progress is not None
@@ -32,8 +53,8 @@ def test_there_is_no_progress_before_a_worker_joins(box: Box) -> None:
     assert read_progress(box) is None
 
 
-def test_a_worker_that_joined_has_not_reported_yet(box: Box) -> None:
-    WorkerProgress(box, 0, 4)
+def test_a_worker_that_joined_has_not_reported_yet(box: Box, join: Join) -> None:
+    join(0, 4)
     assert read_progress(box) == JobProgress(
         samples=0,
         steps=0,
@@ -49,8 +70,8 @@ def test_a_worker_that_joined_has_not_reported_yet(box: Box) -> None:
     assert progress_of(box).hidden_fraction == 0
 
 
-def test_the_reports_of_all_workers_are_put_together(box: Box) -> None:
-    workers = [WorkerProgress(box, rank, 4) for rank in range(3)]
+def test_the_reports_of_all_workers_are_put_together(box: Box, join: Join) -> None:
+    workers = [join(rank, 4) for rank in range(3)]
     workers[0].report(samples=64, steps=1, total=60_000, loss=2.0, exchange_seconds=0.25, hidden_seconds=0.25)
     workers[1].report(samples=128, steps=2, total=60_000, loss=1.0, exchange_seconds=0.75, hidden_seconds=0.5)
     workers[2].report(samples=32, steps=1)
@@ -62,8 +83,8 @@ def test_the_reports_of_all_workers_are_put_together(box: Box) -> None:
     assert (progress.ranks, progress.world_size) == (3, 4)
 
 
-def test_counts_add_up_and_the_newest_loss_and_total_stay(box: Box) -> None:
-    worker = WorkerProgress(box, 0, 1)
+def test_counts_add_up_and_the_newest_loss_and_total_stay(box: Box, join: Join) -> None:
+    worker = join(0, 1)
     for loss in (3.0, 2.0, 1.0):
         worker.report(samples=10, steps=1, total=100, loss=loss)
     worker.report(samples=1)
@@ -72,35 +93,35 @@ def test_counts_add_up_and_the_newest_loss_and_total_stay(box: Box) -> None:
     assert (progress.samples, progress.steps, progress.total, progress.loss) == (31, 3, 100, 1.0)
 
 
-def test_reports_are_gathered_and_not_each_written(box: Box) -> None:
-    worker = WorkerProgress(box, 0, 1)
-    before = box.open("modum/progress").version
+def test_reports_are_gathered_and_not_each_written(box: Box, join: Join) -> None:
+    worker = join(0, 1)
+    before = writes(box)
     for _ in range(1000):
         worker.report(samples=1)
-    assert box.open("modum/progress").version - before < 1000
+    assert writes(box) - before < 1000
     worker.flush()
     assert progress_of(box).samples == 1000
 
 
-def test_a_flush_without_news_writes_nothing(box: Box) -> None:
-    worker = WorkerProgress(box, 0, 1)
+def test_a_flush_without_news_writes_nothing(box: Box, join: Join) -> None:
+    worker = join(0, 1)
     worker.report(samples=1)
     worker.flush()
-    before = box.open("modum/progress").version
+    before = writes(box)
     worker.flush()
-    assert box.open("modum/progress").version == before
+    assert writes(box) == before
 
 
-def test_more_samples_than_single_precision_holds_are_counted_exactly(box: Box) -> None:
-    worker = WorkerProgress(box, 0, 1)
+def test_more_samples_than_single_precision_holds_are_counted_exactly(box: Box, join: Join) -> None:
+    worker = join(0, 1)
     worker.report(samples=2**40, total=2**40 + 1)
     worker.report(samples=1)
     worker.flush()
     assert (progress_of(box).samples, progress_of(box).total) == (2**40 + 1, 2**40 + 1)
 
 
-def test_a_loss_that_is_no_number_is_not_hidden(box: Box) -> None:
-    workers = [WorkerProgress(box, rank, 2) for rank in range(2)]
+def test_a_loss_that_is_no_number_is_not_hidden(box: Box, join: Join) -> None:
+    workers = [join(rank, 2) for rank in range(2)]
     workers[0].report(loss=1.0)
     workers[1].report(loss=math.nan)
     loss = progress_of(box).loss
@@ -108,16 +129,16 @@ def test_a_loss_that_is_no_number_is_not_hidden(box: Box) -> None:
     assert math.isnan(loss)
 
 
-def test_a_worker_that_comes_back_goes_on_counting(box: Box) -> None:
+def test_a_worker_that_comes_back_goes_on_counting(box: Box, join: Join) -> None:
     for _ in range(2):
-        worker = WorkerProgress(box, 1, 2)
+        worker = join(1, 2)
         worker.report(samples=10)
         worker.flush()
     assert progress_of(box).samples == 20
 
 
-def test_threads_may_report_at_the_same_time(box: Box) -> None:
-    worker = WorkerProgress(box, 0, 1)
+def test_threads_may_report_at_the_same_time(box: Box, join: Join) -> None:
+    worker = join(0, 1)
 
     def report() -> None:
         for _ in range(500):
@@ -132,16 +153,16 @@ def test_threads_may_report_at_the_same_time(box: Box) -> None:
     assert (progress_of(box).samples, progress_of(box).exchanges) == (2000, 2000)
 
 
-def test_what_an_earlier_job_left_can_be_cleared(box: Box) -> None:
+def test_what_an_earlier_job_left_can_be_cleared(box: Box, join: Join) -> None:
     clear_progress(box)
-    WorkerProgress(box, 0, 2).report(samples=1)
+    join(0, 2).report(samples=1)
     clear_progress(box)
     assert read_progress(box) is None
-    WorkerProgress(box, 3, 4).report(samples=5)
+    join(3, 4).report(samples=5)
     assert (progress_of(box).samples, progress_of(box).world_size) == (5, 4)
 
 
-def test_a_rank_without_a_place_in_an_earlier_jobs_progress_is_refused(box: Box) -> None:
-    WorkerProgress(box, 0, 2)
+def test_a_rank_without_a_place_in_an_earlier_jobs_progress_is_refused(box: Box, join: Join) -> None:
+    join(0, 2)
     with pytest.raises(MismatchError, match=r"rank 3 of 4 .* a job of 2 workers\nHINT: .*modum run --box"):
-        WorkerProgress(box, 3, 4)
+        join(3, 4)

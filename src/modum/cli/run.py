@@ -1,6 +1,7 @@
 """`modum run`: start a job on this machine."""
 
 import os
+import signal
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -22,9 +23,7 @@ class OnFailure(StrEnum):
 # All that follows the script belongs to the script.
 @app.command(context_settings={"allow_interspersed_args": False})
 def run(
-    script: Annotated[
-        str, typer.Argument(metavar="SCRIPT", show_default=False, help="What to run: train.py.")
-    ],
+    script: Annotated[str, typer.Argument(metavar="SCRIPT", show_default=False, help="What to run: train.py.")],
     arguments: Annotated[
         list[str] | None,
         typer.Argument(metavar="[ARGS]...", show_default=False, help="Passed to the script as they are."),
@@ -33,9 +32,7 @@ def run(
     group_size: Annotated[
         int, typer.Option(help="Workers in a group: synchronous inside, asynchronous between groups.")
     ] = 1,
-    servers: Annotated[
-        int | None, typer.Option(show_default="1", help="Number of memory servers to start.")
-    ] = None,
+    servers: Annotated[int | None, typer.Option(show_default="1", help="Number of memory servers to start.")] = None,
     memory: Annotated[
         str | None, typer.Option(show_default="8GiB", help="The most that each of these servers may hold.")
     ] = None,
@@ -100,4 +97,9 @@ def run(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    raise typer.Exit(Supervisor(plan, RunConsole(plan.workers)).run())
+    try:
+        status = Supervisor(plan, RunConsole(plan.workers)).run()
+    except KeyboardInterrupt:
+        # The second Ctrl-C. Nothing runs any more, and a flush of output that nobody reads would hang.
+        os._exit(128 + signal.SIGINT)
+    raise typer.Exit(status)

@@ -43,9 +43,7 @@ def worker_command(plan: Plan) -> list[str]:
     return [sys.executable, *plan.command]
 
 
-def worker_environment(
-    plan: Plan, rank: int, box: Sequence[str], token: str | None, port: int
-) -> dict[str, str]:
+def worker_environment(plan: Plan, rank: int, box: Sequence[str], token: str | None, port: int) -> dict[str, str]:
     """The launcher's own environment, with the place of one worker in the job.
 
     The worker computes on one thread and its OpenMP threads sleep while they wait, as co-located workers that

@@ -1,5 +1,6 @@
 """Reads the job's progress, in a thread of its own: a box that hangs must not hold up the launcher."""
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from types import TracebackType
@@ -12,7 +13,7 @@ from modum.observe.progress import JobProgress, read_progress
 __all__ = ["Monitor"]
 
 _READ_SECONDS = 0.5
-_TIMEOUT_SECONDS = 2.0
+_TIMEOUT_SECONDS = 1.0
 
 
 class Monitor:
@@ -40,17 +41,23 @@ class Monitor:
         self._thread.start()
 
     def finish(self) -> None:
-        """Read once more and end, after two seconds if the box does not answer. Twice does nothing."""
+        """Read once more and end; a box that does not answer is given up soon. Twice does nothing."""
         self._leave.set()
         if self._thread is not None:
             self._thread.join()
 
     def _run(self, servers: Sequence[str], token: str | None) -> None:
+        while not self._leave.is_set():
+            # The workers meet the same box, and their errors say more.
+            with (
+                contextlib.suppress(ModumError),
+                Box.connect(servers, token=token, transport="tcp", timeout=_TIMEOUT_SECONDS) as box,
+            ):
+                self._follow(box)
+            self._leave.wait(_READ_SECONDS)
+
+    def _follow(self, box: Box) -> None:
         leaving = False
-        try:
-            with Box.connect(servers, token=token, transport="tcp", timeout=_TIMEOUT_SECONDS) as box:
-                while not leaving:
-                    leaving = self._leave.wait(_READ_SECONDS)
-                    self.latest = read_progress(box) or self.latest
-        except ModumError:
-            return  # the workers meet the same box, and their errors say more
+        while not leaving:
+            leaving = self._leave.wait(_READ_SECONDS)
+            self.latest = read_progress(box) or self.latest

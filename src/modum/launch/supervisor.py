@@ -53,7 +53,7 @@ class Supervisor:
             with Box.connect(self._plan.box, token=self._plan.token, transport="tcp") as box:
                 clear_progress(box)
         reason: Interrupted | _ServerError | None = None
-        with Monitor() as monitor, Processes() as processes, self._console:
+        with Monitor() as monitor, self._console, Processes() as processes:
             try:
                 servers, token = self._plan.box, self._plan.token
                 if not servers:
@@ -63,12 +63,12 @@ class Supervisor:
                 self._watch(processes, monitor)
             except (Interrupted, _ServerError) as error:
                 reason = error
-            alive = len(self._alive)
+            alive = len(self._alive)  # before the rest is stopped
             processes.stop(self._workers)
             if not isinstance(reason, _ServerError):
                 monitor.finish()  # while there is a box to read from
             processes.stop(self._servers)
-            self._console.show(monitor.latest, alive, last=True)
+            self._console.show(monitor.latest, alive, len(self._done()), last=True)
             if reason is not None:
                 self._console.message(str(reason), error=True)
                 return reason.status
@@ -137,16 +137,18 @@ class Supervisor:
                     return
                 self._console.message(f"{worker} {worker.end}; the other groups go on", error=True)
                 processes.stop(self._group(worker))
-            self._console.show(monitor.latest, len(self._alive))
+            self._console.show(monitor.latest, len(self._alive), len(self._done()))
 
     def _check_servers(self) -> None:
         for index, server in enumerate(self._servers):
             if server.returncode is not None:
                 where = f" at {self._addresses[index]}" if index in self._addresses else ""
                 raise _ServerError(
-                    f"{server}{where} {server.end}: the run cannot go on without its memory"
-                    + _last_words(server)
+                    f"{server}{where} {server.end}: the run cannot go on without its memory" + _last_words(server)
                 )
+
+    def _done(self) -> list[Process]:
+        return [worker for worker in self._workers if worker.returncode == 0]
 
     def _group(self, worker: Process) -> list[Process]:
         size = self._plan.group_size
@@ -161,10 +163,10 @@ class Supervisor:
             others = "; the others were stopped" if len(self._workers) > 1 else ""
             self._console.message(f"{first} {first.end}{others}{_last_words(first)}", error=True)
             return first.status
-        finished = [worker for worker in self._workers if worker.returncode == 0]
+        done = self._done()
         groups = self._workers[:: self._plan.group_size]
-        whole = sum(all(worker in finished for worker in self._group(leader)) for leader in groups)
-        lines = [f"{len(finished)}/{len(self._workers)} workers and {whole}/{len(groups)} groups finished"]
+        whole = sum(all(worker in done for worker in self._group(leader)) for leader in groups)
+        lines = [f"{len(done)}/{len(self._workers)} workers and {whole}/{len(groups)} groups got done"]
         lines += [f"{worker} {worker.end}" for worker in self._failed]
         lines += [f"{worker} was stopped with its group" for worker in self._workers if worker.stopped]
         self._console.message("\n  ".join(lines) + ("" if whole else _last_words(first)), error=True)

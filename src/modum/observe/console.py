@@ -46,12 +46,11 @@ class RunConsole:
         self._streams = {"stdout": stdout or sys.stdout, "stderr": stderr or sys.stderr}
         self._clock = clock
         self._shown = clock()
+        self._progress: JobProgress | None = None
         self._rate = SampleRate()
         for stream in self._streams.values():
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(
-                    errors="backslashreplace"
-                )  # a terminal that is not UTF-8 shows what it can
+                stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 shows what it can
         console = Console(file=self._streams["stderr"], highlight=False)
         on_terminal = self._streams["stderr"].isatty() and not console.is_dumb_terminal
         self._live = Live(console=console, auto_refresh=False) if on_terminal else None
@@ -82,16 +81,20 @@ class RunConsole:
         else:
             self._write("stderr", f"modum: {text}\n")
 
-    def show(self, progress: JobProgress | None, alive: int, *, last: bool = False) -> None:
+    def show(self, progress: JobProgress | None, alive: int, done: int, *, last: bool = False) -> None:
         """Bring the line of progress up to date: as often as it is due, or certainly if it is the `last`."""
         now = self._clock()
+        if progress is not None and progress is not self._progress:
+            self._progress = progress
+            self._rate.update(now, progress.samples)
         if not last and now - self._shown < (_DRAW_SECONDS if self._live else _PLAIN_SECONDS):
             return
         self._shown = now
-        rate = self._rate.update(now, progress.samples) if progress else None
-        parts = describe(progress, rate, alive, self._workers)
+        parts = describe(progress, self._rate.latest, alive, done, self._workers)
         if self._live:
             self._live.update(self._line(progress, "  ".join(parts)), refresh=True)
+            if last:
+                self._live.stop()  # what is said from now on stands below
         else:
             self._write("stderr", f"modum: {', '.join(parts)}\n")
 
@@ -118,19 +121,25 @@ class SampleRate:
     """Samples per second, over the last ten seconds."""
 
     def __init__(self) -> None:
+        self.latest: float | None = None
+        """None until there are two counts to compare."""
         self._points: deque[tuple[float, int]] = deque()
 
-    def update(self, now: float, samples: int) -> float | None:
-        """Take in that there are `samples` at the time `now`, in seconds; the rate, or None at first."""
+    def update(self, now: float, samples: int) -> None:
+        """Take in that `samples` were counted at the time `now`, in seconds."""
         self._points.append((now, samples))
         while now - self._points[0][0] > _RATE_SECONDS and len(self._points) > 2:
             self._points.popleft()
         then, samples_then = self._points[0]
-        return (samples - samples_then) / (now - then) if now > then else None
+        if now > then:
+            self.latest = (samples - samples_then) / (now - then)
 
 
-def describe(progress: JobProgress | None, rate: float | None, alive: int, workers: int) -> list[str]:
-    """The parts of the line that are known: samples, their rate, loss, exchange time, workers alive."""
+def describe(progress: JobProgress | None, rate: float | None, alive: int, done: int, workers: int) -> list[str]:
+    """The parts of the line that are known: samples, their rate, loss, exchange time, workers alive.
+
+    Once no worker lives any more, the last part tells how many of all `workers` got `done`.
+    """
     parts = []
     if progress is not None:
         of_total = f"/{progress.total:,}" if progress.total else ""
@@ -142,5 +151,5 @@ def describe(progress: JobProgress | None, rate: float | None, alive: int, worke
         if progress.exchanges:
             milliseconds = 1000 * progress.seconds_per_exchange
             parts.append(f"exchange {milliseconds:.3g} ms ({progress.hidden_fraction:.0%} hidden)")
-    parts.append(f"{alive}/{workers} workers")
+    parts.append(f"{alive}/{workers} workers" if alive else f"{done}/{workers} workers done")
     return parts

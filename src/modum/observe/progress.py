@@ -15,9 +15,7 @@ __all__ = ["JobProgress", "WorkerProgress", "clear_progress", "read_progress"]
 _BUFFER = "modum/progress"
 """One row per rank, one column per name below: float64 values, bit for bit in an int64 buffer."""
 _COLUMNS = ("samples", "steps", "total", "losses", "loss", "exchanges", "exchange_seconds", "hidden_seconds")
-_SAMPLES, _STEPS, _TOTAL, _LOSSES, _LOSS, _EXCHANGES, _EXCHANGE_SECONDS, _HIDDEN_SECONDS = range(
-    len(_COLUMNS)
-)
+_SAMPLES, _STEPS, _TOTAL, _LOSSES, _LOSS, _EXCHANGES, _EXCHANGE_SECONDS, _HIDDEN_SECONDS = range(len(_COLUMNS))
 _WRITE_SECONDS = 0.5
 """Least time between two writes of one worker."""
 
@@ -32,10 +30,12 @@ class WorkerProgress:
     def __init__(self, box: Box, rank: int, world_size: int) -> None:
         self._lock = threading.Lock()
         self._buffer = _create_or_open(box, world_size)
-        if rank >= self._buffer.shape[0]:
+        workers = self._buffer.shape[0]
+        if rank >= workers:
+            self._buffer.close()
             raise MismatchError(
                 f"rank {rank} of {world_size} cannot report: the box keeps the progress of a job of "
-                f"{self._buffer.shape[0]} workers\n"
+                f"{workers} workers\n"
                 "HINT: start this job with `modum run --box`, or in another box"
             )
         self._offset = rank * len(_COLUMNS)
@@ -82,6 +82,11 @@ class WorkerProgress:
         with self._lock:
             if self._changed:
                 self._write()
+
+    def close(self) -> None:
+        """Write what was not yet written and let go of the box's buffer; closing twice does nothing."""
+        self.flush()
+        self._buffer.close()
 
     def _write(self) -> None:
         self._buffer.write(self._row.view(np.int64), offset=self._offset)

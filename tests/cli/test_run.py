@@ -1,0 +1,352 @@
+"""`modum run` starts a job, shows it, and ends with all of it, however it ends."""
+
+import contextlib
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from modum.box import Box, Server, new_token
+from modum.cli.main import app
+from modum.observe import WorkerProgress, read_progress
+
+PATIENCE = 60.0
+RUN = [sys.executable, "-m", "modum", "run"]
+
+Script = Callable[[str], Path]
+Result = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
+    """Writes train.py into the working directory, which is the test's own."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str) -> Path:
+        path = tmp_path / "train.py"
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    return write
+
+
+def run(*arguments: str, **environment: str) -> Result:
+    return subprocess.run(
+        [*RUN, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+@contextlib.contextmanager
+def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+    """The launcher and all that it started, once each of the workers has written a line."""
+    command = [*RUN, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as launcher:
+        try:
+            assert launcher.stdout is not None
+            for _ in range(int(arguments[arguments.index("-n") + 1])):
+                assert launcher.stdout.readline()
+            yield launcher, psutil.Process(launcher.pid).children(recursive=True)
+        finally:
+            launcher.kill()
+
+
+def assert_gone(processes: list[psutil.Process]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while left := [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.01)
+
+
+SLEEP = """
+    import signal, subprocess, time
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    subprocess.Popen(["sleep", "1000"])
+    print("ready", flush=True)
+    time.sleep(1000)
+    """
+
+
+class TestAWorker:
+    def test_is_told_its_place_the_box_and_its_arguments(self, script: Script) -> None:
+        script("import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))")
+        options = ["-n", "4", "--group-size", "2", "--servers", "2"]
+        result = run(*options, "train.py", "--help", "-n", "9", "--", "x")
+        assert result.returncode == 0, result.stderr
+        lines = [re.fullmatch(r"\[(\d)\] (.*)", line) for line in result.stdout.splitlines()]
+        told = {int(line[1]): json.loads(line[2]) for line in lines if line}
+        assert sorted(told) == [0, 1, 2, 3]
+        for rank, (arguments, environment) in told.items():
+            assert arguments == ["--help", "-n", "9", "--", "x"]
+            assert environment["RANK"] == environment["LOCAL_RANK"] == str(rank)
+            assert environment["WORLD_SIZE"] == environment["LOCAL_WORLD_SIZE"] == "4"
+            assert environment["MODUM_GROUP_SIZE"] == "2"
+            assert environment["MASTER_ADDR"] == "127.0.0.1"
+            assert re.fullmatch(r"127\.0\.0\.1:\d+,127\.0\.0\.1:\d+", environment["MODUM_BOX"])
+        for name in ("MODUM_BOX", "MODUM_TOKEN", "MASTER_PORT"):
+            assert len({environment[name] for _, environment in told.values()}) == 1
+        assert told[0][1]["MODUM_TOKEN"] not in result.stderr
+        assert result.stderr.startswith("modum: 4 workers in 2 groups; 2 memory servers (127.0.0.1:")
+        assert result.stderr.endswith("modum: 4/4 workers done\n")
+
+    @pytest.mark.parametrize(
+        ("options", "variables", "expected"),
+        [
+            ([], {}, ("1", "PASSIVE")),
+            ([], {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "ACTIVE"}, ("3", "ACTIVE")),
+            (["--threads", "2"], {"OMP_NUM_THREADS": "3"}, ("2", "PASSIVE")),
+        ],
+    )
+    def test_computes_on_one_thread_unless_told_otherwise(
+        self,
+        script: Script,
+        options: list[str],
+        variables: dict[str, str],
+        expected: tuple[str, str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+            monkeypatch.delenv(name, raising=False)
+        script("import os; print(os.environ['OMP_NUM_THREADS'], os.environ['OMP_WAIT_POLICY'])")
+        assert run(*options, "train.py", **variables).stdout == f"[0] {' '.join(expected)}\n"
+
+    def test_can_be_a_module(self, script: Script, tmp_path: Path) -> None:
+        (tmp_path / "package").mkdir()
+        (tmp_path / "package" / "train.py").write_text("import sys; print(__name__, __package__, sys.argv[1:])")
+        assert run("-m", "package.train", "-n", "5").stdout == "[0] __main__ package ['-n', '5']\n"
+
+    def test_joins_the_box_and_its_progress_is_shown(self, script: Script) -> None:
+        script("""
+            import modum
+            from modum.observe import WorkerProgress
+
+            with modum.connect() as job:
+                progress = WorkerProgress(job.box, job.rank, job.world_size)
+                progress.report(samples=100, steps=1, total=300, loss=2.0, exchange_seconds=0.004)
+                progress.report(samples=50, exchange_seconds=0.004, hidden_seconds=0.004)
+                progress.close()
+                job.box.counter("done").add(1)
+                print(job.box.counter("done").wait(2, timeout=60), job.group, job.groups)
+            """)
+        result = run("-n", "2", "--memory", "16MiB", "train.py")
+        assert sorted(result.stdout.splitlines()) == ["[0] 2 0 2", "[1] 2 1 2"], result.stderr
+        assert "300/300 samples" in result.stderr
+        assert result.stderr.endswith("loss 2, exchange 4 ms (50% hidden), 2/2 workers done\n")
+        assert ", up to 16 MiB each)" in result.stderr
+
+    def test_may_write_what_is_no_text(self, script: Script) -> None:
+        script(r"import sys; sys.stdout.buffer.write(b'caf\xe9 \xe2\x82\xac\r 50%\rdone'); sys.stdout.flush()")
+        result = run("train.py")
+        assert (result.returncode, result.stdout) == (0, "[0] done\n")
+
+
+class TestAFailure:
+    @pytest.mark.parametrize(
+        ("code", "status", "end"),
+        [
+            ("raise RuntimeError('out of luck')", 1, "exited with code 1"),
+            ("sys.exit(3)", 3, "exited with code 3"),
+            ("os.kill(os.getpid(), 9)", 137, "was killed by SIGKILL (signal 9)"),
+        ],
+    )
+    def test_stops_the_others_and_is_told_at_the_end(self, script: Script, code: str, status: int, end: str) -> None:
+        script(f"""
+            import os, sys, time
+            print("ready", flush=True)
+            if os.environ["RANK"] != "1":
+                time.sleep(1000)
+            print("noise", file=sys.stderr)
+            {code}
+            """)
+        result = run("-n", "3", "train.py")
+        assert result.returncode == status
+        report = result.stderr[result.stderr.rindex("modum: ") :]
+        assert re.match(rf"modum: rank 1 \(pid \d+\) {re.escape(end)}; the others were stopped", report)
+        if "raise" in code:
+            assert "Its last words:\n  Traceback (most recent call last):\n" in report
+            assert report.endswith("  RuntimeError: out of luck\n")
+            assert "noise" not in report
+
+    def test_lets_the_other_groups_go_on_if_asked_to(self, script: Script) -> None:
+        script("""
+            import os, sys, time
+            from modum import connect
+            with connect() as job:
+                if job.rank == 2:
+                    job.box.counter("rank 2 is about to end").add(1)
+                    sys.exit("no luck")
+                if job.rank == 3:
+                    time.sleep(1000)
+                job.box.counter("rank 2 is about to end").wait(1, timeout=60)
+                print("finished")
+            """)
+        result = run("-n", "4", "--group-size", "2", "--on-failure", "continue", "train.py")
+        assert result.returncode == 0, result.stderr
+        assert sorted(result.stdout.splitlines()) == ["[0] finished", "[1] finished"]
+        assert "exited with code 1; the other groups go on" in result.stderr
+        summary = result.stderr[result.stderr.rindex("modum: ") :].splitlines()
+        assert summary[0] == "modum: 2/4 workers and 1/2 groups got done"
+        assert re.fullmatch(r"  rank 2 \(pid \d+\) exited with code 1", summary[1])
+        assert re.fullmatch(r"  rank 3 \(pid \d+\) was stopped with its group", summary[2])
+
+    def test_of_every_group_is_a_failure_of_the_job(self, script: Script) -> None:
+        script("import os, sys; print('bad luck', file=sys.stderr); sys.exit(5)")
+        result = run("-n", "2", "--on-failure", "continue", "train.py")
+        assert result.returncode == 5
+        assert "modum: 0/2 workers and 0/2 groups got done\n" in result.stderr
+        assert result.stderr.endswith("Its last words:\n  bad luck\n")
+
+    def test_of_a_memory_server_ends_the_job_and_is_told_by_name(self, script: Script) -> None:
+        script("""
+            import os, psutil, time
+            if os.environ["RANK"] == "1":
+                servers = [p for p in psutil.Process().parent().children() if "server" in p.cmdline()]
+                print(len(servers))
+                servers[-1].kill()
+            time.sleep(1000)
+            """)
+        result = run("-n", "2", "--servers", "2", "train.py")
+        assert (result.returncode, result.stdout) == (1, "[1] 2\n")
+        assert re.search(
+            r"modum: memory server 1 \(pid \d+\) at 127\.0\.0\.1:\d+ was killed by SIGKILL \(signal 9\): "
+            r"the run cannot go on without its memory",
+            result.stderr,
+        )
+
+
+class TestAnEndFromOutside:
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_stops_everything(self, script: Script, number: signal.Signals, status: int) -> None:
+        script(SLEEP)
+        with running("-n", "2", "train.py") as (launcher, family):
+            assert len(family) == 6  # guard, server, two workers with a child each
+            launcher.send_signal(number)
+            assert launcher.wait(PATIENCE) == status
+        assert_gone(family)
+
+    def test_by_sigkill_leaves_no_orphan(self, script: Script) -> None:
+        script(SLEEP)
+        with running("-n", "2", "train.py") as (launcher, family):
+            assert len(family) == 6
+            launcher.kill()
+        assert_gone(family)
+
+    def test_of_the_output_stops_everything(self, script: Script) -> None:
+        script("while True: print('x' * 100, flush=True)")
+        with running("-n", "2", "train.py") as (launcher, family):
+            assert launcher.stdout is not None
+            launcher.stdout.close()
+            assert launcher.wait(PATIENCE) == 1
+        assert_gone(family)
+
+    def test_interrupts_also_a_launcher_whose_output_nobody_reads(self, script: Script) -> None:
+        script("while True: print('x' * 100, flush=True)")
+        with running("-n", "2", "train.py") as (launcher, family):
+            launcher.send_signal(signal.SIGINT)
+            launcher.send_signal(signal.SIGTERM)  # a second one, which cannot merge with the first
+            assert launcher.wait(PATIENCE) == 130
+        assert_gone(family)
+
+
+class TestAnExistingBox:
+    @pytest.fixture
+    def server(self) -> Iterator[tuple[Server, str]]:
+        token = new_token()
+        with Server(token=token, memory=2**24) as server:
+            yield server, token
+
+    def test_is_used_and_starts_with_fresh_progress(self, script: Script, server: tuple[Server, str]) -> None:
+        script("import os; print(os.environ['MODUM_BOX'], os.environ['MODUM_TOKEN'])")
+        address, token = server[0].address, server[1]
+        with Box.connect(address, token=token) as box:
+            worker = WorkerProgress(box, 0, 1)
+            worker.report(samples=7)
+            worker.close()
+            result = run("-n", "2", "--box", address, "train.py", MODUM_TOKEN=token)
+            lines = sorted(result.stdout.splitlines())
+            assert lines == [f"[{rank}] {address} {token}" for rank in range(2)], result.stderr
+            assert f"; 1 memory server ({address})" in result.stderr
+            assert read_progress(box) is None
+
+    def test_that_refuses_the_token_is_told_before_anything_starts(
+        self, script: Script, server: tuple[Server, str]
+    ) -> None:
+        script("print('started')")
+        result = run("--box", server[0].address, "train.py", MODUM_TOKEN=new_token())
+        assert (result.returncode, result.stdout) == (1, "")
+        assert "error: " in result.stderr
+        assert "token" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("-n 4 --group-size 3 train.py", "group size (3) must divide the number of workers (4) HINT: with 4 workers"),
+        ("-n 0 train.py", "workers (0) must be at least 1"),
+        ("--servers 0 train.py", "servers (0) must be at least 1"),
+        ("--threads 0 train.py", "threads (0) must be at least 1"),
+        ("--memory 8G train.py", "'8G' is not an amount of memory; write it like 512MiB"),
+        ("--box 127.0.0.1:7500 --servers 2 train.py", "HINT: leave out --servers and --memory, or --box"),
+        ("missing.py", "there is no missing.py in"),
+        ("--on-failure retry train.py", "'retry' is not one of 'stop', 'continue'"),
+        ("", "Missing argument 'SCRIPT'"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_with_a_hint(script: Script, arguments: str, message: str) -> None:
+    script("")
+    result = CliRunner().invoke(app, ["run", *arguments.split()], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert result.exit_code == 2
+    assert message in " ".join(re.sub(r"[│╭╮╰╯─]", " ", result.output).split())
+
+
+def test_the_help_teaches_by_an_example() -> None:
+    result = CliRunner().invoke(app, ["run", "--help"], env={"COLUMNS": "120", "TERM": "dumb"})
+    assert result.exit_code == 0
+    assert "modum run -n 4 --group-size 2 train.py --epochs 3" in result.output
+
+
+def test_the_launcher_imports_neither_numba_nor_torch(script: Script) -> None:
+    script("")
+    code = """
+        import sys
+        from modum.cli.main import app
+        try:
+            app(["run", "train.py"])
+        finally:
+            print({"numba", "torch"} & set(sys.modules))
+        """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (result.returncode, result.stdout) == (0, "set()\n"), result.stderr
+
+
+def test_a_terminal_gets_coloured_labels_above_a_line_that_is_redrawn(script: Script) -> None:
+    script("print('hello')")
+    leader, follower = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"}
+    with subprocess.Popen([*RUN, "train.py"], stdout=follower, stderr=follower, env=environment) as launcher:
+        os.close(follower)
+        shown = b""
+        with contextlib.suppress(OSError):  # so a terminal tells that the other side is closed
+            while piece := os.read(leader, 4096):
+                shown += piece
+        os.close(leader)
+        assert launcher.wait(PATIENCE) == 0
+    assert b"\x1b[36m[0]\x1b[0m hello\r\n" in shown
+    assert b"\x1b[?25h" in shown  # the cursor is back
+    assert b"1/1 workers done" in shown
