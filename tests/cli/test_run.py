@@ -184,13 +184,14 @@ class TestAFailure:
 
     def test_lets_the_other_groups_go_on_if_asked_to(self, script: Script) -> None:
         script("""
-            import os, sys, time
+            import os, signal, sys, time
             from modum import connect
             with connect() as job:
                 if job.rank == 2:
                     job.box.counter("rank 2 is about to end").add(1)
                     sys.exit("no luck")
                 if job.rank == 3:
+                    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
                     time.sleep(1000)
                 job.box.counter("rank 2 is about to end").wait(1, timeout=60)
                 print("finished")
@@ -237,6 +238,14 @@ class TestAnEndFromOutside:
             assert len(family) == 6  # guard, server, two workers with a child each
             launcher.send_signal(number)
             assert launcher.wait(PATIENCE) == status
+        assert_gone(family)
+
+    def test_is_not_held_up_by_a_memory_server_that_hangs(self, script: Script) -> None:
+        script(SLEEP)
+        with running("-n", "2", "train.py") as (launcher, family):
+            next(process for process in family if "server" in process.cmdline()).suspend()
+            launcher.send_signal(signal.SIGINT)
+            assert launcher.wait(PATIENCE) == 130
         assert_gone(family)
 
     def test_by_sigkill_leaves_no_orphan(self, script: Script) -> None:

@@ -17,7 +17,7 @@ _TIMEOUT_SECONDS = 1.0
 
 
 class Monitor:
-    """The newest progress of a job; a context manager that ends its thread.
+    """The newest progress of a job; a context manager that tells its thread to end.
 
     `latest` is None until a worker has reported, and stays as it is once the box cannot be reached any more.
     """
@@ -33,18 +33,18 @@ class Monitor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.finish()
+        self._leave.set()
 
     def start(self, servers: Sequence[str], token: str | None) -> None:
         """Begin to read from the box that these servers make."""
-        self._thread = threading.Thread(target=self._run, args=(servers, token), name="modum-monitor")
+        self._thread = threading.Thread(target=self._run, args=(servers, token), daemon=True)
         self._thread.start()
 
-    def finish(self) -> None:
-        """Read once more and end; a box that does not answer is given up soon. Twice does nothing."""
+    def finish(self, patience: float) -> None:
+        """Read once more and end; after `patience` seconds a box that hangs is left to time out by itself."""
         self._leave.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(patience)
 
     def _run(self, servers: Sequence[str], token: str | None) -> None:
         while not self._leave.is_set():

@@ -65,8 +65,7 @@ class Supervisor:
                 reason = error
             alive = len(self._alive)  # before the rest is stopped
             processes.stop(self._workers)
-            if not isinstance(reason, _ServerError):
-                monitor.finish()  # while there is a box to read from
+            monitor.finish(patience=2.0 if reason is None else 0.2)  # while there is a box to read from
             processes.stop(self._servers)
             self._console.show(monitor.latest, alive, len(self._done()), last=True)
             if reason is not None:
@@ -148,7 +147,7 @@ class Supervisor:
                 )
 
     def _done(self) -> list[Process]:
-        return [worker for worker in self._workers if worker.returncode == 0]
+        return [worker for worker in self._workers if worker.returncode == 0 and not worker.stopped]
 
     def _group(self, worker: Process) -> list[Process]:
         size = self._plan.group_size
