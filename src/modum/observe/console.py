@@ -100,7 +100,7 @@ class RunConsole:
 
     def _line(self, progress: JobProgress | None, text: str) -> RenderableType:
         assert self._live is not None
-        room = self._live.console.width - len(text) - 1
+        room = self._live.console.width - len(text) - len(" ") - len("^C")  # which a terminal echoes behind it
         if progress is None or progress.total is None or room < _NARROWEST_BAR:
             return Text(text)
         line = Table.grid(padding=(0, 1))
