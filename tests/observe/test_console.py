@@ -146,7 +146,8 @@ class TestElsewhereThanOnATerminal:
 class TestOnATerminal:
     def test_output_is_shown_above_one_line_of_progress(self, terminal: Terminal, clock: Clock) -> None:
         with RunConsole(4, stdout=terminal, stderr=terminal, clock=clock) as console:
-            console.show(PROGRESS, 4, 0, last=True)
+            clock.now = 1.0
+            console.show(PROGRESS, 4, 0)
             console.output("[0]", 0, "stdout", ["epoch 1", "epoch 2"])
         lines = [line for line in terminal.text.replace("\r", "\n").split("\n") if line]
         assert lines.index("[0] epoch 1") + 1 == lines.index("[0] epoch 2") < len(lines) - 1
@@ -154,6 +155,12 @@ class TestOnATerminal:
             r"━+╸?━* 25,200/60,000 samples  loss 0.4123  exchange 6.1 ms \(98% hidden\)  4/4 workers *",
             lines[-1],
         )
+
+    def test_what_is_said_after_the_last_line_stands_below_it(self, terminal: Terminal) -> None:
+        with RunConsole(4, stdout=terminal, stderr=terminal) as console:
+            console.show(PROGRESS, 0, 4, last=True)
+            console.message("the end", error=True)
+        assert terminal.text.rstrip().endswith("4/4 workers done\nmodum: the end")
 
     def test_a_rank_keeps_its_colour(self, terminal: Terminal) -> None:
         with RunConsole(4, stdout=terminal, stderr=terminal) as console:
