@@ -1,0 +1,71 @@
+"""The machine that the figures are from, and what else it did meanwhile."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import resource
+from collections.abc import Sequence
+
+import psutil
+
+from modum.box import format_bytes
+
+PACKAGES = ("modum", "numpy", "numba", "torch", "mpi4py", "mpich")
+
+
+def describe(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """What stands above the table."""
+    usable = len(os.sched_getaffinity(0))
+    return {
+        "date": datetime.datetime.now().astimezone().isoformat(" ", "minutes"),
+        "processor": f"{_processor()}, {usable} of {os.cpu_count()} cores",
+        "memory": format_bytes(psutil.virtual_memory().total),
+        "system": f"{platform.platform()}, Python {platform.python_version()}",
+        "packages": ", ".join(f"{name} {version}" for name in packages if (version := _version(name))),
+    }
+
+
+class OtherLoad:
+    """How much processor time others took from the moment this was made on."""
+
+    def __init__(self) -> None:
+        self._busy, self._all = _processor_seconds()
+        self._own = _own_seconds()
+
+    def share(self) -> float:
+        """Part of all cores' time that went to other processes, or to other guests of the host; 0 to 1.
+
+        Processes that this one started must have ended.
+        """
+        busy, everything = _processor_seconds()
+        others = (busy - self._busy) - (_own_seconds() - self._own)
+        return max(0.0, others) / max(everything - self._all, 1e-9)
+
+
+def _processor_seconds() -> tuple[float, float]:
+    """(not idle, altogether), of all cores since the system started."""
+    times = psutil.cpu_times()
+    everything = sum(times) - times.guest - times.guest_nice  # a guest's time is in the user's as well
+    return everything - times.idle - times.iowait, everything
+
+
+def _own_seconds() -> float:
+    """Of this process and of those of its children that have ended."""
+    usages = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def _processor() -> str:
+    with open("/proc/cpuinfo") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,51 @@
+"""Local `exchange` against the same semantics over MPI one-sided get and accumulate."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from bench.exchange import MOVING_RATE
+from bench.processes import PeerError, memory_server, peer
+from bench.row import Effort, Row
+from bench.timing import median, milliseconds, take_turns, timed
+from modum.box import Box
+
+
+def measure(effort: Effort) -> Iterator[Row]:
+    """What counts is MPI's get and accumulate alone; the arithmetic between them is left out in its favour."""
+    x = np.ones(effort.nbytes // 4, np.float32)
+    launcher = (_mpiexec(), "-n", "2")
+    with memory_server() as server, peer("mpi", effort.nbytes, launcher=launcher) as ranks:
+        whole: list[float] = []
+
+        def get_and_accumulate() -> float:
+            everything, transfers = map(float, ranks.ask().split())
+            whole.append(everything)
+            return transfers
+
+        with Box.connect(server.address, transport="local") as box:
+            buffer = box.create("exchange", x.size)
+            samples = take_turns(
+                {"mpi": get_and_accumulate, "exchange": timed(lambda: buffer.exchange(x, MOVING_RATE))}, effort.rounds
+            )
+            buffer.close()
+    yield Row(
+        what="local exchange, times faster than MPI get + accumulate",
+        measured=median(samples["mpi"]) / median(samples["exchange"]),
+        unit="x",
+        at_least=4,
+        detail=f"get + accumulate {milliseconds(samples['mpi'])}, with the arithmetic between them "
+        f"{milliseconds(whole[-effort.rounds :])}, exchange {milliseconds(samples['exchange'])}",
+        samples=samples,
+    )
+
+
+def _mpiexec() -> str:
+    """The launcher of the MPI that mpi4py is linked with: the one beside this Python, if there is one."""
+    found = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
+    if found is None:
+        raise PeerError("there is no mpiexec. HINT: pip install mpich mpi4py")
+    return found

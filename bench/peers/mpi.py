@@ -1,0 +1,64 @@
+"""An elastic exchange over MPI one-sided operations: the origin is rank 0, the shared numbers are in rank 1's window.
+
+    mpiexec -n 2 python -m bench.peers.mpi NBYTES
+
+Under an exclusive lock of the window: get g, compute d = a (x - g) and x -= d, accumulate d. Answers with two numbers: the
+seconds of all of it, and those of the get and the accumulate (with their flushes) alone.
+"""
+
+import sys
+import time
+
+import numpy as np
+from mpi4py import MPI
+
+MOVING_RATE = np.float32(0.3)
+_GO, _STOP = 1, 2
+_NAP = 0.001  # seconds between two looks of the target: MPI itself would spin, and take the core from the other side
+
+
+def exchange(window: MPI.Win, x: np.ndarray, d: np.ndarray) -> tuple[float, float]:
+    """One elastic exchange; (seconds, seconds of the transfers alone)."""
+    start = time.perf_counter()
+    window.Lock(1, MPI.LOCK_EXCLUSIVE)
+    window.Get(d, 1)
+    window.Flush(1)
+    received = time.perf_counter()
+    np.subtract(x, d, out=d)
+    np.multiply(d, MOVING_RATE, out=d)
+    np.subtract(x, d, out=x)
+    computed = time.perf_counter()
+    window.Accumulate(d, 1, op=MPI.SUM)
+    window.Unlock(1)
+    end = time.perf_counter()
+    return end - start, (received - start) + (end - computed)
+
+
+def main(nbytes: int) -> None:
+    """Exchange once a line; both ranks are within MPI while it is timed."""
+    world = MPI.COMM_WORLD
+    window = MPI.Win.Allocate(nbytes, 4, comm=world)
+    np.frombuffer(window.tomemory(), np.float32)[:] = 0
+    world.Barrier()
+    if world.rank == 0:
+        x, d = np.ones(nbytes // 4, np.float32), np.empty(nbytes // 4, np.float32)
+        print("ready", flush=True)
+        for _ in sys.stdin:
+            world.send(None, 1, _GO)
+            print(*exchange(window, x, d), flush=True)
+            world.Barrier()
+        world.send(None, 1, _STOP)
+    else:
+        status = MPI.Status()
+        while True:
+            while not world.iprobe(0, status=status):
+                time.sleep(_NAP)
+            world.recv(source=0)
+            if status.tag == _STOP:
+                break
+            world.Barrier()
+    window.Free()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
