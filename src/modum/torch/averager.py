@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+
 from modum.launch import detect
 from modum.observe.progress import WorkerProgress
 from modum.torch.flat import flatten, shared_tensors
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from modum.box import Box
-    from modum.update import AveragingStatistics, UpdateRule
     from torch import nn
     from torch.optim import Optimizer
+
+    from modum.box import Box
+    from modum.update import AveragingStatistics, UpdateRule
 
 
 class Averager:
@@ -86,9 +88,7 @@ class Averager:
         self.group = _group(rule, environment, tensors[0].tensor.device)
         self.progress = WorkerProgress(box, environment.rank, environment.world_size)
         self._vectors = flatten(tensors, self.group)
-        self._buckets = [
-            GradientBucket(vector, self.group) for vector in self._vectors if self.group.size > 1
-        ]
+        self._buckets = [GradientBucket(vector, self.group) for vector in self._vectors if self.group.size > 1]
         meta = {
             "tensors": [[shared.name, shared.text] for shared in tensors],
             "settings": {
@@ -246,9 +246,7 @@ class Averager:
 def _check_optimizer(optimizer: Optimizer, shared: set[int]) -> None:
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if not held & shared:
-        raise ValueError(
-            "the optimizer holds none of the model's trainable parameters: was it made of another model?"
-        )
+        raise ValueError("the optimizer holds none of the model's trainable parameters: was it made of another model?")
 
 
 def _group(rule: UpdateRule, environment: Any, device: torch.device) -> TorchGroup:

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-
 import torch
+
 from modum.update import Vector
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor, nn
 
     from modum.box import Buffer
     from modum.torch.group import TorchGroup
-    from torch import Tensor, nn
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 ALIGNMENT = 64
@@ -163,7 +163,7 @@ class FlatVector(Vector):
             slices = [self.scratch[lo:hi] for lo, hi in zip(self._bounds, self._bounds[1:], strict=False)]
             slices[self._group.rank].copy_(correction)
             self._group.share_out(slices)
-            correction = self.scratch
+            correction = self.scratch[: self.size]
         self.flat[: self._trainable].sub_(correction[: self._trainable])
         moved = self._statistics_sent.sub_(self._statistics)
         self._statistics.add_(moved, alpha=rate).sub_(correction[self._trainable :])
@@ -187,9 +187,7 @@ class FlatVector(Vector):
 
     @torch.no_grad()
     def save(self) -> None:
-        self._saved = (
-            self.flat.clone() if self.scratch is None else self.scratch[: self.size].copy_(self.flat)
-        )
+        self._saved = self.flat.clone() if self.scratch is None else self.scratch[: self.size].copy_(self.flat)
 
     @torch.no_grad()
     def restore(self) -> None:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from modum.torch.flat import FlatVector
     from modum.torch.group import TorchGroup
-    from torch import Tensor
 
 
 class GradientBucket:
@@ -45,9 +46,7 @@ class GradientBucket:
             if gradient is None:
                 view.zero_()
             elif gradient.is_sparse:
-                raise ValueError(
-                    f"the gradient of {shared.name} is sparse: groups need dense ones (sparse=False)"
-                )
+                raise ValueError(f"the gradient of {shared.name} is sparse: groups need dense ones (sparse=False)")
             else:
                 view.copy_(gradient)
         self._present.copy_(torch.tensor(present))

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+from functools import cache
+from itertools import count
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from modum.update import Group
 from torch._C._distributed_c10d import PrefixStore, TCPStore
+
+from modum.update import Group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from modum.launch import ClusterEnvironment
     from torch import Tensor
+
+    from modum.launch import ClusterEnvironment
 
 
 class TorchGroup(Group):
@@ -103,13 +107,21 @@ def launched_group(environment: ClusterEnvironment, device: torch.device) -> Tor
                 "pass the group's own process group, Hybrid(inside=torch.distributed.new_group(...))"
             )
         return TorchGroup(dist.group.WORLD, device)
-    number, rank = divmod(environment.rank, size)
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = TCPStore(host, port, is_master=environment.rank == 0, wait_for_workers=False)
+    store = _store(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), environment.rank == 0)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=PrefixStore(f"modum/group/{number}", store),
-        rank=rank,
+        store=PrefixStore(f"modum/group/{environment.group}/{next(_generations)}", store),
+        rank=environment.group_rank,
         world_size=size,
     )
     return TorchGroup(dist.group.WORLD, device, owned=True)
+
+
+_generations = count()
+"""Numbers the groups that this process makes one after the other; their members count alike."""
+
+
+@cache
+def _store(host: str, port: int, master: bool) -> TCPStore:
+    """The store of global rank 0, which keeps its port for as long as the process lives."""
+    return TCPStore(host, port, is_master=master, wait_for_workers=False)

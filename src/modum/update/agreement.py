@@ -71,9 +71,7 @@ def _differences(shared: dict[str, Any], here: dict[str, Any]) -> list[tuple[str
     return [(name, theirs, ours) for name, theirs, ours in pairs if theirs != ours]
 
 
-def join(
-    box: Box, name: str, vectors: Sequence[Vector], meta: dict[str, Any], timeout: float
-) -> list[Buffer]:
+def join(box: Box, name: str, vectors: Sequence[Vector], meta: dict[str, Any], timeout: float) -> list[Buffer]:
     """Open the shared vectors of ``name``, one a dtype; the first worker makes them and writes its weights.
 
     One worker at a time does this. If the first one died before its weights were written, the next one
@@ -84,10 +82,7 @@ def join(
         DeadlineError: others took longer than ``timeout`` seconds.
     """
     with box.lock(f"{name}/create", ttl=CREATE_SECONDS, timeout=timeout):
-        buffers = [
-            open_or_create(box, f"{name}/{vector.dtype}", vector.size, vector.dtype, meta)
-            for vector in vectors
-        ]
+        buffers = [open_or_create(box, f"{name}/{vector.dtype}", vector.size, vector.dtype, meta) for vector in vectors]
         if any(buffer.version == 0 for buffer in buffers):
             for vector, buffer in zip(vectors, buffers, strict=True):
                 vector.write(buffer)

@@ -113,9 +113,7 @@ class Averaging:
     def _boundary(self) -> None:
         """An exchange is due: start it, unless that of a member still runs."""
         running = self._exchange.pending and not self._exchange.ready
-        late, interval, groups = self._group.largest(
-            (running, self._schedule.wanted, self._membership.groups)
-        )
+        late, interval, groups = self._group.largest((running, self._schedule.wanted, self._membership.groups))
         if late:
             self._put_off += not self._late
             self._late = True

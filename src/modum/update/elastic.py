@@ -46,13 +46,9 @@ class Elastic(UpdateRule):
 
     def __post_init__(self) -> None:
         if self.moving_rate != "auto" and not 0 < self.moving_rate <= 1:
-            raise ValueError(
-                f'moving_rate ({self.moving_rate}) must be greater than 0 and at most 1, or "auto"'
-            )
+            raise ValueError(f'moving_rate ({self.moving_rate}) must be greater than 0 and at most 1, or "auto"')
         if self.interval != "auto" and self.interval < 1:
-            raise ValueError(
-                f'interval ({self.interval!r}) must be a whole number of steps, at least 1, or "auto"'
-            )
+            raise ValueError(f'interval ({self.interval!r}) must be a whole number of steps, at least 1, or "auto"')
 
     def settings(self) -> dict[str, Any]:
         return {"rule": "elastic", **asdict(self)}

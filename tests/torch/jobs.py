@@ -1,0 +1,62 @@
+"""Workers in processes of their own, as `modum run` starts them."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+WORKERS = Path(__file__).parent / "workers"
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def run_job(
+    script: str, *arguments: object, servers: str, workers: int, group_size: int, seconds: float = 60
+) -> list[str]:
+    """Run ``workers/<script>`` in ``workers`` processes; returns what each printed. All must end with status 0."""
+    port = free_port()
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", WORKERS / script, *map(str, arguments)],
+            env={
+                **os.environ,
+                "RANK": str(rank),
+                "WORLD_SIZE": str(workers),
+                "LOCAL_RANK": str(rank),
+                "LOCAL_WORLD_SIZE": str(workers),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "MODUM_GROUP_SIZE": str(group_size),
+                "MODUM_BOX": servers,
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(workers)
+    ]
+    try:
+        ends = [(worker, *worker.communicate(timeout=seconds)) for worker in started]
+    finally:
+        kill(started)
+    for worker, _, errors in ends:
+        assert worker.returncode == 0, errors
+    return [output for _, output, _ in ends]
+
+
+def kill(workers: Sequence[subprocess.Popen[str]]) -> None:
+    """End what still runs."""
+    for worker in workers:
+        worker.kill()
+        worker.wait()
+        for stream in (worker.stdout, worker.stderr):
+            if stream is not None:
+                stream.close()

@@ -1,0 +1,159 @@
+"""Parameters as views of one flat tensor."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from modum.box import Box
+from modum.torch import TorchGroup
+from modum.torch.flat import ALIGNMENT, FlatVector, as_numpy, flatten, shared_tensors
+
+
+class Tied(nn.Module):
+    """An embedding whose weight is the output layer's as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(10, 4)
+        self.output = nn.Linear(4, 10)
+        self.output.weight = self.embedding.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.output(self.embedding(x)).sum()  # type: ignore[no-any-return]
+
+
+def convolutions() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 5, 3), nn.Flatten())
+
+
+def flat_vectors(model: nn.Module) -> list[FlatVector]:
+    return flatten(shared_tensors(model), TorchGroup())
+
+
+def names(model: nn.Module) -> list[str]:
+    return [shared.name for shared in shared_tensors(model)]
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_values_strides_and_identities_stay_while_storage_is_one(memory_format: torch.memory_format) -> None:
+    model = convolutions().to(memory_format=memory_format)  # type: ignore[call-overload]
+    before = {name: (id(p), p.detach().clone(), p.stride()) for name, p in model.named_parameters()}
+    (vector,) = flat_vectors(model)
+    for name, parameter in model.named_parameters():
+        identity, value, strides = before[name]
+        assert id(parameter) == identity
+        assert torch.equal(parameter, value)
+        assert parameter.stride() == strides
+        assert parameter.untyped_storage().data_ptr() == vector.flat.untyped_storage().data_ptr()
+        assert parameter.data_ptr() % ALIGNMENT == 0
+    vector.check()
+
+
+def test_a_change_of_the_flat_tensor_is_a_change_of_every_parameter() -> None:
+    model = convolutions()
+    (vector,) = flat_vectors(model)
+    vector.flat.fill_(3.0)
+    assert all(bool(parameter.eq(3).all()) for parameter in model.parameters())
+    assert bool(model.get_buffer("1.running_mean").eq(3).all())
+
+
+def test_tied_parameters_are_shared_once() -> None:
+    model = Tied()
+    assert names(model) == ["embedding.weight", "output.bias"]
+    flat_vectors(model)
+    assert model.output.weight is model.embedding.weight
+    assert model.output.weight.data_ptr() == model.embedding.weight.data_ptr()
+
+
+def test_frozen_parameters_and_integer_buffers_are_left_alone() -> None:
+    model = convolutions()
+    model.get_parameter("0.weight").requires_grad_(False)
+    model.get_parameter("0.bias").requires_grad_(False)
+    assert names(model) == ["1.weight", "1.bias", "3.weight", "3.bias", "1.running_mean", "1.running_var"]
+
+
+def test_constants_are_left_alone() -> None:
+    model = nn.Linear(3, 3)
+    model.register_buffer("positions", torch.ones(3), persistent=False)
+    model.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+    model.register_buffer("scale", torch.ones(1))
+    assert names(model) == ["weight", "bias", "scale"]
+
+
+def test_each_dtype_has_its_own_vector() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3).to(torch.bfloat16))
+    vectors = flat_vectors(model)
+    assert [vector.dtype for vector in vectors] == ["float32", "bfloat16"]
+    assert [vector.staging.dtype for vector in vectors] == [np.float32, np.uint16]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_other_dtypes_are_refused_with_the_name_and_the_way_out(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).to(dtype))
+    with pytest.raises(ValueError, match=rf"1\.weight is {dtype}.*model\.float\(\)"):
+        shared_tensors(model)
+
+
+def test_a_model_with_nothing_to_train_is_refused() -> None:
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        shared_tensors(nn.Linear(2, 2).requires_grad_(False))
+
+
+def test_compiled_and_plain_models_have_the_same_names() -> None:
+    assert names(torch.compile(convolutions(), backend="eager")) == names(convolutions())  # type: ignore[arg-type]
+
+
+def test_the_memory_order_is_part_of_what_must_agree() -> None:
+    plain = [shared.text for shared in shared_tensors(convolutions())]
+    model = convolutions().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    last = [shared.text for shared in shared_tensors(model)]
+    assert plain[0] == "float32 (8, 3, 3, 3)"
+    assert last[0] == "float32 (8, 3, 3, 3) strides (27, 1, 9, 3)"
+    assert plain[1] == last[1] == "float32 (8,)"
+    assert plain[-1] == "float32 (8,) buffer"
+
+
+@pytest.mark.parametrize("move", [lambda model: model.to(torch.bfloat16), lambda model: model.double()])
+def test_a_model_that_was_cast_afterwards_is_found_out(move: object) -> None:
+    model = nn.Linear(3, 3)
+    (vector,) = flat_vectors(model)
+    move(model)  # type: ignore[operator]
+    with pytest.raises(RuntimeError, match="weight was moved after the Averager was made"):
+        vector.check()
+
+
+def test_loading_a_state_dict_keeps_the_flat_tensor() -> None:
+    model, other = nn.Linear(3, 3), nn.Linear(3, 3)
+    (vector,) = flat_vectors(model)
+    model.load_state_dict(other.state_dict())
+    vector.check()
+    assert torch.equal(vector.flat[:9].view(3, 3), other.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_vector_goes_to_the_box_and_back(dtype: torch.dtype, box: Box) -> None:
+    model = nn.Linear(40, 30).to(dtype)
+    (vector,) = flat_vectors(model)
+    buffer = box.create("model", vector.size, vector.dtype)
+    written = vector.flat.clone()
+    vector.write(buffer)
+    vector.flat.zero_()
+    vector.read(buffer)
+    assert torch.equal(vector.flat, written)
+    buffer.close()
+
+
+def test_saving_and_restoring_bring_back_every_bit() -> None:
+    model = convolutions()
+    (vector,) = flat_vectors(model)
+    before = vector.flat.clone()
+    vector.save()
+    vector.flat.normal_()
+    vector.restore()
+    assert torch.equal(vector.flat, before)
+
+
+def test_bfloat16_crosses_to_numpy_as_its_bits() -> None:
+    array = as_numpy(torch.tensor([1.0, -2.0], dtype=torch.bfloat16))
+    assert array.tolist() == [0x3F80, 0xC000]
