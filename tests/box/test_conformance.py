@@ -194,7 +194,12 @@ def test_adds_of_many_clients_all_count(box: Box) -> None:
 def test_threads_of_one_client_may_use_one_buffer(box: Box) -> None:
     buffer = box.create("sum", STRIPE // 4)
     ones = np.ones(buffer.size, np.float32)
-    threads = [threading.Thread(target=lambda: [buffer.add(ones) for _ in range(10)]) for _ in range(3)]
+
+    def work() -> None:
+        for _ in range(10):
+            buffer.add(ones)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -71,7 +71,7 @@ def test_bfloat16_rounds_as_torch_does(kernels: Any) -> None:
     target = np.zeros_like(every)
     kernels.add("bfloat16", target, every, np.float32(1.2345))
     wide = torch.from_numpy(every.copy()).view(torch.bfloat16).float()
-    expected = (0.0 + wide * np.float32(1.2345)).to(torch.bfloat16).view(torch.uint16).numpy()
+    expected = (0.0 + wide * torch.tensor(1.2345)).to(torch.bfloat16).view(torch.uint16).numpy()
     same("bfloat16", target, expected)
 
 

@@ -101,7 +101,7 @@ class Coordination:
     # ---- leases
 
     def lease_acquire(self, name: str, session: str, ttl: float, seconds: float) -> tuple[int, str]:
-        """Take the lease when it is free, waiting up to `seconds`; (the grant's number or 0, the session that has it)."""
+        """Take the lease when it is free, waiting up to `seconds`; (number of the grant or 0, its session)."""
 
         def free() -> bool:
             lease = self._leases.get(name)

@@ -108,6 +108,11 @@ class Lane:
         """Whether every request was answered: only then may the lane be used again."""
         return self._acknowledged == self._last
 
+    @property
+    def lost(self) -> bool:
+        """Whether the connection of an idle lane has ended."""
+        return self.connection is not None and any(event != select.POLLOUT for _, event in self._poll.poll(0))
+
     def connect(self, patience: float, phase: str, *, risky: bool = False) -> Welcome:
         """Connect and authenticate, trying again for `patience` seconds.
 
@@ -198,8 +203,8 @@ class Lane:
         source = iter(requests)
         pending: deque[Pending] = deque()
         failure: Exception | None = None
-        if self.connection is not None and self._poll.poll(0):
-            self.close()  # lost while idle: nothing was under way
+        if self.lost:
+            self.close()  # while it was idle: nothing was under way
         flow = _Flow(())
         sent = False
         deadline = time.monotonic() + patience
@@ -369,6 +374,16 @@ class Lanes:
                     self._idle.append(lane)
                 else:
                     lane.close()
+
+    def check(self, phase: str) -> None:
+        """Look whether the server is still there, without a word to it; for connections that are never cut.
+
+        Raises:
+            ConnectionLostError: it is gone.
+        """
+        with self._mutex:
+            if self._idle and self._idle[-1].lost:
+                raise ConnectionLostError(f"{phase}: memory server {self.endpoint.address} is gone")
 
     def close(self) -> None:
         """Close all; a lane in use is closed by its user."""

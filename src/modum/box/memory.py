@@ -1,7 +1,7 @@
 """Segments: anonymous shared memory, cut into chunks that are locked by the kernel.
 
 A segment is a sealed `memfd`: nothing lies in /dev/shm, and nobody can shrink it under the others. After the data
-comes one page, the trailer: the segment's state, its version and its counts, so that clients that map the memory
+comes one page, the trailer: whether it was deleted, its version and its counts, so that clients that map the memory
 keep them without the server.
 
 Locks are open-file-description byte-range locks (fcntl(2), F_OFD_SETLK). The kernel drops them when their holder dies.
@@ -25,19 +25,15 @@ from numpy.typing import NDArray
 
 from modum.box.kernels import STORAGE, Array, Kernels
 from modum.box.wire import CHUNK, DATA_OPS, Op
-from modum.errors import BufferNotFoundError, ConnectionLostError, DeadlineError
+from modum.errors import BufferNotFoundError, DeadlineError
 
 PAGE: Final = mmap.PAGESIZE
 _FLOCK: Final = struct.Struct("hhqqi4x")  # l_type, l_whence, l_start, l_len, l_pid
 _FIRST_PAUSE: Final = 20e-6  # seconds between two tries for a lock that somebody holds; doubles up to the longest
 _LONGEST_PAUSE: Final = 1e-3
 
-LIVE: Final = 0
-DELETED: Final = 1
-STOPPED: Final = 2
-
 # words of the trailer, 8 bytes each; the counts of operation `op` are at 2 op (operations) and 2 op + 1 (bytes)
-_STATE: Final = 0
+_DELETED: Final = 0
 _VERSION: Final = 1
 
 
@@ -85,17 +81,14 @@ class Mapping:
         """Number of published operations."""
         return self.trailer[_VERSION]
 
-    def mark(self, state: int) -> None:
-        """Tell every party that the segment is `DELETED` or its server `STOPPED`."""
-        self.trailer[_STATE] = state
+    def mark_deleted(self) -> None:
+        """Tell every party that the buffer was deleted."""
+        self.trailer[_DELETED] = 1
 
     def check(self, name: str) -> None:
-        """Raise BufferNotFoundError or ConnectionLostError if the segment is not live any more."""
-        state = self.trailer[_STATE]
-        if state == DELETED:
+        """Raise BufferNotFoundError if the buffer was deleted."""
+        if self.trailer[_DELETED]:
             raise BufferNotFoundError(f"buffer {name!r} was deleted")
-        if state == STOPPED:
-            raise ConnectionLostError(f"the memory server of buffer {name!r} has stopped")
 
     def traffic(self) -> Traffic:
         """What was done with this segment so far, by all parties."""

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from modum.box.kernels import STORAGE
-from modum.box.memory import DELETED, STOPPED, Mapping, Traffic, create_memfd, file_bytes
+from modum.box.memory import Mapping, Traffic, create_memfd, file_bytes
 from modum.box.sizes import format_bytes
 from modum.box.wire import Create, SegmentInfo
 from modum.errors import BufferExistsError, BufferNotFoundError, PoolFullError
@@ -98,7 +98,7 @@ class Pool:
             del self._segments[segment.number], self._names[name]
             self.used -= file_bytes(segment.spec.segment_bytes)
             os.close(segment.descriptor)
-        segment.mapping.mark(DELETED)
+        segment.mapping.mark_deleted()
         self._past = self._past + segment.mapping.traffic()
         return segment.number
 
@@ -112,13 +112,12 @@ class Pool:
             return list(self._segments.values())
 
     def close(self) -> None:
-        """Tell all who mapped a segment that its server has stopped, and let the memory go."""
+        """Let the memory go; it stays where a client has it mapped."""
         with self._mutex:
             segments = list(self._segments.values())
             self._segments.clear()
             self._names.clear()
             for segment in segments:
-                segment.mapping.mark(STOPPED)
                 os.close(segment.descriptor)
 
 

@@ -194,7 +194,7 @@ class Server:
                     if not self._sessions.leave(session):
                         lane.close()
         except (ModumError, OSError) as error:
-            log.info("connection ended: %s", error)
+            log.info("connection ended: %s", str(error))
         finally:
             del self._connections[threading.current_thread()]
 
@@ -260,4 +260,4 @@ class Server:
         """Say what was wrong; the caller closes the connection."""
         payload = encode(failure_of(error))
         send_frame(connection, Header(Op.CALL, 0, len(payload), status=Status.REFUSED), payload)
-        log.warning("connection refused: %s", error)
+        log.warning("connection refused: %s", str(error))  # a record must not keep the error's frames alive

@@ -1,0 +1,202 @@
+"""Contract 2 to 4: what the death of one participant means for the others."""
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from tests.box.processes import client_process, line_of
+
+from modum.box import Box, Server
+from modum.box.sockets import parse_address
+from modum.box.wire import CHUNK
+from modum.errors import ConnectionLostError, DeadlineError
+
+HOLDS_A_CHUNK = """
+import sys
+from modum.box import Box
+box = Box.connect(sys.argv[1], transport="local")
+party = box.open("b")._attachments[0].party
+assert party.locks.take(0, exclusive=True)
+party.mapping.typed("float32")[:1000] += 1  # the chunk is half changed
+print("locked")
+sys.stdin.read()
+"""
+
+ADDS_FOREVER = """
+import sys
+import numpy as np
+from modum.box import Box
+box = Box.connect(sys.argv[1], transport=sys.argv[2])
+buffer = box.open("b")
+ones = np.ones(buffer.size, np.float32)
+while True:
+    buffer.add(ones)
+    print(buffer.version)
+"""
+
+
+@contextmanager
+def server_process(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """`modum server` on a free port: (the process, its address)."""
+    command = [sys.executable, "-m", "modum", "server", "--memory", "64MiB", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process, line_of(process).rpartition(" ")[2]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("transport", ["local", "tcp"])
+def test_a_client_killed_inside_a_locked_chunk_stops_nobody(server: Server, transport: str) -> None:
+    with Box.connect(server.address, transport=transport, timeout=10) as box:
+        buffer = box.create("b", 3 * CHUNK // 4)
+        with client_process(HOLDS_A_CHUNK, server.address) as process:
+            assert line_of(process) == "locked"
+            thread = threading.Thread(target=buffer.add, args=(np.ones(buffer.size, np.float32),))
+            thread.start()
+            # the other chunks are done while the first waits for its lock
+            with Box.connect(server.address, transport="local", timeout=10) as other:
+                rest = other.open("b")
+                if transport == "local":
+                    while not rest.read(offset=CHUNK // 4, count=1).item():
+                        pass
+                process.kill()
+                thread.join()
+                seen = rest.read()
+        np.testing.assert_array_equal(seen[:1000], np.full(1000, 2, np.float32))  # once by the dead, once by us
+        np.testing.assert_array_equal(seen[1000:], np.ones(buffer.size - 1000, np.float32))
+
+
+def test_a_stopped_client_in_a_locked_chunk_is_named_when_time_is_up(server: Server) -> None:
+    with Box.connect(server.address, transport="local", timeout=0.2) as box:
+        buffer = box.create("b", CHUNK // 4)
+        with client_process(HOLDS_A_CHUNK, server.address) as process:
+            assert line_of(process) == "locked"
+            process.send_signal(signal.SIGSTOP)
+            with pytest.raises(
+                DeadlineError, match=r"add on buffer 'b': chunk 0 stayed locked for 0.2 s: its holder is"
+            ):
+                buffer.add(np.ones(buffer.size, np.float32))
+            process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("transport", ["local", "tcp"])
+def test_what_a_killed_client_was_told_is_there_and_the_rest_at_most_once(server: Server, transport: str) -> None:
+    with Box.connect(server.address, transport="local", timeout=10) as box:
+        buffer = box.create("b", 4 * CHUNK // 4)
+        with client_process(ADDS_FOREVER, server.address, transport) as process:
+            acknowledged = 0
+            while acknowledged < 20:
+                acknowledged = int(line_of(process))
+            process.kill()
+            assert process.stdout is not None
+            acknowledged = max([acknowledged, *map(int, process.stdout.read().split())])
+        while server.statistics().clients > 1:
+            pass
+        seen = buffer.read()
+        assert set(np.unique(seen)) <= {acknowledged, acknowledged + 1}
+
+
+def test_a_server_that_does_not_answer_is_named_when_time_is_up() -> None:
+    with (
+        server_process("--port", "0") as (process, address),
+        Box.connect(address, transport="tcp", timeout=0.3) as box,
+    ):
+        buffer = box.create("b", 10)
+        process.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(
+                DeadlineError, match=f"add on buffer 'b': memory server {address} did not answer for 0.3 s"
+            ):
+                buffer.add(np.ones(10, np.float32))
+            with pytest.raises(DeadlineError, match=f"memory server {address}"):
+                Box.connect(address, timeout=0.3)
+        finally:
+            process.send_signal(signal.SIGCONT)
+
+
+def test_a_server_that_is_gone_is_named(server: Server) -> None:
+    with server_process("--port", "0") as (process, address):
+        box = Box.connect([server.address, address], transport="tcp", timeout=10)
+        buffer = box.create("b", 4 * CHUNK)
+        process.kill()
+        with pytest.raises(
+            ConnectionLostError, match=f"add on buffer 'b': memory server {address} could not be reached"
+        ):
+            buffer.add(np.ones(buffer.size, np.float32))
+        box.close()
+
+
+def test_a_restarted_server_is_not_taken_for_the_old_one() -> None:
+    with server_process("--port", "0") as (process, address):
+        box = Box.connect(address, transport="tcp", timeout=10)
+        buffer = box.create("b", 10)
+        process.kill()
+        process.wait()
+        with server_process("--port", address.rpartition(":")[2]):
+            with pytest.raises(ConnectionLostError, match="was restarted: what it held is lost"):
+                buffer.add(np.ones(10, np.float32))
+        box.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_client_that_maps_the_memory_learns_that_its_server_is_gone(number: signal.Signals) -> None:
+    with server_process("--port", "0") as (process, address), Box.connect(address, transport="local") as box:
+        buffer = box.create("b", 10)
+        process.send_signal(number)
+        process.wait()
+        with pytest.raises(ConnectionLostError, match=f"add on buffer 'b': memory server {address} is gone"):
+            buffer.add(np.ones(10, np.float32))
+
+
+def test_a_port_where_something_else_listens_is_said_so() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(DeadlineError, match=f"connect: memory server {address} could not be reached"):
+            Box.connect(address, timeout=0.3)
+
+
+def test_a_port_where_nobody_listens_is_said_so() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+    with pytest.raises(
+        (ConnectionLostError, DeadlineError), match=f"memory server {address} could not be reached.*refused"
+    ):
+        Box.connect(address, timeout=0.3)
+
+
+def test_closing_a_server_ends_its_waiting_clients_at_once() -> None:
+    errors: list[Exception] = []
+    with Server() as server:
+        box = Box.connect(server.address, timeout=10)
+
+        def wait() -> None:
+            try:
+                box.counter("never").wait(1)
+            except ConnectionLostError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        while server.statistics().connections < 2 and thread.is_alive():
+            box.counter("other").add(1)
+    thread.join()
+    box.close()
+    assert len(errors) == 1
+
+
+def test_addresses_are_read_as_people_write_them() -> None:
+    assert parse_address("10.0.0.5") == ("10.0.0.5", 7500)
+    assert parse_address("host:80") == ("host", 80)
+    assert parse_address("[::1]:7501") == ("::1", 7501)
+    assert parse_address("[::1]") == ("::1", 7500)
+    for bad in ("", ":7500", "host:", "host:0", "host:70000", "host:x"):
+        with pytest.raises(ValueError, match="write host:port"):
+            parse_address(bad)
