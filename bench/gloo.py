@@ -41,4 +41,3 @@ def measure(effort: Effort) -> Iterator[Row]:
         detail=f"gloo {milliseconds(samples['gloo'])}, exchange {milliseconds(samples['exchange'])}",
         samples=samples,
     )
-

@@ -88,9 +88,7 @@ def _check(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.session.testsfailed > failed_before:  # a failure's traceback keeps things alive
         return
     deadline = time.monotonic() + PATIENCE
-    while left := {
-        key: name for key, name in belongings().items() if key not in before and key not in _reported
-    }:
+    while left := {key: name for key, name in belongings().items() if key not in before and key not in _reported}:
         if time.monotonic() > deadline:
             _reported.update(left)
             names = "\n  ".join(sorted(left.values()))

@@ -13,7 +13,7 @@ HANDSHAKE = (Op.GREET, Op.PROVE)
 
 @dataclass(frozen=True)
 class Cut:
-    """Where: in the requests ("up") or the replies ("down"), in frame number `frame` after the handshakes, after `octets`.
+    """Where: in the requests ("up") or the replies ("down"), in frame `frame` after the handshakes, after `octets`.
 
     The frames are counted over all connections; `octets` beyond the end of a frame cut right behind it.
     """

@@ -37,7 +37,7 @@ def test_with_a_token_it_listens_anywhere() -> None:
 def test_only_the_right_token_comes_in(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
     token = new_token()
     with Server(token=token) as server:
-        with pytest.raises(AuthenticationError, match="wants a token. HINT: export MODUM_TOKEN"):
+        with pytest.raises(AuthenticationError, match=r"wants a token\. HINT: export MODUM_TOKEN"):
             Box.connect(server.address, transport=transport)
         with pytest.raises(AuthenticationError, match=f"wrong token .memory server {server.address}"):
             Box.connect(server.address, transport=transport, token=new_token())

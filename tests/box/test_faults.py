@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import psutil
 import pytest
 from tests.box.processes import client_process, line_of
 
@@ -53,6 +54,13 @@ def server_process(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", s
         process.communicate()
 
 
+def stop(process: "subprocess.Popen[str]") -> None:
+    """Stop every thread of the process; the signal alone does not wait for them."""
+    process.send_signal(signal.SIGSTOP)
+    while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+        pass
+
+
 @pytest.mark.parametrize("transport", ["local", "tcp"])
 def test_a_client_killed_inside_a_locked_chunk_stops_nobody(server: Server, transport: str) -> None:
     with Box.connect(server.address, transport=transport, timeout=10) as box:
@@ -79,7 +87,7 @@ def test_a_stopped_client_in_a_locked_chunk_is_named_when_time_is_up(server: Ser
         buffer = box.create("b", CHUNK // 4)
         with client_process(HOLDS_A_CHUNK, server.address) as process:
             assert line_of(process) == "locked"
-            process.send_signal(signal.SIGSTOP)
+            stop(process)
             with pytest.raises(
                 DeadlineError, match=r"add on buffer 'b': chunk 0 stayed locked for 0.2 s: its holder is"
             ):
@@ -110,7 +118,7 @@ def test_a_server_that_does_not_answer_is_named_when_time_is_up() -> None:
         Box.connect(address, transport="tcp", timeout=0.3) as box,
     ):
         buffer = box.create("b", 10)
-        process.send_signal(signal.SIGSTOP)
+        stop(process)
         try:
             with pytest.raises(
                 DeadlineError, match=f"add on buffer 'b': memory server {address} did not answer for 0.3 s"

@@ -46,7 +46,7 @@ def test_the_transport_is_chosen_or_an_error(server: Server, monkeypatch: pytest
     with pytest.raises(ValueError, match="'pigeon' is not one of auto, local, tcp"):
         Box.connect(server.address, transport="pigeon")
     monkeypatch.setattr("modum.box.transport.local_host", lambda: "another")
-    with pytest.raises(TransportError, match="'local' cannot be used.*another machine"):
+    with pytest.raises(TransportError, match=r"'local' cannot be used.*another machine"):
         Box.connect(server.address, transport="local")
     monkeypatch.delenv("MODUM_TRANSPORT")
     with Box.connect(server.address) as box:

@@ -1,6 +1,6 @@
 """The frame parser, and a server that is sent rubbish."""
 
-import random
+import secrets
 import socket
 
 import numpy as np
@@ -83,15 +83,16 @@ def test_a_changed_header_is_refused_or_within_the_limits(header: Header, place:
 @given(st.binary(max_size=200))
 def test_random_messages_are_requests_or_protocol_errors(data: bytes) -> None:
     try:
-        decode_request(data)
-    except ProtocolError as error:
-        assert "not a valid request" in str(error)
+        request = decode_request(data)
+    except ProtocolError:
+        return
+    assert decode_request(encode(request)) == request
 
 
 def connection_to(server: Server) -> socket.socket:
     """A connection that has shaken hands, for a client that then misbehaves."""
     connection = socket.create_connection(parse_address(server.address), 5)
-    session, nonce = random.randbytes(16), new_nonce()
+    session, nonce = secrets.token_bytes(16), new_nonce()
     send_greeting(connection, Op.GREET, Greeting(nonce))
     _, data = receive_greeting(connection, Op.GREET)
     claim = (session, 0, nonce, decode(data, Challenge).nonce)

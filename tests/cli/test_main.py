@@ -35,9 +35,7 @@ from modum.cli.main import app
 app(["--help"], standalone_mode=False)
 print(json.dumps(sorted(sys.modules)))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     modules = set(json.loads(done.stdout.splitlines()[-1]))
     assert "typer" in modules
     assert modules.isdisjoint({"torch", "tensorflow", "numba", "llvmlite", "numpy", "mpi4py", "matplotlib"})

@@ -28,9 +28,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     subprocess.run(["dpkg-deb", "--build", files, archive], check=True, stdout=subprocess.DEVNULL)
     content = archive.read_bytes()
     checksum = hashlib.sha256(content).hexdigest()
-    stanza = (
-        f"Filename: ./{archive.name}\nSize: {len(content)}\nSHA256: {checksum}\nDescription: a greeting\n"
-    )
+    stanza = f"Filename: ./{archive.name}\nSize: {len(content)}\nSHA256: {checksum}\nDescription: a greeting\n"
     (root / "Packages").write_text(control + stanza)
     sources = tmp_path / "sources.list"
     sources.write_text(f"deb [trusted=yes] file:{root} ./\n")

@@ -55,9 +55,7 @@ def test_files_that_are_there_are_used_without_any_source(tmp_path: Path) -> Non
     assert data_set().load(tmp_path / "here") == CONTENTS
 
 
-def test_the_first_source_that_has_the_files_is_used(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_first_source_that_has_the_files_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = fill(tmp_path / "first"), fill(tmp_path / "second")
     assert data_set(first, second).load(tmp_path / "here") == CONTENTS
     assert capsys.readouterr().err == f"Numbers: trying {first}\n"

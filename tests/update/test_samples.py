@@ -156,9 +156,14 @@ def test_progress_is_reported_batch_by_batch_once_processed(box: Box) -> None:
     assert told == [(9, 70), (9, 70), (9, 70), (8, 70)] * 2
 
 
-def test_the_epoch_of_the_newest_block_is_shown(box: Box) -> None:
-    samples = SharedSamples(box, size=20, batch_size=10, epochs=3)
-    assert [samples.epoch for _ in samples] == [0, 0, 1, 1, 2, 2]
+def test_the_epoch_and_the_progress_of_the_newest_block_are_shown(box: Box) -> None:
+    samples = SharedSamples(box, size=20, batch_size=5, block=10, epochs=2)
+    assert [(samples.epoch, samples.progress) for _ in samples] == [
+        *[(0, 0.0)] * 2,
+        *[(0, 0.25)] * 2,
+        *[(1, 0.5)] * 2,
+        *[(1, 0.75)] * 2,
+    ]
 
 
 def test_a_worker_with_other_settings_is_refused(connect: Connect) -> None:

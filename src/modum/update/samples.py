@@ -78,6 +78,8 @@ class SharedSamples:
         self.epochs = epochs
         self.epoch = 0
         """The epoch of the newest block of this worker, from 0."""
+        self.progress = 0.0
+        """How much of the job had been handed out before this worker's newest block: 0 to 1, for schedules."""
         self._batch_size = batch_size
         self._block = block
         self._blocks = size // block
@@ -136,6 +138,7 @@ class SharedSamples:
         return -(-self._length(block) // self._batch_size)
 
     def _batches(self, item: int) -> list[NDArray[np.int64]]:
+        self.progress = item / (self.epochs * self._blocks)
         self.epoch, block = divmod(item, self._blocks)
         start = block * self._block
         positions = self._order()[start : start + self._length(block)]
