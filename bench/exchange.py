@@ -67,7 +67,7 @@ def measure(effort: Effort) -> Iterator[Row]:
                 box.delete("exchange")
             traffic = 4 * effort.nbytes / median(samples["exchange"]) / 1e9
             yield Row(
-                what=f"local exchange, plain pass / exchange, {threads} thread{'s' * (threads > 1)} each",
+                what=f"local exchange, time of a plain pass / its time, {threads} thread{'s' * (threads > 1)} each",
                 measured=median(samples["pass"]) / median(samples["exchange"]),
                 at_least=0.85,
                 detail=f"pass {milliseconds(samples['pass'])}, exchange {milliseconds(samples['exchange'])}, "

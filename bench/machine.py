@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 
@@ -57,10 +58,9 @@ def _own_seconds() -> float:
 
 
 def _processor() -> str:
-    with open("/proc/cpuinfo") as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
     return platform.machine()
 
 
