@@ -23,7 +23,7 @@ DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 ALIGNMENT = 64
 """Every tensor of a flat vector begins at a multiple of so many bytes: a cache line."""
 READ_ELEMENTS = 1 << 22
-"""Shared weights are read through a host buffer of so many elements."""
+"""For a model on a GPU, shared weights are read through a host buffer of so many elements."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +170,9 @@ class FlatVector(Vector):
 
     @torch.no_grad()
     def read(self, buffer: Buffer) -> None:
+        if self.flat.device.type == "cpu":
+            buffer.read(as_numpy(self.flat))
+            return
         host = torch.empty(min(self.size, READ_ELEMENTS), dtype=self.flat.dtype)
         for start in range(0, self.size, READ_ELEMENTS):
             part = self.flat[start : start + READ_ELEMENTS]
