@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 WORKERS = Path(__file__).parent / "workers"
@@ -17,9 +17,18 @@ def free_port() -> int:
 
 
 def run_job(
-    script: str, *arguments: object, servers: str, workers: int, group_size: int, seconds: float = 60
+    script: str,
+    *arguments: object,
+    servers: str,
+    workers: int,
+    group_size: int,
+    dying: Collection[int] = (),
+    seconds: float = 100,
 ) -> list[str]:
-    """Run ``workers/<script>`` in ``workers`` processes; returns what each printed. All must end with status 0."""
+    """Run ``workers/<script>`` in ``workers`` processes; returns what each printed.
+
+    All must end with status 0, but for the ranks in ``dying``.
+    """
     port = free_port()
     started = [
         subprocess.Popen(
@@ -47,8 +56,8 @@ def run_job(
         ends = [(worker, *worker.communicate(timeout=seconds)) for worker in started]
     finally:
         kill(started)
-    for worker, _, errors in ends:
-        assert worker.returncode == 0, errors
+    for rank, (worker, _, errors) in enumerate(ends):
+        assert (worker.returncode != 0) == (rank in dying), errors
     return [output for _, output, _ in ends]
 
 

@@ -309,6 +309,17 @@ def test_a_rule_without_groups_in_a_job_of_groups_is_refused(
         averager(model, sgd(model), box, Elastic())
 
 
+def test_samples_may_be_asked_for_once_an_epoch(box: Box, averager: Make) -> None:
+    model = nn.Linear(3, 1)
+    ours = averager(model, sgd(model), box)
+    for _ in range(2):
+        assert sorted(np.concatenate(list(ours.samples(size=40, batch_size=10)))) == list(range(40))
+    ours.progress.flush()
+    progress = read_progress(box)
+    assert progress is not None
+    assert (progress.samples, progress.total) == (80, 80)
+
+
 def test_progress_reaches_the_box(box: Box, averager: Make) -> None:
     model = nn.Linear(3, 1)
     optimizer = sgd(model)

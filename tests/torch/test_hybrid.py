@@ -94,6 +94,13 @@ def test_the_statistics_of_a_group_are_averaged_before_its_exchange(job: Job) ->
         np.testing.assert_allclose(statistics, group, rtol=0, atol=2e-6)
 
 
+def test_a_group_that_lost_a_member_ends_and_the_others_do_its_block_again(server: Server) -> None:
+    outputs = run_job("dying.py", servers=server.address, workers=4, group_size=2, dying=(0, 1))
+    done = [[int(index) for index in output.split()] for output in outputs]
+    assert len(done[0]) == len(done[1]) == 20  # their parts of the two blocks that they finished
+    assert sorted(index for samples in done for index in samples) == list(range(600))
+
+
 def test_members_stay_the_same_to_the_bit_whatever_gradients_they_have(server: Server, tmp_path: Path) -> None:
     steps = run_job("network.py", tmp_path, servers=server.address, workers=4, group_size=2)
     states = [torch.load(tmp_path / f"{rank}.pt") for rank in range(4)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -40,6 +40,9 @@ class Averager:
     Its trainable parameters and float buffers are views of one flat tensor for each dtype; move or cast the
     model before, not after.
 
+    Inside a group, a step is taken by all members or by none: an enabled `torch.amp.GradScaler`, which skips steps
+    by each worker's own gradients, works only where workers are their own groups.
+
     model
         Weights in float32 or bfloat16, on one device. Frozen parameters and integer buffers stay the worker's
         own.
@@ -56,9 +59,9 @@ class Averager:
 
     Raises:
         MismatchError: the model (names, shapes, dtypes, memory order) or the settings differ from the first
-        worker's. ValueError: a tensor has another dtype, nothing is trainable, the optimizer is of another
-        model, or the rule
-            knows no groups but the job was launched with groups.
+            worker's.
+        ValueError: a tensor has another dtype, nothing is trainable, the optimizer is of another model, or the
+            rule knows no groups but the job was launched with groups.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Averager:
         self._unscaled: list[tuple[dict[str, Any], Any]] = []
         self._shared_weights = False
         self._reported = (0.0, 0.0)
+        self._pools = self._pooled = 0
         tensors = shared_tensors(model)
         _check_optimizer(optimizer, {id(shared.tensor) for shared in tensors if shared.trainable})
         environment = detect()
@@ -106,23 +110,32 @@ class Averager:
             optimizer.register_step_post_hook(self._after_step),
         ]
 
-    def samples(
-        self, *, size: int, batch_size: int, epochs: int = 1, name: str | None = None, **options: Any
-    ) -> SharedSamples:
-        """The job's samples, shared out to its workers; ``options`` go to `SharedSamples`."""
-        return SharedSamples(
+    def samples(self, *, size: int, batch_size: int, epochs: int = 1, **options: Any) -> SharedSamples:
+        """The job's samples, shared out to its workers; ``options`` go to `SharedSamples`.
+
+        The first calls of all workers share one pool, and so do the second calls: a loop may call it once an epoch.
+        """
+        number, before = self._pools, self._pooled
+
+        def report(*, samples: int, total: int) -> None:
+            self.progress.report(samples=samples, total=before + total)
+
+        shared = SharedSamples(
             self._box,
             size=size,
             batch_size=batch_size,
             epochs=epochs,
-            name=name or f"{self._name}/samples",
             group=self.group,
-            report=self.progress.report,
+            name=f"{self._name}/samples/{number}",
+            report=report,
             **options,
         )
+        self._pools += 1
+        self._pooled += shared.total
+        return shared
 
     def report(self, *, loss: float | None = None, samples: int = 0) -> None:
-        """Tell the launcher's display the newest loss, and of samples that did not come from `samples`."""
+        """Tell the launcher's display the newest loss, and how many samples were done that `samples` did not give."""
         self.progress.report(loss=loss, samples=samples)
 
     @contextmanager
@@ -151,8 +164,7 @@ class Averager:
         self._averaging.pull()
 
     def finish(self, timeout: float = 600.0) -> None:
-        """Bring everything that this worker learned into the shared weights, and wait until all others have
-        too.
+        """Do a last exchange, so that nothing learned here is lost, and wait until all others have done theirs.
 
         Afterwards the shared weights are final. In a group, all members call it; no step may follow.
 
@@ -172,13 +184,14 @@ class Averager:
 
     def close(self) -> None:
         """Leave the job: the pending exchange ends, the optimizer is itself again, the model stays."""
-        self._unhook()
-        self._averaging.close()
-        self._membership.leave()
-        for buffer in self._buffers:
-            buffer.close()
-        self.progress.flush()
-        self.group.close()
+        with ExitStack() as stack:  # in reverse order, and all of it whatever fails
+            stack.callback(self.group.close)
+            stack.callback(self.progress.flush)
+            for buffer in self._buffers:
+                stack.callback(buffer.close)
+            stack.callback(self._membership.leave)
+            stack.callback(self._averaging.close)
+            stack.callback(self._unhook)
 
     def __enter__(self) -> Averager:
         return self

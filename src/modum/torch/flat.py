@@ -59,8 +59,7 @@ def shared_tensors(model: nn.Module) -> list[SharedTensor]:
 
     Raises:
         ValueError: a tensor's dtype is neither float32 nor bfloat16, or tensors lie on several devices, or
-        nothing
-            is trainable.
+            nothing is trainable.
     """
     saved = model.state_dict().keys()
     found = [

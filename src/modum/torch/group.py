@@ -95,7 +95,7 @@ def launched_group(environment: ClusterEnvironment, device: torch.device) -> Tor
 
     Raises:
         ValueError: torch.distributed is already initialized with another number of processes than the group
-        has.
+            has.
     """
     size = environment.group_size
     if size == 1:

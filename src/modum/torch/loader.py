@@ -35,7 +35,7 @@ def loader(dataset: Dataset[Any], samples: SharedSamples, **options: Any) -> Ite
 
     Raises:
         ValueError: an option names what ``samples`` decides (``batch_size``, ``shuffle``, a sampler,
-        ``drop_last``).
+            ``drop_last``).
     """
     if taken := [option for option in CHOSEN_HERE if option in options]:
         raise ValueError(f"{', '.join(taken)}: batches are cut by the samples; say it to SharedSamples")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from modum.errors import DeadlineError, LeaseLostError
@@ -48,7 +49,8 @@ class Membership:
         with self._guard:
             lease, self._lease, self._leader = self._lease, None, False
             if lease is not None:
-                lease.release()
+                with suppress(LeaseLostError):
+                    lease.release()
 
     def wait_for_others(self, timeout: float) -> None:
         """Wait until no other group is alive.
