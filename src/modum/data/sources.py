@@ -137,9 +137,7 @@ class DataSet:
                 raise DataError(f"{name} is damaged: {error}") from error
             found = hashlib.sha256(contents[name]).hexdigest()
             if found != checksum:
-                raise DataError(
-                    f"{name} is damaged: the SHA-256 of its content is {found} instead of {checksum}"
-                )
+                raise DataError(f"{name} is damaged: the SHA-256 of its content is {found} instead of {checksum}")
         return contents
 
     def _get(self, directory: Path) -> dict[str, bytes]:
@@ -157,9 +155,7 @@ class DataSet:
                 for name in self.files:
                     (Path(scratch) / name).replace(directory / name)
                 return contents
-        raise DataError(
-            "\n".join([f"cannot get {self.title}:", *reasons, self.advice.format(directory=directory)])
-        )
+        raise DataError("\n".join([f"cannot get {self.title}:", *reasons, self.advice.format(directory=directory)]))
 
 
 @contextmanager
