@@ -10,7 +10,7 @@ from numba import njit
 
 from bench.processes import memory_server
 from bench.row import Effort, Row
-from bench.timing import median, milliseconds, take_turns, timed
+from bench.timing import take_turns, timed
 from modum.box import Box
 from modum.box.client import MOST_THREADS
 
@@ -56,7 +56,7 @@ def measure(effort: Effort) -> Iterator[Row]:
         for threads in sorted({1, default}):
             with Box.connect(server.address, transport="local", threads=threads) as box:
                 buffer = box.create("exchange", elements)
-                samples = take_turns(
+                turns = take_turns(
                     {
                         "pass": timed(plain_pass(elements, threads, pool)),
                         "exchange": timed(lambda buffer=buffer: buffer.exchange(x, MOVING_RATE)),  # type: ignore[misc]
@@ -65,12 +65,13 @@ def measure(effort: Effort) -> Iterator[Row]:
                 )
                 buffer.close()
                 box.delete("exchange")
-            traffic = 4 * effort.nbytes / median(samples["exchange"]) / 1e9
+            traffic = 4 * effort.nbytes / turns.median("exchange") / 1e9
             yield Row(
                 what=f"local exchange, time of a plain pass / its time, {threads} thread{'s' * (threads > 1)} each",
-                measured=median(samples["pass"]) / median(samples["exchange"]),
+                measured=turns.ratio("pass", "exchange"),
                 at_least=0.85,
-                detail=f"pass {milliseconds(samples['pass'])}, exchange {milliseconds(samples['exchange'])}, "
+                detail=f"pass {turns.milliseconds('pass')}, exchange {turns.milliseconds('exchange')}, "
                 f"{traffic:.0f} GB/s of memory traffic",
-                samples=samples,
+                samples=turns.samples,
+                quiet=turns.quiet,
             )

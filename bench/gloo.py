@@ -10,7 +10,7 @@ import numpy as np
 from bench.exchange import MOVING_RATE
 from bench.processes import memory_server, peer
 from bench.row import Effort, Row
-from bench.timing import median, milliseconds, take_turns, timed
+from bench.timing import take_turns, timed
 from modum.box import Box
 
 
@@ -29,15 +29,16 @@ def measure(effort: Effort) -> Iterator[Row]:
                 rank.tell()
             return min(float(rank.answer()) for rank in ranks)
 
-        samples = take_turns(
+        turns = take_turns(
             {"gloo": all_reduce, "exchange": timed(lambda: buffer.exchange(x, MOVING_RATE))}, effort.rounds
         )
         buffer.close()
     yield Row(
         what="local exchange, times faster than a gloo all-reduce of 2 processes",
-        measured=median(samples["gloo"]) / median(samples["exchange"]),
+        measured=turns.ratio("gloo", "exchange"),
         unit="x",
         at_least=8,
-        detail=f"gloo {milliseconds(samples['gloo'])}, exchange {milliseconds(samples['exchange'])}",
-        samples=samples,
+        detail=f"gloo {turns.milliseconds('gloo')}, exchange {turns.milliseconds('exchange')}",
+        samples=turns.samples,
+        quiet=turns.quiet,
     )

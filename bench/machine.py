@@ -4,7 +4,6 @@ import datetime
 import importlib.metadata
 import os
 import platform
-import resource
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,10 +34,7 @@ class OtherLoad:
         self._own = _own_seconds()
 
     def share(self) -> float:
-        """Part of all cores' time that went to other processes, or to other guests of the host; 0 to 1.
-
-        Processes that this one started must have ended.
-        """
+        """Part of all cores' time that went to other processes, or to other guests of the host; 0 to 1."""
         busy, everything = _processor_seconds()
         others = (busy - self._busy) - (_own_seconds() - self._own)
         return max(0.0, others) / max(everything - self._all, 1e-9)
@@ -52,9 +48,15 @@ def _processor_seconds() -> tuple[float, float]:
 
 
 def _own_seconds() -> float:
-    """Of this process and of those of its children that have ended."""
-    usages = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    """Of this process and of all that it started, those that have ended too."""
+    this = psutil.Process()
+    total = 0.0
+    for process in (this, *this.children(recursive=True)):
+        try:
+            total += sum(process.cpu_times()[:4])  # user, system, and both again of children that have ended
+        except psutil.NoSuchProcess:
+            pass  # it has just ended
+    return total
 
 
 def _processor() -> str:

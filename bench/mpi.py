@@ -1,6 +1,7 @@
 """Local `exchange` against the same semantics over MPI one-sided get and accumulate."""
 
 import shutil
+import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from bench.exchange import MOVING_RATE
 from bench.processes import PeerError, memory_server, peer
 from bench.row import Effort, Row
-from bench.timing import median, milliseconds, take_turns, timed
+from bench.timing import WARM_UP, take_turns, timed
 from modum.box import Box
 
 
@@ -28,19 +29,20 @@ def measure(effort: Effort) -> Iterator[Row]:
 
         with Box.connect(server.address, transport="local") as box:
             buffer = box.create("exchange", x.size)
-            samples = take_turns(
+            turns = take_turns(
                 {"mpi": get_and_accumulate, "exchange": timed(lambda: buffer.exchange(x, MOVING_RATE))}, effort.rounds
             )
             buffer.close()
-    del alone[: -effort.rounds]  # the warm-up
     yield Row(
         what="local exchange, times faster than by MPI get + accumulate",
-        measured=median(samples["mpi"]) / median(samples["exchange"]),
+        measured=turns.ratio("mpi", "exchange"),
         unit="x",
         at_least=4,
-        detail=f"MPI {milliseconds(samples['mpi'])}, of which get and accumulate alone {milliseconds(alone)}; "
-        f"exchange {milliseconds(samples['exchange'])}",
-        samples={**samples, "get and accumulate alone": alone},
+        detail=f"MPI {turns.milliseconds('mpi')}, of which get and accumulate alone "
+        f"{statistics.median(alone[WARM_UP:]) * 1e3:.1f} ms; "
+        f"exchange {turns.milliseconds('exchange')}",
+        samples=turns.samples,
+        quiet=turns.quiet,
     )
 
 

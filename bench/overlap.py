@@ -12,9 +12,10 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from bench.machine import OtherLoad
 from bench.processes import ROOT, memory_server
 from bench.row import Effort, Row
-from bench.timing import median
+from bench.timing import QUIET
 
 STEPS = {"torch": 0.15, "sleep": 0.1, "python": 0.03}
 """Seconds that a step computes, by what it is made of; see `bench.workers.overlap`."""
@@ -26,6 +27,7 @@ LONGEST = {"torch": 12, "sleep": 12, "python": 4}
 def measure(effort: Effort) -> Iterator[Row]:
     """One row for every kind of step."""
     for kind, seconds in STEPS.items():
+        load = OtherLoad()
         with memory_server() as server:
             arguments = (server.address, kind, effort.nbytes, seconds, min(effort.rounds, LONGEST[kind]))
             printed = subprocess.run(
@@ -35,10 +37,10 @@ def measure(effort: Effort) -> Iterator[Row]:
                 text=True,
                 cwd=ROOT,
             ).stdout
-        yield row_of(kind, json.loads(printed))
+        yield row_of(kind, json.loads(printed), quiet=load.share() <= QUIET)
 
 
-def row_of(kind: str, result: dict[str, Any]) -> Row:
+def row_of(kind: str, result: dict[str, Any], *, quiet: bool) -> Row:
     """The row that follows from what `bench.workers.overlap` printed.
 
     Raises:
@@ -51,8 +53,8 @@ def row_of(kind: str, result: dict[str, Any]) -> Row:
         raise ValueError(
             f"{'every' if under else 'no'} step of {kind} had an exchange under it: nothing to compare with"
         )
-    wall, wall_under = (median([step["wall"] for step in some]) for some in (clear, under))
-    own, own_under = (median([step["wall"] - step["waited"] for step in some]) for some in (clear, under))
+    wall, wall_under = (statistics.median([step["wall"] for step in some]) for some in (clear, under))
+    own, own_under = (statistics.median([step["wall"] - step["waited"] for step in some]) for some in (clear, under))
     boundaries = [step["boundary"] for step in steps]
     usual = statistics.quantiles(boundaries, n=4)[0]
     copying = (sum(boundaries) - usual * len(boundaries)) / len(transfers)
@@ -62,11 +64,12 @@ def row_of(kind: str, result: dict[str, Any]) -> Row:
         unit="%",
         at_most=5,
         detail=f"step alone {wall * 1e3:.1f} ms, under an exchange {wall_under * 1e3:.1f} ms "
-        f"({100 * (wall_under / wall - 1):+.0f} %); exchange {median(transfers) * 1e3:.0f} ms, "
+        f"({100 * (wall_under / wall - 1):+.0f} %); exchange {statistics.median(transfers) * 1e3:.0f} ms, "
         f"{len(under)} of {len(steps)} steps had one; between steps, snapshot and subtraction {copying * 1e3:.0f} ms",
         samples={
             "clear": [step["wall"] for step in clear],
             "under": [step["wall"] for step in under],
             "transfers": transfers,
         },
+        quiet=quiet,
     )

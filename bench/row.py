@@ -28,6 +28,7 @@ class Row:
         at_most: the bar of what should be small.
         detail: both sides in their own units.
         samples: everything that was timed, in seconds, by side.
+        quiet: whether other processes left the machine alone; always, where no time is measured.
     """
 
     what: str
@@ -37,6 +38,7 @@ class Row:
     at_most: float | None = None
     detail: str
     samples: dict[str, list[float]] = field(default_factory=dict)
+    quiet: bool = True
 
     def __post_init__(self) -> None:
         assert (self.at_least is None) != (self.at_most is None), "a row has one bar"

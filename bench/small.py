@@ -7,7 +7,7 @@ import numpy as np
 from bench.exchange import MOVING_RATE
 from bench.processes import memory_server
 from bench.row import Effort, Row
-from bench.timing import median, take_turns, timed
+from bench.timing import take_turns, timed
 from modum.box import Box, Buffer
 
 ELEMENTS = 1024
@@ -24,17 +24,18 @@ def measure(effort: Effort) -> Iterator[Row]:
         for transport, limit in LIMITS.items():
             with Box.connect(server.address, transport=transport) as box:
                 buffer = box.create("small", ELEMENTS)
-                samples = take_turns(_sides(buffer), CALLS * effort.rounds)
+                turns = take_turns(_sides(buffer), CALLS * effort.rounds)
                 buffer.close()
                 box.delete("small")
-            medians = {name: median(seconds) * 1e6 for name, seconds in samples.items()}
+            medians = {name: turns.median(name) * 1e6 for name in turns.samples}
             yield Row(
                 what=f"small operations (4 KiB), {transport}, slowest median",
                 measured=max(medians.values()),
                 unit="us",
                 at_most=limit,
                 detail=", ".join(f"{name} {microseconds:.0f} us" for name, microseconds in medians.items()),
-                samples=samples,
+                samples=turns.samples,
+                quiet=turns.quiet,
             )
 
 

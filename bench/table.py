@@ -46,9 +46,11 @@ def show(console: Console, conditions: Conditions, rows: Mapping[str, Sequence[R
     table.add_column("bar", justify="right", no_wrap=True)
     table.add_column("ok", no_wrap=True)
     for row in (row for group in rows.values() for row in group):
-        verdict = "[green]yes[/]" if row.ok else "[red]no[/]"
+        verdict = ("[green]yes[/]" if row.ok else "[red]no[/]") + ("" if row.quiet else "\n[yellow]busy[/]")
         table.add_row(f"{escape(row.what)}\n[dim]{escape(row.detail)}[/]", row.figure, row.bar, verdict)
     console.print(table)
+    if not all(row.quiet for group in rows.values() for row in group):
+        console.print("busy: other processes took part in what was timed; run it again when they are idle.")
     for name, note in NOTES.items():
         if name in rows:
             console.print(f"{name}: {note}", highlight=False)

@@ -10,7 +10,7 @@ from bench.exchange import MOVING_RATE
 from bench.peers.sockets import both_ways
 from bench.processes import memory_server, peer
 from bench.row import Effort, Row
-from bench.timing import median, milliseconds, take_turns, timed
+from bench.timing import take_turns, timed
 from modum.box import Box
 
 
@@ -30,16 +30,17 @@ def measure(effort: Effort) -> Iterator[Row]:
             other.tell()
             both_ways(connection, out, into)
 
-        samples = take_turns(
+        turns = take_turns(
             {"plain": timed(plain), "exchange": timed(lambda: buffer.exchange(x, MOVING_RATE))}, effort.rounds
         )
         buffer.close()
-    rates = {side: 2 * effort.nbytes / median(seconds) / 1e9 for side, seconds in samples.items()}
+    rates = {side: 2 * effort.nbytes / turns.median(side) / 1e9 for side in turns.samples}
     yield Row(
         what="tcp exchange, bytes both ways a second / plain sockets",
         measured=rates["exchange"] / rates["plain"],
         at_least=0.9,
-        detail=f"plain {milliseconds(samples['plain'])}, {rates['plain']:.2f} GB/s; "
-        f"exchange {milliseconds(samples['exchange'])}, {rates['exchange']:.2f} GB/s",
-        samples=samples,
+        detail=f"plain {turns.milliseconds('plain')}, {rates['plain']:.2f} GB/s; "
+        f"exchange {turns.milliseconds('exchange')}, {rates['exchange']:.2f} GB/s",
+        samples=turns.samples,
+        quiet=turns.quiet,
     )

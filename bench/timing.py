@@ -1,11 +1,40 @@
-"""Timing: the sides of a comparison take turns."""
+"""Timing: the sides of a comparison take turns, and rounds that others disturbed are repeated."""
 
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from bench.machine import OtherLoad
 
 WARM_UP = 2
 """Rounds that are run and not counted: compilation, first touch of memory, growing socket buffers."""
+QUIET = 0.1
+"""A block of rounds counts as quiet if other processes took at most this part of all cores."""
+PATIENCE = 10.0
+"""Seconds for a comparison, after which rounds count that were not quiet."""
+_BLOCK_SECONDS = 0.15  # the kernel tells the load in steps of 10 ms
+_PAUSE = 0.1  # seconds for the others to go on
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """The seconds of every counted round, by side; whether all of them were quiet."""
+
+    samples: dict[str, list[float]]
+    quiet: bool
+
+    def median(self, side: str) -> float:
+        """Seconds."""
+        return statistics.median(self.samples[side])
+
+    def ratio(self, side: str, other: str) -> float:
+        """Median over median."""
+        return self.median(side) / self.median(other)
+
+    def milliseconds(self, side: str) -> str:
+        """The median and the best, for a row's detail."""
+        return f"{self.median(side) * 1e3:.1f} ms (best {min(self.samples[side]) * 1e3:.1f})"
 
 
 def timed(act: Callable[[], object]) -> Callable[[], float]:
@@ -19,22 +48,41 @@ def timed(act: Callable[[], object]) -> Callable[[], float]:
     return run
 
 
-def take_turns(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Run every side once a round; the seconds that each returned, without the warm-up."""
-    samples: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(WARM_UP + rounds):
-        for name, run in sides.items():
-            seconds = run()
-            if turn >= WARM_UP:
-                samples[name].append(seconds)
-    return samples
+def take_turns(
+    sides: Mapping[str, Callable[[], float]],
+    rounds: int,
+    *,
+    watch: Callable[[], OtherLoad] = OtherLoad,
+    patience: float = PATIENCE,
+) -> Turns:
+    """Run every side once a round, until enough rounds were quiet.
 
+    Args:
+        sides: what is compared; each returns seconds.
+        rounds: how many are to count.
+        watch: starts to look at what other processes take.
+        patience: seconds after which rounds count that were not quiet.
+    """
 
-def median(samples: list[float]) -> float:
-    """The middle one, in seconds."""
-    return statistics.median(samples)
+    def turn() -> dict[str, float]:
+        return {name: run() for name, run in sides.items()}
 
-
-def milliseconds(samples: list[float]) -> str:
-    """The median and the best, for a row's detail."""
-    return f"{median(samples) * 1e3:.1f} ms (best {min(samples) * 1e3:.1f})"
+    for _ in range(WARM_UP):
+        turn()
+    quiet: list[dict[str, float]] = []
+    disturbed: list[dict[str, float]] = []
+    deadline = time.monotonic() + patience
+    while len(quiet) < rounds and (time.monotonic() < deadline or len(quiet) + len(disturbed) < rounds):
+        load = watch()
+        end = time.monotonic() + _BLOCK_SECONDS
+        block = [turn()]
+        while len(quiet) + len(block) < rounds and time.monotonic() < end:
+            block.append(turn())
+        if load.share() <= QUIET:
+            quiet += block
+        else:
+            disturbed += block
+            time.sleep(min(_PAUSE, patience))
+    counted = (quiet + disturbed)[:rounds]
+    samples = {name: [seconds[name] for seconds in counted] for name in sides}
+    return Turns(samples, len(quiet) >= rounds)
