@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from tests.update.support import Floats, gradient
-from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 import modum
 from modum.launch import Job
