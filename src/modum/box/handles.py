@@ -36,7 +36,7 @@ class Counter:
         Raises:
             ValueError: the sum does not fit in 64 bits.
         """
-        return self._servers.call_home(self.name, CounterAdd(self.name, amount), int)
+        return self._servers.call_home(self.name, CounterAdd(self.name, int(amount)), int)
 
     def wait(self, at_least: int, timeout: float | None = None) -> int:
         """Wait until the value is at least `at_least`; returns it.
