@@ -21,7 +21,7 @@ def modum(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[s
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, "COLUMNS": "120", **environment},
+        env={**os.environ, "COLUMNS": "80", **environment},
         check=False,
     )
 
@@ -64,21 +64,14 @@ def test_a_server_takes_its_token_from_a_private_file(tmp_path: Path) -> None:
 
 
 def test_status_shows_servers_and_buffers() -> None:
-    with server_process("--port", "0") as (process, address), Box.connect(address) as box:
+    with server_process("--port", "0") as (_, address), Box.connect(address) as box:
         box.create("model/weights", (1000, 100)).add(np.ones((1000, 100), np.float32))
         shown = modum("status", address, "--seconds", "0.1")
         assert shown.returncode == 0
         (line,) = (line for line in shown.stdout.splitlines() if address in line)
-        assert str(process.pid) in line
         assert "64 MiB" in line
         (line,) = (line for line in shown.stdout.splitlines() if "model/weights" in line)
-        assert [cell.strip() for cell in line.strip("│ ").split("│")] == [
-            "model/weights",
-            "1000 x 100",
-            "float32",
-            "390.6 KiB",
-            "1",
-        ]
+        assert line.split() == ["model/weights", "1000", "x", "100", "float32", "390.6", "KiB", "1"]
 
 
 def test_status_of_nothing_says_what_to_type() -> None:

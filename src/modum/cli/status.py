@@ -61,19 +61,14 @@ def status(
 
 
 def _servers(before: "BoxStatistics", now: "BoxStatistics") -> "Table":
-    from rich.table import Table
-
     from modum.box import format_bytes
 
-    table = Table(title="memory servers", title_justify="left")
-    for heading in ("server", "pid", "up", "used", "of", "buffers", "clients", "operations/s", "GB/s"):
-        table.add_column(heading, justify="left" if heading == "server" else "right", no_wrap=True)
+    table = _table("server", "up", "used", "of", "buffers", "clients", "ops/s", "GB/s", words=("server",))
     for old, new in zip(before.servers, now.servers, strict=True):
         seconds = new.seconds - old.seconds
         # its own look through TCP is one client
         table.add_row(
             new.address,
-            str(new.process),
             f"{new.seconds:.0f} s",
             format_bytes(new.used),
             format_bytes(new.memory),
@@ -86,14 +81,21 @@ def _servers(before: "BoxStatistics", now: "BoxStatistics") -> "Table":
 
 
 def _buffers(buffers: "list[BufferInfo]") -> "Table":
-    from rich.table import Table
-
     from modum.box import format_bytes
 
-    table = Table(title="buffers", title_justify="left")
-    for heading in ("name", "shape", "dtype", "size", "version"):
-        table.add_column(heading, justify="right" if heading in ("size", "version") else "left", no_wrap=True)
+    table = _table("buffer", "shape", "dtype", "size", "version", words=("buffer", "shape", "dtype"))
     for buffer in buffers:
         shape = " x ".join(map(str, buffer.shape))
         table.add_row(buffer.name, shape, buffer.dtype, format_bytes(buffer.nbytes), str(buffer.version))
+    return table
+
+
+def _table(*headings: str, words: tuple[str, ...]) -> "Table":
+    """An empty table in which the columns of `words` stand left, and those of numbers right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in words else "right", no_wrap=True)
     return table
