@@ -202,13 +202,13 @@ class Buffer:
             x = np.asarray(x, STORAGE[self.dtype])
         if not isinstance(x, np.ndarray):
             raise TypeError(f"{label} must be a NumPy array, not {type(x).__name__}")
-        if x.dtype.name == "bfloat16":
-            x = x.view(np.uint16)
         if x.dtype != STORAGE[self.dtype]:
-            bits = " (uint16 arrays hold the bits of bfloat16)" if self.dtype == "bfloat16" else ""
-            raise ValueError(
-                f"{label} is {x.dtype}, buffer {self.name!r} is {self.dtype}{bits}: convert it with astype"
-            )
+            if x.dtype.name != self.dtype:  # ml_dtypes has a bfloat16
+                bits = " (uint16 arrays hold the bits of bfloat16)" if self.dtype == "bfloat16" else ""
+                raise ValueError(
+                    f"{label} is {x.dtype}, buffer {self.name!r} is {self.dtype}{bits}: convert it with astype"
+                )
+            x = x.view(STORAGE[self.dtype])
         if not x.flags.c_contiguous:
             raise ValueError(f"{label} is not C-contiguous: pass np.ascontiguousarray(...)")
         if writable and not x.flags.writeable:

@@ -93,6 +93,7 @@ class Lane:
         self.welcome: Welcome | None = None
         self.connection: socket.socket | None = None
         self._poll = select.poll()
+        self._low_water = 1
         self._last = 0  # the newest request that was given a number
         self._acknowledged = 0
 
@@ -113,12 +114,12 @@ class Lane:
         """Whether the connection of an idle lane has ended."""
         return self.connection is not None and any(event != select.POLLOUT for _, event in self._poll.poll(0))
 
-    def connect(self, patience: float, phase: str, *, risky: bool = False) -> Welcome:
+    def connect(self, patience: float, phase: object, *, risky: bool = False) -> Welcome:
         """Connect and authenticate, trying again for `patience` seconds.
 
         Args:
             patience: seconds.
-            phase: what for; it stands in errors.
+            phase: what for; its text stands in errors.
             risky: requests were sent and not answered; the server must still know the lane.
 
         Raises:
@@ -151,6 +152,7 @@ class Lane:
                     ) from None
                 time.sleep(_RETRY_PAUSE)
         self.connection = connection
+        self._low_water = 1
         self._poll.register(connection, select.POLLIN)
         return self.welcome
 
@@ -188,13 +190,13 @@ class Lane:
         endpoint.server = challenge.server
         return welcome
 
-    def transact(self, requests: Iterable[Pending], patience: float, phase: str) -> None:
+    def transact(self, requests: Iterable[Pending], patience: float, phase: object) -> None:
         """Send requests, up to a window of them ahead of the replies, and take the replies.
 
         Args:
             requests: in order; taken one by one as the window allows.
             patience: seconds without any progress after which to give up.
-            phase: what for; it stands in errors.
+            phase: what for; its text stands in errors.
 
         Raises:
             ModumError, ValueError: the first failure that the server reported; the requests before it were applied.
@@ -206,7 +208,7 @@ class Lane:
         if self.lost:
             self.close()  # while it was idle: nothing was under way
         flow = _Flow(())
-        sent = False
+        sent = expired = False
         deadline = time.monotonic() + patience
         while True:
             while len(pending) < WINDOW and failure is None and (request := next(source, None)) is not None:
@@ -232,12 +234,15 @@ class Lane:
                     self._acknowledged = pending.popleft().header.sequence
                 if flow.progress:
                     deadline = time.monotonic() + patience
+                    expired = False
                     continue
-                self._poll.modify(self.connection, select.POLLIN | (select.POLLOUT if flow.unsent else 0))
-                if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                if expired:
                     raise DeadlineError(
                         f"{phase}: memory server {self.endpoint.address} did not answer for {patience:g} s"
                     )
+                self._poll.modify(self.connection, select.POLLIN | (select.POLLOUT if flow.unsent else 0))
+                self._wake_at(flow.due)
+                expired = not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
             except ModumError:
                 self.close()
                 raise
@@ -246,7 +251,14 @@ class Lane:
         if failure is not None:
             raise failure
 
-    def take_descriptor(self, segment: int, patience: float, phase: str) -> int:
+    def _wake_at(self, nbytes: int) -> None:
+        """Have the kernel wake this thread when so much has come, not for every packet of it."""
+        if nbytes != self._low_water:
+            assert self.connection is not None
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, nbytes)
+            self._low_water = nbytes
+
+    def take_descriptor(self, segment: int, patience: float, phase: object) -> int:
         """Have the server pass a descriptor of a segment's memory; only over a Unix socket. The caller closes it.
 
         Raises:
@@ -291,6 +303,11 @@ class _Flow:
         """Whether something waits until the connection takes more."""
         return bool(self._parts or self.queue)
 
+    @property
+    def due(self) -> int:
+        """Bytes that the next step of receiving needs."""
+        return len(self._target) - self._have
+
     def send(self, connection: socket.socket) -> None:
         """Send what the connection takes now."""
         while self._parts or self.queue:
@@ -302,7 +319,7 @@ class _Flow:
             except BlockingIOError:
                 return
             self.progress = True
-            self._parts = unsent(self._parts, sent)
+            self._parts = [] if sent == sum(map(len, self._parts)) else unsent(self._parts, sent)
 
     def receive(self, connection: socket.socket, request: Pending) -> Header | None:
         """Take what has come; the header of the reply to `request` once all of it is there.
@@ -375,7 +392,7 @@ class Lanes:
                 else:
                     lane.close()
 
-    def check(self, phase: str) -> None:
+    def check(self, phase: object) -> None:
         """Look whether the server is still there, without a word to it; for connections that are never cut.
 
         Raises:

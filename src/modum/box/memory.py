@@ -15,10 +15,9 @@ import os
 import struct
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +27,7 @@ from modum.box.wire import CHUNK, DATA_OPS, Op
 from modum.errors import BufferNotFoundError, DeadlineError
 
 PAGE: Final = mmap.PAGESIZE
+_BUSY: Final = (errno.EAGAIN, errno.EACCES)
 _FLOCK: Final = struct.Struct("hhqqi4x")  # l_type, l_whence, l_start, l_len, l_pid
 _FIRST_PAUSE: Final = 20e-6  # seconds between two tries for a lock that somebody holds; doubles up to the longest
 _LONGEST_PAUSE: Final = 1e-3
@@ -104,7 +104,8 @@ class Locks:
 
     def __init__(self, descriptor: int, name: str, nbytes: int) -> None:
         self.name = name
-        self._trailer = file_bytes(nbytes) - PAGE
+        # the second byte of the page: the first may be that of a chunk
+        self._trailer = file_bytes(nbytes) - PAGE + 1
         self._file = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
 
     def close(self) -> None:
@@ -119,34 +120,35 @@ class Locks:
         try:
             self._set(fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK, offset - offset % CHUNK)
         except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                return False
-            raise
+            if error.errno not in _BUSY:
+                raise
+            return False
         return True
 
     def drop(self, offset: int) -> None:
         """Unlock the chunk that byte `offset` lies in."""
         self._set(fcntl.F_UNLCK, offset - offset % CHUNK)
 
-    @contextmanager
-    def trailer(self, patience: float) -> Iterator[None]:
-        """Hold the trailer's lock."""
-        pause = Pause(patience)
-        # the trailer starts within the last chunk's range or right behind it: one byte that no chunk lock uses
-        start = self._trailer + 1
+    def take_trailer(self, patience: float) -> None:
+        """Lock the trailer; who holds it does so for two writes to memory.
+
+        Raises:
+            DeadlineError: it stayed locked for `patience` seconds.
+        """
+        pause: Pause | None = None
         while True:
             try:
-                self._set(fcntl.F_WRLCK, start)
-                break
+                self._set(fcntl.F_WRLCK, self._trailer)
+                return
             except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                if error.errno not in _BUSY:
                     raise
-            if not pause():
+            if not (pause := pause or Pause(patience))():
                 raise DeadlineError(f"the trailer of buffer {self.name!r} stayed locked for {patience:g} s: {_STUCK}")
-        try:
-            yield
-        finally:
-            self._set(fcntl.F_UNLCK, start)
+
+    def drop_trailer(self) -> None:
+        """Unlock the trailer."""
+        self._set(fcntl.F_UNLCK, self._trailer)
 
 
 _STUCK: Final = "its holder is stopped or hung (a dead holder loses its locks)"
@@ -167,8 +169,7 @@ class Pause:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A part of an operation that lies within one chunk, and its source too; in bytes.
 
     `offset` in the segment, `start` in the caller's array, `source_offset` in the source segment.
@@ -190,17 +191,24 @@ class Party:
     locks: Locks
 
     def finish(self, op: Op, nbytes: int, *, publish: bool, patience: float) -> None:
-        """Count a finished operation, and raise the version if it is to be published."""
+        """Count a finished operation, and raise the version if it is to be published.
+
+        Reads are counted without the lock: two at the same moment may count as one, which nothing depends on.
+        """
         words = self.mapping.trailer
-        with self.locks.trailer(patience):
-            words[2 * op] += 1
-            words[2 * op + 1] += nbytes
+        if op is not Op.READ:
+            self.locks.take_trailer(patience)
+        words[2 * op] += 1
+        words[2 * op + 1] += nbytes
+        if op is not Op.READ:
             words[_VERSION] += publish
+            self.locks.drop_trailer()
 
     def publish(self, patience: float) -> None:
         """Raise the version by one."""
-        with self.locks.trailer(patience):
-            self.mapping.trailer[_VERSION] += 1
+        self.locks.take_trailer(patience)
+        self.mapping.trailer[_VERSION] += 1
+        self.locks.drop_trailer()
 
 
 def apply(

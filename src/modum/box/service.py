@@ -16,15 +16,16 @@ from modum.box.pool import Pool, check_create
 from modum.box.session import Lane, Reply
 from modum.box.sockets import send_frame
 from modum.box.wire import (
+    LAST,
     MAX_DIMENSIONS,
     MAX_NAME,
     MAX_WAIT,
+    PUBLISH,
     Bye,
     CounterAdd,
     CounterWait,
     Create,
     Delete,
-    Flag,
     Header,
     Join,
     LeaseAcquire,
@@ -138,8 +139,8 @@ class Service:
                 difference=True,
             )
             lane.moved += header.count
-            if header.flags & Flag.LAST:
-                publish = bool(header.flags & Flag.PUBLISH)
+            if header.flags & LAST:
+                publish = bool(header.flags & PUBLISH)
                 target.finish(op, lane.moved, publish=publish, patience=LOCK_PATIENCE)
                 lane.moved = 0
                 if publish:

@@ -21,7 +21,7 @@ MAX_LANES = 256  # of one session
 MAX_SESSIONS = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """What was answered, ready to be sent again."""
 

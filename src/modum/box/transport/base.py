@@ -53,8 +53,7 @@ class Work:
     publish: bool = False
     patience: float
 
-    @property
-    def phase(self) -> str:
+    def __str__(self) -> str:
         """What stands in front of errors."""
         return f"{self.op.name.lower()} on buffer {self.target.info.name!r}"
 

@@ -64,7 +64,7 @@ class LocalTransport(Transport):
     def run(self, work: Work) -> None:
         """See `Transport.run`."""
         target = _party(work.target)
-        self.lanes.check(work.phase)
+        self.lanes.check(work)
         shares = self._threads if len(work.pieces) >= _SHARE_FROM else 1
         if self._workers is None or shares == 1:
             self._apply(work, target, work.pieces)

@@ -7,7 +7,7 @@ import numpy as np
 from modum.box.kernels import STORAGE, portable
 from modum.box.lane import Pending
 from modum.box.transport.base import Attachment, Transport, Work
-from modum.box.wire import CHUNK, Flag, Header, Op, SegmentInfo
+from modum.box.wire import LAST, PUBLISH, Header, Op, SegmentInfo
 
 
 class TcpTransport(Transport):
@@ -27,7 +27,7 @@ class TcpTransport(Transport):
     def run(self, work: Work) -> None:
         """See `Transport.run`."""
         with self.lanes.lane() as lane:
-            lane.transact(_requests(work), work.patience, work.phase)
+            lane.transact(_requests(work), work.patience, work)
 
 
 def _requests(work: Work) -> Iterator[Pending]:
@@ -35,14 +35,15 @@ def _requests(work: Work) -> Iterator[Pending]:
     source = work.source.info.segment if work.source else 0
     octets = memoryview(b"") if work.data is None else work.data.view(np.uint8).data
     # the differences of an exchange land here one by one, and are subtracted while they are in the cache
-    scratch = memoryview(bytearray(CHUNK)) if op is Op.EXCHANGE and not work.difference else None
+    largest = max(piece.nbytes for piece in work.pieces)
+    scratch = memoryview(bytearray(largest)) if op is Op.EXCHANGE and not work.difference else None
     for index, piece in enumerate(work.pieces):
         last = index == len(work.pieces) - 1
         pending = Pending(
             Header(
                 op,
                 0,
-                flags=(Flag.LAST | (Flag.PUBLISH if work.publish else Flag.NONE)) if last else Flag.NONE,
+                flags=(LAST | PUBLISH if work.publish else LAST) if last else 0,
                 segment=info.segment,
                 offset=piece.offset,
                 source=source,
