@@ -23,7 +23,7 @@ import sys
 from modum.box import Box
 box = Box.connect(sys.argv[1], transport="local")
 party = box.open("b")._attachments[0].party
-assert party.locks.take(0, exclusive=True)
+assert party.locks.take(0, 1, exclusive=True)
 party.mapping.typed("float32")[:1000] += 1  # the chunk is half changed
 print("locked")
 sys.stdin.read()

@@ -22,7 +22,7 @@ def test_segments_hold_a_buffer_exactly(nbytes: int, servers: int, data: st.Data
 
 
 @given(sizes, counts, st.data())
-def test_pieces_cover_a_range_once_and_stay_within_chunks(nbytes: int, servers: int, data: st.DataObject) -> None:
+def test_pieces_cover_a_range_once_and_stay_within_stripes(nbytes: int, servers: int, data: st.DataObject) -> None:
     home = data.draw(st.integers(0, servers - 1))
     offset = data.draw(st.integers(0, nbytes - 1))
     count = data.draw(st.integers(1, nbytes - offset))
@@ -30,8 +30,12 @@ def test_pieces_cover_a_range_once_and_stay_within_chunks(nbytes: int, servers: 
     covered = []
     for server, parts in pieces(offset, count, home, servers).items():
         for piece in parts:
-            assert piece.offset // CHUNK == (piece.offset + piece.nbytes - 1) // CHUNK
+            assert piece.offset // STRIPE == (piece.offset + piece.nbytes - 1) // STRIPE
             assert piece.offset + piece.nbytes <= held[server]
+            for chunk in piece.chunks():
+                assert chunk.offset // CHUNK == (chunk.offset + chunk.nbytes - 1) // CHUNK
+                assert chunk.start - piece.start == chunk.offset - piece.offset
+            assert sum(chunk.nbytes for chunk in piece.chunks()) == piece.nbytes
             assert place(offset + piece.start, home, servers) == (server, piece.offset)
             covered.append((piece.start, piece.nbytes))
     position = 0

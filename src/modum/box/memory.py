@@ -17,6 +17,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -104,30 +105,31 @@ class Locks:
 
     def __init__(self, descriptor: int, name: str, nbytes: int) -> None:
         self.name = name
-        # the second byte of the page: the first may be that of a chunk
-        self._trailer = file_bytes(nbytes) - PAGE + 1
+        self._trailer = file_bytes(nbytes) - PAGE
         self._file = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
 
     def close(self) -> None:
         """Drop every lock."""
         os.close(self._file)
 
-    def _set(self, kind: int, start: int) -> None:
-        fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, 1, 0))
+    def _set(self, kind: int, start: int, nbytes: int = 1) -> None:
+        fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, nbytes, 0))
 
-    def take(self, offset: int, exclusive: bool) -> bool:
-        """Lock the chunk that byte `offset` lies in, shared or exclusive; False if somebody else holds it."""
+    def take(self, offset: int, nbytes: int, exclusive: bool) -> bool:
+        """Lock the chunks of bytes [offset, offset + nbytes), shared or exclusive; False if somebody else has one."""
+        start = offset - offset % CHUNK
         try:
-            self._set(fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK, offset - offset % CHUNK)
+            self._set(fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK, start, offset + nbytes - start)
         except OSError as error:
             if error.errno not in _BUSY:
                 raise
             return False
         return True
 
-    def drop(self, offset: int) -> None:
-        """Unlock the chunk that byte `offset` lies in."""
-        self._set(fcntl.F_UNLCK, offset - offset % CHUNK)
+    def drop(self, offset: int, nbytes: int) -> None:
+        """Unlock the chunks of bytes [offset, offset + nbytes)."""
+        start = offset - offset % CHUNK
+        self._set(fcntl.F_UNLCK, start, offset + nbytes - start)
 
     def take_trailer(self, patience: float) -> None:
         """Lock the trailer; who holds it does so for two writes to memory.
@@ -170,15 +172,21 @@ class Pause:
 
 
 class Piece(NamedTuple):
-    """A part of an operation that lies within one chunk, and its source too; in bytes.
+    """A part of an operation, in bytes: `offset` in the segment, `start` in the caller's array.
 
-    `offset` in the segment, `start` in the caller's array, `source_offset` in the source segment.
+    With a `source_offset` in a source segment, either side lies within one chunk; otherwise within one stripe.
     """
 
     offset: int
     start: int
     nbytes: int
     source_offset: int = 0
+
+    def chunks(self) -> "list[Piece]":
+        """The piece cut at the borders of chunks; for one without a source."""
+        start, end = self.offset, self.offset + self.nbytes
+        borders = [start, *range(start - start % CHUNK + CHUNK, end, CHUNK), end]
+        return [Piece(low, self.start + low - start, high - low) for low, high in pairwise(borders)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,13 +231,13 @@ def apply(
     factor: Any = None,
     difference: bool = False,
 ) -> None:
-    """Run one operation on `pieces` of `target`, each under its chunk's lock; the busy ones are come back to.
+    """Run one operation on `pieces` of `target`, each under its chunks' locks; the busy ones are come back to.
 
     Args:
         kernels: which arithmetic.
         op: a data operation.
         target: the segment that is read or changed.
-        pieces: parts in distinct chunks.
+        pieces: parts that share no chunk.
         patience: seconds without any progress after which to give up.
         data: the caller's 1-D array for READ, WRITE, ADD and EXCHANGE, in the dtype of the segment.
         source: the other segment for COPY, SCALE and AXPY.
@@ -250,7 +258,8 @@ def apply(
         for _ in range(len(waiting)):
             piece = waiting.popleft()
             if not _lock(op, target, source, piece):
-                waiting.append(piece)
+                # a whole stripe at once is quicker, but on contention every chunk counts
+                waiting.extend([piece] if source is not None or piece.nbytes <= CHUNK else piece.chunks())
                 continue
             try:
                 act(piece)
@@ -268,19 +277,21 @@ def apply(
 
 
 def _lock(op: Op, target: Party, source: Party | None, piece: Piece) -> bool:
-    if not target.locks.take(piece.offset, exclusive=op is not Op.READ):
+    if not target.locks.take(piece.offset, piece.nbytes, exclusive=op is not Op.READ):
         return False
     # within one chunk of one segment the exclusive lock serves both; a second request would weaken it
-    if source is None or _one_chunk(target, source, piece) or source.locks.take(piece.source_offset, exclusive=False):
+    if source is None or _one_chunk(target, source, piece):
         return True
-    target.locks.drop(piece.offset)
+    if source.locks.take(piece.source_offset, piece.nbytes, exclusive=False):
+        return True
+    target.locks.drop(piece.offset, piece.nbytes)
     return False
 
 
 def _unlock(target: Party, source: Party | None, piece: Piece) -> None:
-    target.locks.drop(piece.offset)
+    target.locks.drop(piece.offset, piece.nbytes)
     if source is not None and not _one_chunk(target, source, piece):
-        source.locks.drop(piece.source_offset)
+        source.locks.drop(piece.source_offset, piece.nbytes)
 
 
 def _one_chunk(target: Party, source: Party, piece: Piece) -> bool:

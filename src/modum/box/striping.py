@@ -36,12 +36,12 @@ def place(position: int, home: int, servers: int) -> tuple[int, int]:
 
 
 def pieces(offset: int, nbytes: int, home: int, servers: int) -> dict[int, list[Piece]]:
-    """Cut bytes [offset, offset + nbytes) of a buffer into pieces within chunks, by server."""
+    """Cut bytes [offset, offset + nbytes) of a buffer into pieces within stripes, by server."""
     cut: dict[int, list[Piece]] = {}
     position, end = offset, offset + nbytes
     while position < end:
         server, there = place(position, home, servers)
-        count = min(CHUNK - there % CHUNK, end - position)
+        count = min(STRIPE - there % STRIPE, end - position)
         cut.setdefault(server, []).append(Piece(there, position - offset, count))
         position += count
     return cut

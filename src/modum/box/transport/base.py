@@ -34,7 +34,7 @@ class Work:
     Attributes:
         op: a data operation.
         target: the segment that is read or changed.
-        pieces: parts in distinct chunks, in order.
+        pieces: parts that share no chunk, in order.
         data: the caller's 1-D contiguous array for READ, WRITE, ADD, EXCHANGE; the pieces' `start` counts in its bytes.
         source: the other segment of COPY, SCALE, AXPY.
         factor: scale, moving rate or factor; a scalar from `factor_for`.

@@ -12,7 +12,7 @@ from modum.box.memory import Locks, Mapping, Party, Piece, apply
 from modum.box.transport.base import Attachment, Transport, Work
 from modum.box.wire import SegmentInfo
 
-_SHARE_FROM = 4  # chunks from which an operation is worth dealing out to threads
+_SHARE_FROM = 2  # stripes from which an operation is worth dealing out to threads
 
 
 @dataclass(slots=True)

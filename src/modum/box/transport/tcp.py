@@ -7,7 +7,7 @@ import numpy as np
 from modum.box.kernels import STORAGE, portable
 from modum.box.lane import Pending
 from modum.box.transport.base import Attachment, Transport, Work
-from modum.box.wire import LAST, PUBLISH, Header, Op, SegmentInfo
+from modum.box.wire import CHUNK, LAST, PUBLISH, Header, Op, SegmentInfo
 
 
 class TcpTransport(Transport):
@@ -35,10 +35,11 @@ def _requests(work: Work) -> Iterator[Pending]:
     source = work.source.info.segment if work.source else 0
     octets = memoryview(b"") if work.data is None else work.data.view(np.uint8).data
     # the differences of an exchange land here one by one, and are subtracted while they are in the cache
-    largest = max(piece.nbytes for piece in work.pieces)
+    largest = min(CHUNK, max(piece.nbytes for piece in work.pieces))
     scratch = memoryview(bytearray(largest)) if op is Op.EXCHANGE and not work.difference else None
-    for index, piece in enumerate(work.pieces):
-        last = index == len(work.pieces) - 1
+    pieces = work.pieces if work.source else [chunk for piece in work.pieces for chunk in piece.chunks()]
+    for index, piece in enumerate(pieces):
+        last = index == len(pieces) - 1
         pending = Pending(
             Header(
                 op,
