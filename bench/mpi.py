@@ -22,15 +22,20 @@ def measure(effort: Effort) -> Iterator[Row]:
     with memory_server() as server, peer("mpi", effort.nbytes, launcher=launcher) as ranks:
         alone: list[float] = []
 
-        def get_and_accumulate() -> float:
-            everything, transfers = map(float, ranks.ask().split())
+        def by_mpi(arithmetic: str) -> float:
+            everything, transfers = map(float, ranks.ask(arithmetic).split())
             alone.append(transfers)
             return everything
 
         with Box.connect(server.address, transport="local") as box:
             buffer = box.create("exchange", x.size)
             turns = take_turns(
-                {"mpi": get_and_accumulate, "exchange": timed(lambda: buffer.exchange(x, MOVING_RATE))}, effort.rounds
+                {
+                    "mpi": lambda: by_mpi("numpy"),
+                    "mpi, one pass": lambda: by_mpi("numba"),
+                    "exchange": timed(lambda: buffer.exchange(x, MOVING_RATE)),
+                },
+                effort.rounds,
             )
             buffer.close()
     yield Row(
@@ -38,9 +43,9 @@ def measure(effort: Effort) -> Iterator[Row]:
         measured=turns.ratio("mpi", "exchange"),
         unit="x",
         at_least=4,
-        detail=f"MPI {turns.milliseconds('mpi')}, of which get and accumulate alone "
-        f"{statistics.median(alone[WARM_UP:]) * 1e3:.1f} ms; "
-        f"exchange {turns.milliseconds('exchange')}",
+        detail=f"MPI {turns.milliseconds('mpi')} with NumPy's arithmetic between; {turns.milliseconds('mpi, one pass')}"
+        f" ({turns.ratio('mpi, one pass', 'exchange'):.1f} x) with Numba's; get and accumulate alone"
+        f" {statistics.median(alone[2 * WARM_UP :]) * 1e3:.1f} ms; exchange {turns.milliseconds('exchange')}",
         samples=turns.samples,
         quiet=turns.quiet,
     )
