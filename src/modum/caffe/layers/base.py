@@ -19,7 +19,6 @@ from torch import nn
 from modum.caffe.errors import ModelError
 from modum.caffe.fillers import fill
 from modum.caffe.proto import TEST
-from modum.caffe.prototxt import where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -129,10 +128,9 @@ class Layer(nn.Module):
             ModelError: the layer cannot take bottoms of these shapes.
         """
 
-    def error(self, text: str) -> ModelError:
-        """An error that says where the layer is defined and what it is called."""
-        place = where(self.spec)
-        return ModelError(f'{place}: layer "{self.name}": {text}' if place else f'layer "{self.name}": {text}')
+    def error(self, text: str, field: str = "") -> ModelError:
+        """An error that says where the layer, or a field of it, is defined and what the layer is called."""
+        return ModelError.at(self.spec, text, field)
 
     def add_blob(self, shape: Shape, filler: FillerParameter | None, generator: torch.Generator | None) -> nn.Parameter:
         """Appends a parameter, filled by ``filler`` (None: zeros), or with what the net file itself has for it."""
@@ -229,8 +227,7 @@ def make_layer(spec: LayerParameter, phase: int) -> Layer:
     )
     names = [name for name in _types if name in near or name.lower() in near]
     hint = f"; did you mean {' or '.join(names)}?" if names else f"; there are {', '.join(sorted(_types))}"
-    place = where(spec)
-    raise ModelError(f'{place + ": " if place else ""}layer "{spec.name}": unknown type "{spec.type}"{hint}')
+    raise ModelError.at(spec, f'unknown type "{spec.type}"{hint}', "type")
 
 
 def run(function: type[torch.autograd.Function], *arguments: Any) -> Any:

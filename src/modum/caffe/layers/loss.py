@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from modum.caffe.arrays import from_blob, parse_file
 from modum.caffe.layers.base import Layer, Shape, count, register, run
-from modum.caffe.proto import HingeLossParameter, LossParameter
+from modum.caffe.proto import BlobProto, HingeLossParameter, LossParameter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -159,9 +160,8 @@ class InfogainLoss(ClassLoss):
             source = self.spec.infogain_loss_param.source
             if not source:
                 raise self.error("give the infogain matrix: as source, or as a third bottom")
-            from modum.caffe.weights import read_mean
-
-            self.register_buffer("gains", torch.as_tensor(read_mean(source), dtype=torch.float32), persistent=False)
+            gains = from_blob(parse_file(BlobProto(), source), source)
+            self.register_buffer("gains", torch.as_tensor(gains, dtype=torch.float32), persistent=False)
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         tops = super().reshape(bottoms)
@@ -239,7 +239,10 @@ class EuclideanLoss(Loss):
 
 @register("HingeLoss")
 class HingeLoss(Loss):
-    """Sum of max(0, 1 - x) for the label's class and max(0, 1 + x) for others (L1), or of their squares; mean over items."""
+    """The mean over items of the sum, over classes, of margins (L1) or their squares (L2).
+
+    The margin is max(0, 1 - x) for the label's class and max(0, 1 + x) for the others.
+    """
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         self.same_items(bottoms)
