@@ -1,0 +1,150 @@
+"""Arrays in Caffe's files: BlobProto messages, alone or in others, and HDF5; and files that are whole or not there."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import TypeVar
+
+import h5py
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from modum.caffe.errors import CaffeError, MissingFileError
+from modum.caffe.proto import BlobProto, Message
+
+__all__ = [
+    "from_blob",
+    "is_hdf5",
+    "open_hdf5",
+    "parse_file",
+    "read_mean",
+    "replace_file",
+    "to_blob",
+    "unreadable",
+    "write_mean",
+    "write_message",
+]
+
+MAX_MESSAGE = 2**31 - 1  # bytes; protobuf's limit, and Caffe's
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_MessageT = TypeVar("_MessageT", bound=Message)
+
+
+def from_blob(blob: BlobProto, path: str | PathLike[str]) -> NDArray[np.floating]:
+    """The values of `blob`, float32 or float64, in its shape; `path` is for the error that they do not fit it.
+
+    A blob with any of the old fields num, channels, height and width has these four dimensions.
+    """
+    values: NDArray[np.floating] = (
+        np.array(blob.double_data, np.float64) if blob.double_data else np.array(blob.data, np.float32)
+    )
+    old = ("num", "channels", "height", "width")
+    shape: Sequence[int] = list(blob.shape.dim)
+    if any(blob.HasField(name) for name in old):
+        shape = [getattr(blob, name) for name in old]
+    if values.size != np.prod(shape, dtype=np.int64):
+        raise CaffeError(f"{path}: has a blob of shape {shape} with {values.size} values")
+    return values.reshape(shape)
+
+
+def to_blob(array: NDArray[np.floating], blob: BlobProto, diff: NDArray[np.floating] | None = None) -> None:
+    """Put `array`, and its gradient `diff` if given, into the empty `blob`: float64 as it is, all else as float32."""
+    double = array.dtype == np.float64
+    kind = np.dtype("<f8" if double else "<f4")
+    for number, values in zip((8, 9) if double else (5, 6), (array, diff), strict=True):
+        if values is not None:
+            content = np.ascontiguousarray(values, kind).tobytes()
+            # Field, length, bytes: what protobuf would write, without making a Python float of each number.
+            blob.MergeFromString(_varint(number << 3 | 2) + _varint(len(content)) + content)
+    blob.shape.dim.extend(array.shape)
+    blob.shape.SetInParent()
+
+
+def read_mean(path: str | PathLike[str]) -> NDArray[np.float32]:
+    """The mean image in the file `path` (`.binaryproto`): float32, channels x height x width.
+
+    Other arrays are kept in such files too, InfogainLoss's matrix for one; they come in the file's shape, less a first
+    dimension of 1 if there are four. Raises `CaffeError` if the file cannot be read.
+    """
+    mean = from_blob(parse_file(BlobProto(), path), path).astype(np.float32, copy=False)
+    return mean[0] if mean.ndim == 4 and mean.shape[0] == 1 else mean
+
+
+def write_mean(path: str | PathLike[str], mean: NDArray[np.floating]) -> None:
+    """Write the image `mean`, channels x height x width, to the file `path`, as compute_image_mean does."""
+    channels, height, width = mean.shape
+    blob = BlobProto()
+    to_blob(mean.astype(np.float32, copy=False), blob)
+    blob.ClearField("shape")
+    blob.num, blob.channels, blob.height, blob.width = 1, channels, height, width
+    write_message(blob, path)
+
+
+def parse_file(message: _MessageT, path: str | PathLike[str]) -> _MessageT:
+    """Fill the empty `message` from the binary file `path`; raises `CaffeError` if it is not one."""
+    try:
+        message.ParseFromString(Path(path).read_bytes())
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except DecodeError:
+        raise CaffeError(f"{path}: is not a {message.DESCRIPTOR.name}, or is damaged") from None
+    return message
+
+
+def write_message(message: Message, path: str | PathLike[str]) -> None:
+    """Write `message` to the binary file `path`, which appears when it is complete."""
+    if message.ByteSize() > MAX_MESSAGE:
+        raise CaffeError(
+            f"{path}: {message.ByteSize()} bytes are too many for a binary file; a name ending in .h5 has no limit"
+        )
+    with replace_file(path) as temporary:
+        temporary.write_bytes(message.SerializeToString())
+
+
+def is_hdf5(path: str | PathLike[str]) -> bool:
+    """Whether the file `path` begins as an HDF5 file does; raises `CaffeError` if it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(len(_HDF5)) == _HDF5
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+@contextmanager
+def open_hdf5(path: str | PathLike[str]) -> Iterator[h5py.File]:
+    """The HDF5 file `path`, to be read; what goes wrong inside of the `with` is a `CaffeError`."""
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (KeyError, OSError, ValueError) as error:
+        raise CaffeError(f"{path}: cannot be read: {error}") from error
+
+
+@contextmanager
+def replace_file(path: str | PathLike[str]) -> Iterator[Path]:
+    """A path to write to, which becomes `path` if nothing is raised inside of the `with`, and is removed otherwise."""
+    temporary = Path(f"{path}.part")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def unreadable(path: str | PathLike[str], error: OSError) -> CaffeError:
+    """The error that the file `path` cannot be read, for the reason that the system gave."""
+    kind = MissingFileError if isinstance(error, FileNotFoundError) else CaffeError
+    return kind(f"{path}: cannot be read: {error.strerror}")
+
+
+def _varint(number: int) -> bytes:
+    """`number`, not negative, as protobuf writes it: seven bits a byte, the lowest first."""
+    encoded = bytearray()
+    while number > 127:
+        encoded.append(number & 127 | 128)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)

@@ -1,0 +1,103 @@
+"""Reads and writes trained weights: `.caffemodel`, and `.caffemodel.h5`, as Caffe does.
+
+The other files of numbers, states and means, have their functions here too, from `state.py` and `arrays.py`.
+A binary file is a NetParameter whose layers have their blobs. An HDF5 file has the dataset `/data/LAYER/INDEX` for each
+blob. Which of the two a file is, its first bytes tell when it is read, and the suffix `.h5` when it is written.
+"""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from modum.caffe.arrays import (
+    from_blob,
+    is_hdf5,
+    open_hdf5,
+    parse_file,
+    read_mean,
+    replace_file,
+    to_blob,
+    write_mean,
+    write_message,
+)
+from modum.caffe.errors import CaffeError
+from modum.caffe.proto import LayerParameter, NetParameter
+from modum.caffe.prototxt import without_source
+from modum.caffe.state import State, read_state, write_state
+
+__all__ = [
+    "State",
+    "read_mean",
+    "read_state",
+    "read_weights",
+    "write_mean",
+    "write_state",
+    "write_weights",
+]
+
+
+def read_weights(path: str | PathLike[str]) -> dict[str, list[NDArray[np.floating]]]:
+    """The blobs of each layer that has any in the file `path`, by the layer's name, in Caffe's order.
+
+    Arrays are float32, or float64 where the file is, and have the file's shape; a file from before Caffe had shapes has
+    four dimensions for each, with 1 in front. Files of V1 and V0 nets are read as well.
+    Raises `CaffeError` if the file cannot be read.
+    """
+    if is_hdf5(path):
+        with open_hdf5(path) as file:
+            if "data" not in file:
+                raise CaffeError(f"{path}: is not a file of weights: it has no group /data")
+            return _read_group(file["data"])
+    net = parse_file(NetParameter(), path)
+    blobs = {layer.name: layer.blobs for layer in net.layer}
+    for layer in net.layers:
+        old = layer.layer if layer.HasField("layer") else layer
+        blobs[old.name] = old.blobs
+    return {name: [from_blob(blob, path) for blob in arrays] for name, arrays in blobs.items() if len(arrays) > 0}
+
+
+def write_weights(
+    path: str | PathLike[str],
+    layers: Sequence[LayerParameter],
+    blobs: Mapping[str, Sequence[NDArray[np.floating]]],
+    name: str = "",
+    diffs: Mapping[str, Sequence[NDArray[np.floating]]] | None = None,
+) -> None:
+    """Write `layers` with their `blobs`, by the layer's name, to the file `path`, for a net of this `name`.
+
+    `diffs` has a gradient for each blob, if those are to be written too.
+    The file appears when it is complete, and replaces one of that name. Raises `CaffeError` if a binary file would have
+    2 GiB or more, which Caffe could not read, and `OSError` if it cannot be written.
+    """
+    if str(path).endswith(".h5"):
+        with replace_file(path) as temporary, h5py.File(temporary, "w") as file:
+            for kind, arrays in ({"data": blobs} if diffs is None else {"data": blobs, "diff": diffs}).items():
+                for layer in layers:
+                    group = file.require_group(f"{kind}/{layer.name}")
+                    for index, array in enumerate(arrays.get(layer.name, ())):
+                        group.create_dataset(str(index), data=array)
+        return
+    net = NetParameter(name=name)
+    for layer in layers:
+        written = net.layer.add()
+        written.CopyFrom(without_source(layer))
+        del written.blobs[:]
+        for index, array in enumerate(blobs.get(layer.name, ())):
+            to_blob(array, written.blobs.add(), diffs[layer.name][index] if diffs is not None else None)
+    write_message(net, path)
+
+
+def _read_group(group: h5py.Group, prefix: str = "") -> dict[str, list[NDArray[np.floating]]]:
+    """The datasets of each layer in `group`; a slash in a layer's name makes groups inside of groups."""
+    weights: dict[str, list[NDArray[np.floating]]] = {}
+    for name, member in group.items():
+        datasets = {key: value for key, value in member.items() if isinstance(value, h5py.Dataset)}
+        if datasets:
+            weights[prefix + name] = [np.asarray(datasets[key]) for key in sorted(datasets, key=int)]
+        groups = [key for key, value in member.items() if isinstance(value, h5py.Group)]
+        if groups:
+            weights.update(_read_group(member, f"{prefix}{name}/"))
+    return weights
