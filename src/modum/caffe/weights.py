@@ -33,6 +33,7 @@ __all__ = [
     "read_mean",
     "read_state",
     "read_weights",
+    "same_shape",
     "write_mean",
     "write_state",
     "write_weights",
@@ -43,7 +44,7 @@ def read_weights(path: str | PathLike[str]) -> dict[str, list[NDArray[np.floatin
     """The blobs of each layer that has any in the file `path`, by the layer's name, in Caffe's order.
 
     Arrays are float32, or float64 where the file is, and have the file's shape; a file from before Caffe had shapes has
-    four dimensions for each, with 1 in front. Files of V1 and V0 nets are read as well.
+    four dimensions for each, which `same_shape` knows. Files of V1 and V0 nets are read as well.
     Raises `CaffeError` if the file cannot be read.
     """
     if is_hdf5(path):
@@ -88,6 +89,15 @@ def write_weights(
         for index, array in enumerate(blobs.get(layer.name, ())):
             to_blob(array, written.blobs.add(), diffs[layer.name][index] if diffs is not None else None)
     write_message(net, path)
+
+
+def same_shape(found: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether an array of shape `found` in a file of weights fits a blob of shape `wanted`.
+
+    They are equal, or `found` has the four dimensions of an old file: `wanted` with 1 in front.
+    """
+    padded = (1,) * (4 - len(wanted)) + tuple(wanted)
+    return tuple(found) in (tuple(wanted), padded)
 
 
 def _read_group(group: h5py.Group, prefix: str = "") -> dict[str, list[NDArray[np.floating]]]:
