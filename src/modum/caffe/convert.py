@@ -1,0 +1,232 @@
+"""Makes the databases and mean files that Caffe's nets read, record by record as Caffe's own converters do."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import TypeAlias
+
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+
+from modum.caffe.data.datum import naming, parse, pixels
+from modum.caffe.data.images import read_image_list
+from modum.caffe.data.pictures import encode, read
+from modum.caffe.data.store import open_store
+from modum.caffe.proto import Datum
+from modum.caffe.weights import write_mean
+from modum.data import DataError
+from modum.data.idx import parse_idx
+
+__all__ = ["convert_cifar", "convert_idx", "convert_images", "mean_image"]
+
+Report: TypeAlias = Callable[[int, int], None]
+"""Called as work goes on, with the records done and all records."""
+FilePath: TypeAlias = "str | PathLike[str]"
+
+CIFAR_SIDE = 32
+CIFAR_CHANNELS = 3
+CIFAR_BYTES = CIFAR_CHANNELS * CIFAR_SIDE * CIFAR_SIDE
+LARGEST_DATABASE = 1 << 40
+"""Address space reserved for writing, in bytes; the file is as long as its records need."""
+TRANSACTION = 1000
+"""Records written at a time."""
+DECODING_AHEAD = 16
+"""Images that are read while others are written."""
+
+
+def convert_idx(images: FilePath, labels: FilePath, database: FilePath, *, report: Report | None = None) -> int:
+    """An LMDB of the grey images in the IDX file `images` [n, height, width] and their `labels` [n].
+
+    The files may be compressed (.gz). Record i has key `%08d` of i, one channel, and raw bytes. Returns n.
+
+    Raises:
+        DataError: a file is missing or not IDX, or there are not as many labels as images, or
+            there is something at `database`.
+    """
+    pictures = _read_idx(Path(images), 3)
+    classes = _read_idx(Path(labels), 1)
+    if len(pictures) != len(classes):
+        raise DataError(f"{images} has {len(pictures)} images, but {labels} has {len(classes)} labels")
+    _, height, width = pictures.shape
+    records = (
+        (b"%08d" % index, Datum(channels=1, height=height, width=width, data=picture.tobytes(), label=int(label)))
+        for index, (picture, label) in enumerate(zip(pictures, classes, strict=True))
+    )
+    return _write(database, records, len(pictures), report)
+
+
+def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
+    """The array of bytes in the IDX file at `path`, which must have so many dimensions."""
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        shape = struct.unpack_from(f">{dimensions}I", content, 4)
+    except (OSError, EOFError, struct.error) as error:
+        raise DataError(f"{path} cannot be read as IDX: {error}") from error
+    try:
+        return parse_idx(content, shape)
+    except DataError as error:
+        raise DataError(f"{path} is not an IDX file of {dimensions} dimensions: {error}") from error
+
+
+def convert_cifar(batches: Sequence[FilePath], database: FilePath, *, report: Report | None = None) -> int:
+    """An LMDB of the images in CIFAR's binary batches, in their order.
+
+    A batch is a sequence of images, each a byte for the label and 32 x 32 bytes of red, green and blue: CIFAR-10's
+    format. Record i has key `%05d` of i, 3 x 32 x 32, and raw bytes. Returns the number of images.
+
+    Raises:
+        DataError: a batch is missing, or is not a whole number of images, or there is something at `database`.
+    """
+    arrays = []
+    for batch in map(Path, batches):
+        try:
+            content = np.fromfile(batch, np.uint8)
+        except OSError as error:
+            raise DataError(f"{batch} cannot be read: {error.strerror}") from error
+        if not len(content) or len(content) % (CIFAR_BYTES + 1):
+            raise DataError(f"{batch} is no CIFAR-10 batch: {len(content)} bytes are no multiple of {CIFAR_BYTES + 1}")
+        arrays.append(content.reshape(-1, CIFAR_BYTES + 1))
+    images = np.concatenate(arrays)
+    records = (
+        (
+            b"%05d" % index,
+            Datum(
+                channels=CIFAR_CHANNELS, height=CIFAR_SIDE, width=CIFAR_SIDE, data=row[1:].tobytes(), label=int(row[0])
+            ),
+        )
+        for index, row in enumerate(images)
+    )
+    return _write(database, records, len(images), report)
+
+
+def convert_images(
+    root: FilePath,
+    source: FilePath,
+    database: FilePath,
+    *,
+    size: tuple[int, int] | None = None,
+    gray: bool = False,
+    shuffle: bool = False,
+    seed: int | None = None,
+    encoded: bool = False,
+    check_size: bool = False,
+    report: Report | None = None,
+) -> int:
+    """An LMDB of the images in the list `source` (lines of a path below `root` and a label).
+
+    Record i has key `%08d_path` of i. Returns the number of images.
+
+    Args:
+        size: (height, width) to resize to.
+        gray: one channel instead of three (blue, green, red).
+        shuffle: in a random order, by `seed`.
+        encoded: keep the files' contents as they are, or as PNG where they are resized or made grey: a smaller
+            database, whose images are decoded in training.
+        check_size: refuse images of different sizes.
+
+    Raises:
+        DataError: the list or an image is missing or not what it should be, or there is something at `database`.
+    """
+    images = read_image_list(source)
+    if shuffle:
+        random.Random(seed).shuffle(images)  # noqa: S311 - keeps no secret
+
+    def record(item: tuple[int, tuple[str, int]]) -> tuple[bytes, Datum]:
+        index, (path, label) = item
+        key = f"{index:08d}_{path}".encode()
+        file = Path(root) / path
+        picture = read(file, color=not gray, size=size)
+        datum = Datum(channels=picture.shape[0], height=picture.shape[1], width=picture.shape[2], label=label)
+        if encoded:
+            datum.encoded = True
+            datum.data = file.read_bytes() if size is None and not gray else encode(picture)
+        else:
+            datum.encoded = False
+            datum.data = picture.tobytes()
+        return key, datum
+
+    def records() -> Iterator[tuple[bytes, Datum]]:
+        first: tuple[int, int, int] | None = None
+        with ThreadPoolExecutor(thread_name_prefix="modum convert") as threads:
+            waiting = enumerate(images)
+            futures = [threads.submit(record, item) for item in islice(waiting, DECODING_AHEAD)]
+            while futures:
+                key, datum = futures.pop(0).result()
+                futures += [threads.submit(record, item) for item in islice(waiting, 1)]
+                shape = (datum.channels, datum.height, datum.width)
+                first = first or shape
+                if check_size and shape != first:
+                    raise DataError(f"{key.decode()} has shape {list(shape)}, and the first image {list(first)}")
+                yield key, datum
+
+    return _write(database, records(), len(images), report)
+
+
+def mean_image(
+    database: FilePath, mean: FilePath | None = None, *, backend: str = "LMDB", report: Report | None = None
+) -> NDArray[np.float32]:
+    """The mean of all images of a database, [channels, height, width], written to the file `mean` if one is named.
+
+    Raises:
+        DataError: the database cannot be read, or its images differ in shape.
+    """
+    cursor = open_store(database, backend)
+    try:
+        records = len(cursor)
+        total: NDArray[np.float64] | None = None
+        for index in range(records):
+            with naming(lambda: f"record {cursor.key.decode(errors='replace')} of {database}"):
+                picture = pixels(parse(cursor.value), color=None)
+                if total is None:
+                    total = np.zeros(picture.shape)
+                if picture.shape != total.shape:
+                    raise DataError(f"has shape {list(picture.shape)}, and the first one {list(total.shape)}")
+                total += picture
+            cursor.next()
+            if report:
+                report(index + 1, records)
+    finally:
+        cursor.close()
+    assert total is not None, "open_store refuses an empty database"
+    average = (total / records).astype(np.float32)
+    if mean is not None:
+        write_mean(mean, average)
+    return average
+
+
+def _write(database: FilePath, records: Iterable[tuple[bytes, Datum]], number: int, report: Report | None) -> int:
+    """Write `records`, in the order of their keys, to a new LMDB that appears at `database` when it is whole."""
+    target = Path(database)
+    if target.exists():
+        raise DataError(f"{target} exists already: remove it, or choose another name")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        with lmdb.open(str(unfinished), map_size=LARGEST_DATABASE, lock=False) as environment:
+            remaining = iter(records)
+            done = 0
+            while some := list(islice(remaining, TRANSACTION)):
+                with environment.begin(write=True) as transaction:
+                    for key, datum in some:
+                        transaction.put(key, datum.SerializeToString())
+                done += len(some)
+                if report:
+                    report(done, number)
+        unfinished.chmod(0o755)
+        unfinished.rename(target)
+    except lmdb.Error as error:
+        raise DataError(f"{target} cannot be written: {error}") from error
+    finally:
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+    return done

@@ -1,0 +1,238 @@
+"""What data layers share: a loader that makes batches, and a layer that has them made ahead in a thread."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from modum.caffe.data.prefetch import Prefetcher
+from modum.caffe.errors import CaffeError
+from modum.caffe.layers.base import Layer, Range, Shape
+from modum.caffe.proto import LayerParameter
+from modum.data import DataError
+
+__all__ = ["Batch", "Checkpoint", "Decoders", "Loader", "PrefetchingLayer", "Shape", "Source", "seed_from"]
+
+Batch = tuple[NDArray[np.float32], ...]
+"""One array a top."""
+Checkpoint = Callable[[], None]
+"""To be called between records: raises when the thread shall end."""
+MOST_DECODERS = 8
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class Loader(ABC):
+    """Makes batches from records, one after the other, by one thread at a time."""
+
+    def __init__(self) -> None:
+        self.seed = 0
+        self.worker = 0
+        self.workers = 1
+        self.order = np.random.default_rng(0)
+        """Decides on the order of records: the same for all workers."""
+        self.random = np.random.default_rng(0)
+        """Decides on what is done to them: each worker has its own."""
+
+    @property
+    @abstractmethod
+    def needs_random(self) -> bool:
+        """Whether batches depend on the seed."""
+
+    @abstractmethod
+    def shapes(self) -> list[Shape]:
+        """The shapes of the first batch; reads its first record. Called once, before `begin`."""
+
+    def begin(self, seed: int, worker: int, workers: int) -> None:
+        """Let the next batch be the first one of worker `worker` of `workers`; equal arguments give equal batches.
+
+        Record r, counted over all rounds, is for worker `r % workers`: together they load every record once in a
+        round. All workers must have the same seed.
+        """
+        self.seed, self.worker, self.workers = seed, worker, workers
+        self.order = np.random.default_rng((seed, 0))
+        self.random = np.random.default_rng((seed, 1, worker))
+
+    @abstractmethod
+    def load(self, checkpoint: Checkpoint) -> Batch:
+        """The next batch."""
+
+    def close(self) -> None:  # noqa: B027 - not all loaders keep something open
+        """Give files and threads back; safe to repeat."""
+
+
+class Source(Loader):
+    """A loader of records that come in turns: `workers - 1` of them are passed over after each one taken."""
+
+    def begin(self, seed: int, worker: int, workers: int) -> None:
+        super().begin(seed, worker, workers)
+        self.rewind()
+        skipped = int(self.random.integers(self.rand_skip)) if self.rand_skip and workers == 1 else 0
+        self.advance(worker + skipped)
+
+    @property
+    def rand_skip(self) -> int:
+        """Below how many records a random number is passed over at the start, where nobody shares them."""
+        return 0
+
+    @abstractmethod
+    def rewind(self) -> None:
+        """Go to the first record of the first round; `order` is fresh."""
+
+    @abstractmethod
+    def advance(self, count: int) -> None:
+        """Pass over `count` records, beginning with the one here, starting a new round after the last."""
+
+
+class Feed:
+    """A loader and, while batches are wanted, the thread that has it make them."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+        self.prefetcher: Prefetcher[Batch] | None = None
+
+    def start(self, depth: int, name: str) -> Prefetcher[Batch]:
+        """The thread, started if there is none."""
+        if self.prefetcher is None:
+            self.prefetcher = Prefetcher(self.loader.load, depth, name)
+        return self.prefetcher
+
+    def stop(self) -> None:
+        """End the thread, but leave the loader open."""
+        if self.prefetcher is not None:
+            self.prefetcher.close()
+            self.prefetcher = None
+
+    def close(self) -> None:
+        """End the thread and close the loader; safe to repeat."""
+        self.stop()
+        self.loader.close()
+
+
+class PrefetchingLayer(Layer):
+    """A layer without bottoms whose batches are loaded ahead by a thread, from the first `forward` to `close`."""
+
+    bottom_range: ClassVar[Range] = (0, 0)
+    top_range: ClassVar[Range] = (2, 2)
+    keeps_state: ClassVar[bool] = True
+
+    def __init__(self, spec: LayerParameter, phase: int) -> None:
+        super().__init__(spec, phase)
+        self._feed: Feed | None = None
+        self._shapes: list[Shape] = []
+        self._turn = (0, 0, 1)
+
+    @abstractmethod
+    def make_loader(self) -> Loader:
+        """The loader that `spec` asks for. What is wrong with it or its data is a `ValueError`, `DataError`,
+        `CaffeError` or `OSError` here or in the loader's `shapes`.
+        """
+
+    def make(self, bottoms: Sequence[Shape], generator: torch.Generator | None) -> None:
+        """Opens the data and reads the first record. Raises `ModelError` for anything that is wrong with it."""
+        self.close()
+        try:
+            self._feed = Feed(self.make_loader())
+            weakref.finalize(self, self._feed.close)
+            self._shapes = self._feed.loader.shapes()
+        except (CaffeError, DataError, OSError, ValueError) as error:
+            self.close()
+            raise self.error(str(error)) from error
+        self._turn = (seed_from(generator) if self._feed.loader.needs_random else 0, 0, 1)
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """The shapes of the first batch."""
+        return self._shapes
+
+    def shard(self, worker: int, workers: int, seed: int = 0) -> None:
+        """Load every `workers`-th record alone, from number `worker` on, counted from 0 over all rounds.
+
+        To be called before the first batch. All workers must give the same `seed`, which decides on the order of
+        shuffled records; what is random in crops and mirrored images depends on the worker as well.
+
+        Raises:
+            ValueError: `worker` is not one of 0 to `workers - 1`, or batches have been loaded.
+        """
+        if not 0 <= worker < workers:
+            raise ValueError(f"worker ({worker}) must be at least 0 and less than workers ({workers})")
+        if self._feed is not None and self._feed.prefetcher is not None:
+            raise ValueError("shard() must be called before the first batch")
+        self._turn = (seed if workers > 1 else self._turn[0], worker, workers)
+
+    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
+        """The next batch. Waits for it where it is not loaded yet.
+
+        Raises `ModelError`, naming layer and record, if a record cannot be used, and `ValueError` after `close`.
+        """
+        if self._feed is None:
+            raise ValueError(f"layer {self.name!r} is closed")
+        if self._feed.prefetcher is None:
+            self._feed.loader.begin(*self._turn)
+        try:
+            batch = self._feed.start(self.spec.data_param.prefetch, self.name).get()
+        except (CaffeError, DataError, OSError) as error:
+            raise self.error(str(error)) from error
+        return tuple(torch.from_numpy(array) for array in batch)
+
+    def rewind(self) -> None:
+        """Let the next batch be the first one again, with the same random choices."""
+        if self._feed is not None:
+            self._feed.stop()
+
+    def close(self) -> None:
+        """End the thread and give the files back; safe to repeat. There are no batches after that."""
+        if self._feed is not None:
+            self._feed.close()
+            self._feed = None
+
+
+class Decoders:
+    """Threads that decode images, as many as there are cores for this process, at most eight.
+
+    They do without a thread where there is one core, and are started when they are first needed.
+    """
+
+    def __init__(self) -> None:
+        cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self._number = min(cores, MOST_DECODERS)
+        self._threads: ThreadPoolExecutor | None = None
+
+    def map(self, function: Callable[[A], B], items: Iterable[A], checkpoint: Checkpoint) -> list[B]:
+        """`function` of each of `items`, in order; raises what it raised first."""
+        results = []
+        if self._number < 2:
+            for item in items:
+                checkpoint()
+                results.append(function(item))
+            return results
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._number, thread_name_prefix="modum decoder")
+        futures = [self._threads.submit(function, item) for item in items]
+        try:
+            for future in futures:
+                checkpoint()
+                results.append(future.result())
+        finally:
+            for future in futures:
+                future.cancel()
+        return results
+
+    def close(self) -> None:
+        """End the threads; safe to repeat."""
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+            self._threads = None
+
+
+def seed_from(generator: torch.Generator | None) -> int:
+    """A seed drawn from `generator`, or from torch's own."""
+    return int(torch.randint(2**62, (), generator=generator))

@@ -1,0 +1,186 @@
+"""MemoryData, DummyData and Input: batches that come from the program, from fillers, or from nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from modum.caffe.data.base import seed_from
+from modum.caffe.data.datum import Image
+from modum.caffe.data.transform import Transformer
+from modum.caffe.errors import CaffeError
+from modum.caffe.fillers import fill
+from modum.caffe.layers.base import Layer, Range, Shape, register
+from modum.caffe.proto import BlobShape, FillerParameter
+from modum.data import DataError
+
+__all__ = ["DummyData", "Input", "MemoryData"]
+
+
+@register("MemoryData")
+class MemoryData(Layer):
+    """Images and labels that the program gives, batch by batch, over and over.
+
+    Tops: images [batch_size, channels, height, width], labels [batch_size].
+    """
+
+    bottom_range: ClassVar[Range] = (0, 0)
+    top_range: ClassVar[Range] = (2, 2)
+    keeps_state: ClassVar[bool] = True
+
+    def make(self, bottoms: Sequence[Shape], generator: torch.Generator | None) -> None:
+        param = self.spec.memory_data_param
+        self.batch_size = int(param.batch_size)
+        self.row: Shape = (param.channels, param.height, param.width)
+        if not self.batch_size * np.prod(self.row):
+            raise self.error("memory_data_param: batch_size, channels, height and width must be set and positive")
+        try:
+            self._transformer = Transformer(self.spec.transform_param, self.phase)
+        except (CaffeError, DataError, ValueError) as error:
+            raise self.error(str(error)) from error
+        self._random = np.random.default_rng(seed_from(generator) if self._transformer.needs_random else 0)
+        self._data: Tensor | None = None
+        self._labels = torch.empty(0)
+        self._position = 0
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        return [(self.batch_size, *self.row), (self.batch_size,)]
+
+    def set_input_arrays(self, data: ArrayLike, labels: ArrayLike) -> None:
+        """Give `data` [rows, channels, height, width] as it is, untransformed, and `labels` [rows] or [rows, 1, 1, 1].
+
+        Float32 arrays are not copied: what is written into them later shows in later batches. The next batch begins
+        at the first row.
+
+        Raises:
+            ValueError: the shape is not that of this layer, or the rows are no multiple of its batch size.
+        """
+        rows = np.ascontiguousarray(data, np.float32)
+        flat = np.ascontiguousarray(labels, np.float32).reshape(-1)
+        if rows.ndim != 4 or rows.shape[1:] != self.row:
+            raise ValueError(f"layer {self.name!r} takes data of shape [rows, {self._dimensions}], not {rows.shape}")
+        if len(rows) == 0 or len(rows) % self.batch_size:
+            raise ValueError(f"{len(rows)} rows are no multiple of the batch size {self.batch_size}")
+        if len(flat) != len(rows):
+            raise ValueError(f"there are {len(flat)} labels for {len(rows)} rows")
+        self._data, self._labels, self._position = torch.from_numpy(rows), torch.from_numpy(flat), 0
+
+    def add(self, images: Sequence[Image] | NDArray[np.uint8], labels: Sequence[int]) -> None:
+        """Give `images`, each [channels, height, width], which are transformed as `transform_param` says.
+
+        Raises:
+            ValueError: as `set_input_arrays` does for what comes out.
+            DataError: an image is too small for the crop, or does not fit to the mean or the other images.
+        """
+        data = self._transformer(images, self._random, lambda index: f"image {index}")
+        self.set_input_arrays(data, np.array(labels, np.float32))
+
+    @property
+    def _dimensions(self) -> str:
+        return ", ".join(map(str, self.row))
+
+    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
+        """The next rows. Raises `ModelError` if none were given."""
+        if self._data is None:
+            raise self.error("has no data yet: give it some by set_input_arrays()")
+        rows = slice(self._position, self._position + self.batch_size)
+        self._position = rows.stop % len(self._data)
+        return self._data[rows], self._labels[rows]
+
+    def rewind(self) -> None:
+        """Let the next batch begin at the first row."""
+        self._position = 0
+
+
+@register("DummyData")
+class DummyData(Layer):
+    """Blobs made by fillers, constant ones once and random ones anew for every batch.
+
+    Tops: any number, of the shapes that `shape` (or num, channels, height and width) says, one for all or one each.
+    """
+
+    bottom_range: ClassVar[Range] = (0, 0)
+    top_range: ClassVar[Range] = (1, None)
+    keeps_state: ClassVar[bool] = True
+
+    def make(self, bottoms: Sequence[Shape], generator: torch.Generator | None) -> None:
+        param = self.spec.dummy_data_param
+        self._shapes = self._read_shapes()
+        fillers = list(param.data_filler) or [FillerParameter()]
+        if len(fillers) not in (1, self.top_count):
+            raise self.error(f"dummy_data_param: {len(fillers)} data_filler for {self.top_count} tops")
+        self._fillers = fillers * self.top_count if len(fillers) == 1 else fillers
+        self._seed = 0
+        self._tops: list[Tensor] = []
+        self._generator = torch.Generator()
+        if any(filler.type != "constant" for filler in self._fillers):
+            self._seed = seed_from(generator)
+        self.rewind()
+
+    def _read_shapes(self) -> list[Shape]:
+        param = self.spec.dummy_data_param
+        legacy = (param.num, param.channels, param.height, param.width)
+        if any(legacy):
+            if param.shape:
+                raise self.error("dummy_data_param: num, channels, height and width exclude shape")
+            for name, numbers in zip(("num", "channels", "height", "width"), legacy, strict=True):
+                if len(numbers) not in (1, self.top_count):
+                    raise self.error(f"dummy_data_param: {len(numbers)} {name} for {self.top_count} tops")
+            four = [list(numbers) * (self.top_count if len(numbers) == 1 else 1) for numbers in legacy]
+            return list(zip(*four, strict=True))
+        return _shapes_for_tops(self, "dummy_data_param", param.shape)
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        return list(self._shapes)
+
+    def shard(self, worker: int, workers: int, seed: int = 0) -> None:
+        """Let each worker have random numbers of its own, which begin anew."""
+        if workers > 1:
+            self._seed = int(np.random.default_rng((self._seed, seed, worker)).integers(2**62))
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Let random numbers begin anew, with the same ones."""
+        self._generator.manual_seed(self._seed)
+
+    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
+        """The next batch; tensors of a constant filler are the same ones each time."""
+        first = not self._tops
+        if first:
+            self._tops = [torch.empty(shape) for shape in self._shapes]
+        for index, filler in enumerate(self._fillers):
+            if first or filler.type != "constant":
+                self._tops[index] = torch.empty(self._shapes[index])
+                fill(self._tops[index], filler, self._generator)
+        return tuple(self._tops)
+
+
+@register("Input")
+class Input(Layer):
+    """Blobs that the program fills before each forward pass; a net keeps their values, and this layer their shapes."""
+
+    bottom_range: ClassVar[Range] = (0, 0)
+    top_range: ClassVar[Range] = (1, None)
+
+    def make(self, bottoms: Sequence[Shape], generator: torch.Generator | None) -> None:
+        self._shapes = _shapes_for_tops(self, "input_param", self.spec.input_param.shape)
+
+    def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        return list(self._shapes)
+
+    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
+        """Zeros: what the blobs hold before anybody has filled them."""
+        return tuple(torch.zeros(shape) for shape in self._shapes)
+
+
+def _shapes_for_tops(layer: Layer, where: str, shapes: Sequence[BlobShape]) -> list[Shape]:
+    """`shapes`, one for all tops or one for each. Raises `ModelError` if there are others, or not as many."""
+    dimensions = [tuple(shape.dim) for shape in shapes]
+    if len(dimensions) not in (1, layer.top_count):
+        raise layer.error(f"{where}: {len(dimensions)} shape for {layer.top_count} tops: say one for all or one each")
+    return dimensions * layer.top_count if len(dimensions) == 1 else dimensions

@@ -1,0 +1,94 @@
+"""Loading ahead: one thread a layer prepares batches while the net computes."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+__all__ = ["Prefetcher", "StoppedError"]
+
+T = TypeVar("T")
+
+
+class StoppedError(Exception):
+    """What `checkpoint` raises in the loading thread when nobody wants its batches any more."""
+
+
+class _State(Generic[T]):
+    """What the owner and the thread share. The thread knows this alone, so that it never keeps the owner alive."""
+
+    def __init__(self, load: Callable[[Callable[[], None]], T], depth: int) -> None:
+        self.load = load
+        self.depth = depth
+        self.ready: deque[T] = deque()
+        self.error: BaseException | None = None
+        self.stopping = False
+        self.changed = threading.Condition()
+
+    def checkpoint(self) -> None:
+        if self.stopping:
+            raise StoppedError
+
+    def run(self) -> None:
+        try:
+            while True:
+                with self.changed:
+                    self.changed.wait_for(lambda: self.stopping or len(self.ready) < self.depth)
+                self.checkpoint()
+                batch = self.load(self.checkpoint)
+                with self.changed:
+                    self.ready.append(batch)
+                    self.changed.notify_all()
+        except StoppedError:
+            pass
+        except BaseException as error:  # noqa: BLE001 - belongs to whoever asks for the batch
+            with self.changed:
+                self.error = error
+                self.changed.notify_all()
+
+    def stop(self, thread: threading.Thread) -> None:
+        with self.changed:
+            self.stopping = True
+            self.changed.notify_all()
+        thread.join()
+
+
+class Prefetcher(Generic[T]):
+    """Calls `load` in a thread of its own, and keeps up to `depth` results until they are asked for.
+
+    `load` gets a function `checkpoint` that it calls between records: it raises `StoppedError` when the
+    prefetcher is being closed, so that closing takes no longer than one record.
+    """
+
+    def __init__(self, load: Callable[[Callable[[], None]], T], depth: int, name: str) -> None:
+        if depth < 1:
+            raise ValueError(f"depth ({depth}) must be at least 1")
+        self._state = _State(load, depth)
+        thread = threading.Thread(target=self._state.run, name=f"modum {name}", daemon=True)
+        thread.start()
+        self._finalizer = weakref.finalize(self, self._state.stop, thread)
+
+    def get(self) -> T:
+        """The next result, when it is there.
+
+        Raises what `load` raised, once all results before that were given, then and at every later call;
+        `ValueError` after `close`.
+        """
+        state = self._state
+        with state.changed:
+            if state.stopping:
+                raise ValueError("this prefetcher is closed")
+            state.changed.wait_for(lambda: state.ready or state.error is not None)
+            if not state.ready:
+                assert state.error is not None
+                raise state.error
+            batch = state.ready.popleft()
+            state.changed.notify_all()
+        return batch
+
+    def close(self) -> None:
+        """End the thread, waiting for it; safe to repeat. Results that nobody asked for are dropped."""
+        self._finalizer()

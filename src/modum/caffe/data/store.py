@@ -1,0 +1,253 @@
+"""Databases of records, read in the order of their keys: LMDB and LevelDB.
+
+Both are opened so that nothing is written beside them: any number of processes may read one at the same time,
+from a directory that they may not write to.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import tempfile
+import threading
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import lmdb
+
+from modum.data import DataError
+
+__all__ = ["Cursor", "open_store"]
+
+LMDB_FILE = "data.mdb"
+LEVELDB_FILE = "CURRENT"
+"""The file that every LevelDB has."""
+NOT_READ = frozenset({"LOCK", "LOG", "LOG.old"})
+"""What a LevelDB's folder holds for its writers alone."""
+META_PAGES = 2
+"""Pages at the start of every LMDB that no count of its pages includes."""
+
+
+class Cursor(ABC):
+    """A place in a database: at the first record when made, and there again after the last one.
+
+    Not for two threads at once, but each call may come from another one.
+    """
+
+    path: Path
+
+    @property
+    @abstractmethod
+    def key(self) -> bytes:
+        """The key of the record here."""
+
+    @property
+    @abstractmethod
+    def value(self) -> bytes | memoryview:
+        """The record here; valid until the cursor moves."""
+
+    @abstractmethod
+    def next(self) -> bool:
+        """Move to the next record, from the last one to the first; whether that went back to the first."""
+
+    @abstractmethod
+    def rewind(self) -> None:
+        """Move to the first record."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of records; LevelDB counts them one by one."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the database back; safe to repeat. The cursor cannot be used any more."""
+
+
+def open_store(source: str | os.PathLike[str], backend: str) -> Cursor:
+    """A cursor at the first record of the database at `source`; `backend` is 'LMDB' or 'LEVELDB'.
+
+    Raises `DataError`, which says what to type, if there is no such database, if it is of the other kind,
+    damaged or empty, or if the package that reads LevelDB is missing.
+    """
+    path = Path(source)
+    if not path.exists():
+        place = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise DataError(
+            f"there is no {backend} at {path}{place}; HINT: to make it from IDX files, CIFAR batches or a list of "
+            f"images: modum caffe convert --help"
+        )
+    is_leveldb = (path / LEVELDB_FILE).exists()
+    if is_leveldb != (backend == "LEVELDB") and (is_leveldb or path.is_file() or (path / LMDB_FILE).exists()):
+        kinds = ("LMDB", "LEVELDB")
+        raise DataError(f"{path} is no {backend}: say backend: {kinds[is_leveldb]}")
+    return LevelDBCursor(path) if backend == "LEVELDB" else LMDBCursor(path)
+
+
+@dataclass
+class _Environment:
+    """An LMDB that is open in this process; LMDB allows one opening of a database a process."""
+
+    lmdb: lmdb.Environment
+    users: int = 0
+
+
+_environments: dict[tuple[int, int, int], _Environment] = {}
+_environments_lock = threading.Lock()
+
+
+class LMDBCursor(Cursor):
+    """A cursor over an LMDB: a folder with data.mdb, or the file alone."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        file = path / LMDB_FILE if path.is_dir() else path
+        try:
+            status = file.stat()
+        except FileNotFoundError as error:
+            raise DataError(f"{path} is no LMDB: it has no file {LMDB_FILE}") from error
+        self._identity = (os.getpid(), status.st_dev, status.st_ino)
+        with _environments_lock:
+            shared = _environments.get(self._identity)
+            if shared is None:
+                shared = _environments[self._identity] = _Environment(_open_lmdb(path, file))
+            shared.users += 1
+        self._environment = shared
+        self._closed = False
+        self._transaction = shared.lmdb.begin(buffers=True)
+        self._cursor = self._transaction.cursor()
+        if not self._cursor.first():
+            self.close()
+            raise DataError(f"the LMDB at {path} is empty")
+
+    @property
+    def key(self) -> bytes:
+        return bytes(self._cursor.key())
+
+    @property
+    def value(self) -> memoryview:
+        value: memoryview = self._cursor.value()
+        return value
+
+    def next(self) -> bool:
+        try:
+            return not self._cursor.next() and self._cursor.first()
+        except lmdb.Error as error:
+            raise DataError(f"the LMDB at {self.path} is damaged: {error}") from error
+
+    def rewind(self) -> None:
+        self._cursor.first()
+
+    def __len__(self) -> int:
+        return int(self._transaction.stat(self._environment.lmdb.open_db(txn=self._transaction))["entries"])
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._cursor.close()
+        self._transaction.abort()
+        with _environments_lock:
+            self._environment.users -= 1
+            if not self._environment.users:
+                self._environment.lmdb.close()
+                del _environments[self._identity]
+
+
+def _open_lmdb(path: Path, file: Path) -> lmdb.Environment:
+    """Open without lock file: nobody writes to a database that is being trained from.
+
+    A file cut short is refused, where its page counts show that: reading past its end would kill the process.
+    """
+    try:
+        environment = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, create=False)
+        statistics = environment.stat()
+    except lmdb.Error as error:
+        raise DataError(f"{path} cannot be read as an LMDB: {error}") from error
+    pages = META_PAGES + sum(statistics[kind] for kind in ("branch_pages", "leaf_pages", "overflow_pages"))
+    size = file.stat().st_size
+    if size < pages * statistics["psize"]:
+        environment.close()
+        raise DataError(
+            f"{file} is cut short: {size} bytes, while {pages} pages of {statistics['psize']} bytes are in use"
+        )
+    return environment
+
+
+class LevelDBCursor(Cursor):
+    """A cursor over a LevelDB.
+
+    LevelDB locks its folder and writes to it even when it only reads. So it opens a temporary folder of
+    symbolic links to the files of the database, and what it writes goes there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not (path / LEVELDB_FILE).exists():
+            raise DataError(f"{path} is no LevelDB: it has no file {LEVELDB_FILE}")
+        package = _leveldb_package()
+        self._view: Path | None = Path(tempfile.mkdtemp(prefix="modum-leveldb-"))
+        for file in path.iterdir():
+            if file.name == LEVELDB_FILE:  # is replaced when opened
+                shutil.copyfile(file, self._view / file.name)
+            elif file.name not in NOT_READ:
+                (self._view / file.name).symlink_to(file.absolute())
+        try:
+            self._database: Any = package.DB(str(self._view))
+        except package.Error as error:
+            shutil.rmtree(self._view)
+            raise DataError(f"{path} cannot be read as a LevelDB: {error}") from error
+        self._package = package
+        self._iterator: Any = self._database.raw_iterator(verify_checksums=True, fill_cache=False)
+        self._iterator.seek_to_first()
+        if not self._iterator.valid():
+            self.close()
+            raise DataError(f"the LevelDB at {path} is empty")
+
+    @property
+    def key(self) -> bytes:
+        key: bytes = self._iterator.key()
+        return key
+
+    @property
+    def value(self) -> bytes:
+        value: bytes = self._iterator.value()
+        return value
+
+    def next(self) -> bool:
+        try:
+            self._iterator.next()
+            if self._iterator.valid():
+                return False
+            self._iterator.seek_to_first()
+        except self._package.Error as error:
+            raise DataError(f"the LevelDB at {self.path} is damaged: {error}") from error
+        return True
+
+    def rewind(self) -> None:
+        self._iterator.seek_to_first()
+
+    def __len__(self) -> int:
+        with self._database.iterator(include_value=False, fill_cache=False) as keys:
+            return sum(1 for _ in keys)
+
+    def close(self) -> None:
+        if self._view is None:
+            return
+        self._iterator.close()
+        self._database.close()
+        shutil.rmtree(self._view)
+        self._view = None
+
+
+def _leveldb_package() -> ModuleType:
+    """The package that reads LevelDB: plyvel, or its continuation for newer Pythons."""
+    for name in ("plyvel", "plyvel_next"):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError:
+            continue
+    raise DataError("LevelDB needs a package that is not installed; HINT: pip install 'modum[caffe]'")
