@@ -1,0 +1,172 @@
+"""Blobs: the numbers of a net and their gradients, as NumPy sees them."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+__all__ = ["Activation", "Blob", "Weight"]
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+LEGACY_AXES = 4
+
+
+class Blob(ABC):
+    """Data and gradient (`diff`) of one blob: float32 arrays of the same shape.
+
+    On a CPU both are views: writing into them changes the net. From a GPU they are copies that cannot be written to;
+    the inputs of a net lie in host memory and can be written to everywhere.
+    """
+
+    @property
+    @abstractmethod
+    def data(self) -> NDArray[np.float32]:
+        """The values."""
+
+    @property
+    @abstractmethod
+    def diff(self) -> NDArray[np.float32]:
+        """The gradient of the loss with respect to the values, as the last backward pass left it."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+
+    @abstractmethod
+    def reshape(self, *shape: int) -> None:
+        """Give it another shape; its values are zero then. Takes effect in other blobs with the next forward pass."""
+
+    @property
+    def count(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+    @property
+    def num(self) -> int:
+        """The first of four axes."""
+        return self._legacy(0)
+
+    @property
+    def channels(self) -> int:
+        """The second of four axes."""
+        return self._legacy(1)
+
+    @property
+    def height(self) -> int:
+        """The third of four axes."""
+        return self._legacy(2)
+
+    @property
+    def width(self) -> int:
+        """The last of four axes."""
+        return self._legacy(3)
+
+    def _legacy(self, axis: int) -> int:
+        if len(self.shape) > LEGACY_AXES:
+            raise ValueError(f"a blob of shape {self.shape} has more than {LEGACY_AXES} axes: use shape")
+        return self.shape[axis] if axis < len(self.shape) else 1
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.shape}>"
+
+
+class Weight(Blob):
+    """A parameter of a layer."""
+
+    def __init__(self, find: Callable[[], nn.Parameter]) -> None:
+        self._find = find
+
+    @property
+    def tensor(self) -> nn.Parameter:
+        """The layer's own tensor."""
+        return self._find()
+
+    @property
+    def data(self) -> NDArray[np.float32]:
+        return as_array(self._find())
+
+    @property
+    def diff(self) -> NDArray[np.float32]:
+        tensor = self._find()
+        if tensor.grad is None:
+            tensor.grad = torch.zeros_like(tensor)
+        return as_array(tensor.grad)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self._find().shape)
+
+    def reshape(self, *shape: int) -> None:
+        raise ValueError(f"a parameter keeps its shape {self.shape}: its layer's settings decide it")
+
+
+class Activation(Blob):
+    """What layers make and read; its number is its place in the net's lists."""
+
+    def __init__(self, values: list[Tensor | None], shapes: list[tuple[int, ...]], number: int) -> None:
+        self._values = values
+        self._shapes = shapes
+        self._number = number
+        self._diff: Tensor | None = None
+
+    @property
+    def tensor(self) -> Tensor:
+        """The newest value, with its place in autograd's graph; zeros before the first forward pass."""
+        value = self._values[self._number]
+        if value is None:
+            value = self._values[self._number] = torch.zeros(self._shapes[self._number])
+        return value
+
+    @property
+    def data(self) -> NDArray[np.float32]:
+        return as_array(self.tensor)
+
+    @property
+    def diff(self) -> NDArray[np.float32]:
+        return as_array(self.gradient())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        value = self._values[self._number]
+        return tuple(self._shapes[self._number] if value is None else value.shape)
+
+    def reshape(self, *shape: int) -> None:
+        if tuple(shape) != self.shape:
+            self._values[self._number] = torch.zeros(shape)
+            self._shapes[self._number] = tuple(shape)
+            self._diff = None
+
+    def gradient(self) -> Tensor:
+        """The tensor behind `diff`: autograd's, once a backward pass has kept it; else one to be written to."""
+        tensor = self.tensor
+        if self._diff is None or self._diff.shape != tensor.shape:
+            self._diff = torch.zeros_like(tensor, requires_grad=False)
+        return self._diff
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether `diff` was asked for, or left by a backward pass."""
+        return self._diff is not None and self._diff.shape == self.tensor.shape
+
+    def keep_gradient(self, gradient: Tensor | None) -> None:
+        """What a backward pass found; None: nothing came here."""
+        self._diff = gradient
+
+
+def as_array(tensor: Tensor) -> NDArray[np.float32]:
+    """A NumPy view, or a copy that cannot be written to for a tensor that lies elsewhere."""
+    array: NDArray[np.float32] = tensor.detach().cpu().numpy()
+    if tensor.device.type != "cpu":
+        array.flags.writeable = False
+    return array

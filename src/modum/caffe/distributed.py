@@ -1,0 +1,240 @@
+"""Training by many workers through a box: each has the solver's own rule, and the weights move together."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from modum.caffe.solver import Action, Solver
+from modum.launch import detect
+from modum.observe.progress import WorkerProgress
+from modum.torch.flat import SharedTensor, flatten
+from modum.torch.group import launched_group
+from modum.update import Averaging, Elastic, Hybrid, Membership, join
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from modum.box import Box
+    from modum.caffe.proto import SolverParameter
+    from modum.update.rule import Auto
+
+__all__ = ["SharedSolver", "sharing_rule"]
+
+_log = logging.getLogger(__name__)
+
+JOIN_SECONDS = 300.0
+"""How long the first worker may take to write the first weights."""
+
+FINISH_SECONDS = 24 * 3600.0
+"""How long the first worker waits for the others at the end; they do an iteration at most."""
+
+STOPPED = 1 << 40
+"""What a worker that stops adds to the count of iterations, so that none are left for anybody."""
+
+
+def sharing_rule(
+    solver: SolverParameter, moving_rate: float | Auto | None = None, update_interval: int | Auto | None = None
+) -> Hybrid:
+    """Elastic averaging between groups, with the knobs given here, or else in the solver file, or else automatic.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+    if moving_rate is None:
+        moving_rate = solver.moving_rate if solver.HasField("moving_rate") else "auto"
+    if update_interval is None:
+        update_interval = solver.update_interval if solver.HasField("update_interval") else "auto"
+    return Hybrid(between=Elastic(moving_rate=moving_rate, interval=update_interval))
+
+
+class SharedSolver(Solver):
+    """One worker's solver in a job of many.
+
+    Iterations are counted over all workers: each takes the next ones from a counter in the box, a group as many as it
+    has members, and its learning rate is that of their number. So ``max_iter`` means as many samples as for one worker,
+    and `Solver.iter` is the number of the job's iteration that this worker is at. In a group the gradients are averaged
+    at every iteration; between groups the weights move together by ``rule``. The first worker logs, tests and takes
+    snapshots, with the shared weights.
+
+    name
+        What the shared model is called in the box.
+
+    Raises:
+        MismatchError: the net or the settings differ from the first worker's.
+    """
+
+    def __init__(
+        self,
+        solver: str | Path | SolverParameter,
+        box: Box,
+        rule: Hybrid,
+        *,
+        name: str = "caffe",
+        resume: str | Path | None = None,
+        **options: Any,
+    ) -> None:
+        place = detect()
+        self._first = place.rank == 0
+        super().__init__(solver, tests=self._first, **options)
+        param = self.param
+        if param.random_seed >= 0:
+            torch.manual_seed(param.random_seed + place.rank)  # the same dropout everywhere would be less of it
+        for layer in self.net.layers:
+            if shard := getattr(layer, "shard", None):
+                shard(place.rank, place.world_size, max(0, param.random_seed))
+        if resume is not None:
+            self.restore(resume)
+        self._start = self.iter
+        self._box = box
+        self.group = launched_group(place, self.net.device)
+        self._closing = ExitStack()
+        self._closing.callback(self.group.close)
+        self.worker = WorkerProgress(box, place.rank, place.world_size)
+        self._closing.callback(self.worker.close)
+        tensors = self._shared_tensors()
+        self._vectors = flatten(tensors, self.group)
+        learning = self.parameters.flat.numel()
+        self.parameters.bind(self._vectors[0].flat[:learning])
+        self.rule.rebind()
+        meta = {"tensors": [[one.name, one.text] for one in tensors], "settings": _settings(param, rule)}
+        self._buffers = join(box, name, self._vectors, meta, JOIN_SECONDS)
+        for buffer in self._buffers:
+            self._closing.callback(buffer.close)
+        self._membership = Membership(box, name, leader=self.group.rank == 0)
+        self._closing.callback(self._membership.leave)
+        self._averaging = Averaging(rule, self._vectors, self._buffers, self.group, self._membership)
+        self._closing.callback(self._averaging.close)
+        self._averaging.pull()
+        self._iterations = box.counter(f"{name}/iterations")
+        self._samples = self._batch_size() * param.iter_size
+        self._reported = (0.0, 0.0)
+
+    def step(self, iterations: int) -> None:
+        """Take part until all workers together have done so many iterations from where the job began."""
+        limit = self._start + iterations
+        self._stopped = False
+        self._displayed = (time.perf_counter(), self.iter)
+        self._passed = 1
+        while (number := self._take()) < limit:
+            if number > self.iter:
+                self._passed, self.iter = number - self.iter, number
+                if self._first and self._due(self.param.snapshot):
+                    self.snapshot()
+            if self._first and self._due(self.param.test_interval) and (number or self.param.test_initialization):
+                self.test_all()
+            loss = self.forward_backward()
+            self.group.average(self.parameters.gradient)
+            self.apply_update(number)
+            self._averaging.step()
+            self._report(loss, limit)
+            action = self._action()
+            if action is Action.SNAPSHOT and self._first:
+                self.snapshot()
+            elif action is Action.STOP:
+                self._stopped = True
+            if self._stopped:
+                self._iterations.add(STOPPED)
+        if self._passed == 1 and number > limit and self._first:
+            _log.warning("All %d iterations were taken when this worker came", limit)
+        if number >= STOPPED:
+            self._stopped = True
+        else:
+            self._passed, self.iter = max(1, limit - self.iter), limit
+
+    def finish(self) -> None:
+        """Share what was learned here; the first worker then waits for the others, and does what comes at the end."""
+        self._averaging.finish()
+        self._report_exchanges()
+        self.worker.flush()
+        self._membership.leave()
+        if self._first:
+            self._membership.wait_for_others(FINISH_SECONDS)
+            self._passed = 1
+            super().finish()
+
+    def snapshot(self) -> tuple[Path, Path]:
+        """As `Solver.snapshot`, of the shared weights; the history is this worker's. Of the first worker alone."""
+        number, due = self.iter, self.param.snapshot
+        if self._passed > 1 and due and self._due(due):
+            self.iter = self._label(due)
+        try:
+            with self._shared_weights():
+                return super().snapshot()
+        finally:
+            self.iter = number
+
+    def test_all(self) -> None:
+        """As `Solver.test_all`, with the shared weights."""
+        with self._shared_weights():
+            super().test_all()
+
+    def close(self) -> None:
+        """Leave the job."""
+        try:
+            self._closing.close()
+        finally:
+            super().close()
+
+    def _take(self) -> int:
+        """The number of the next iteration of this group, the first of as many as it has members."""
+        if self.group.rank == 0:
+            return self.group.broadcast(self._start + self._iterations.add(self.group.size))
+        return self.group.broadcast(0)
+
+    @contextmanager
+    def _shared_weights(self) -> Iterator[None]:
+        """The net has the shared weights inside, and the worker's own again afterwards."""
+        for vector in self._vectors:
+            vector.save()
+        try:
+            for vector, buffer in zip(self._vectors, self._buffers, strict=True):
+                vector.read(buffer)
+            yield
+        finally:
+            for vector in self._vectors:
+                vector.restore()
+
+    def _shared_tensors(self) -> list[SharedTensor]:
+        """All parameters: those that learn in the order of `Parameters`, then the others: statistics, for the box."""
+        learning = self.parameters.learnables
+        others = [one for one in self.net.learnables if one not in learning]
+        return [
+            SharedTensor(name=f"{one.layer}[{one.index}]", tensor=one.tensor, trainable=trainable)
+            for some, trainable in ((learning, True), (others, False))
+            for one in some
+        ]
+
+    def _batch_size(self) -> int:
+        """Samples in a batch: the length of the first top that no layer computes from others."""
+        for step in self.net.steps:
+            if not step.bottoms and step.tops:
+                shape = self.net.blobs[step.spec.top[0]].shape
+                return shape[0] if shape else 1
+        return 1
+
+    def _report(self, loss: torch.Tensor, limit: int) -> None:
+        total = (limit - self._start) * self._samples
+        self.worker.report(samples=self._samples, steps=1, total=total, loss=float(loss))
+        self._report_exchanges()
+
+    def _report_exchanges(self) -> None:
+        now = self._averaging.statistics()
+        exchange, hidden = self._reported
+        self.worker.report(exchange_seconds=now.exchange_seconds - exchange, hidden_seconds=now.hidden_seconds - hidden)
+        self._reported = (now.exchange_seconds, now.hidden_seconds)
+
+
+def _settings(solver: SolverParameter, rule: Hybrid) -> dict[str, Any]:
+    """What all workers of a job must have in common, by name."""
+    own = {
+        field.name: str(value)
+        for field, value in solver.ListFields()
+        if not field.name.startswith("modum_") and not field.name.endswith("_param")
+    }
+    return {**rule.settings(), **own}

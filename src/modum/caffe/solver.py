@@ -1,0 +1,361 @@
+"""A Caffe solver: trains a net, tests it, and takes snapshots, at the iterations that its file says."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import torch
+
+from modum.caffe import snapshot as snapshots
+from modum.caffe.errors import ModelError
+from modum.caffe.log import output_line
+from modum.caffe.net import Net
+from modum.caffe.parameters import Parameters
+from modum.caffe.policy import Policy
+from modum.caffe.proto import TEST, TRAIN, NetParameter, NetState, SolverParameter
+from modum.caffe.prototxt import read_net, read_solver
+from modum.caffe.rules import make_rule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+
+    from torch import Tensor
+
+__all__ = ["Action", "Solver"]
+
+_log = logging.getLogger(__name__)
+
+
+class Action(Enum):
+    """What somebody (a signal, say) asks a solver to do between two iterations."""
+
+    NONE = "none"
+    STOP = "stop"
+    SNAPSHOT = "snapshot"
+
+
+class Solver:
+    """Trains a net as a solver file says.
+
+        solver = Solver("solver.prototxt")
+        solver.step(100)
+        print(solver.net.blobs["loss"].data, solver.net.params["conv1"][0].data)
+        solver.solve()
+
+    solver
+        A prototxt file, or the message that was read from one. Paths in it are relative to the current directory, as
+        they are for Caffe.
+    stages, level
+        Added to the state of the train net.
+    weights
+        Files of weights to begin with, beside those that the solver names.
+    device
+        Where the nets compute.
+    tests
+        Whether to make the test nets: a worker that never tests does without.
+    action
+        Asked after every iteration.
+
+    Raises:
+        ModelError: something is wrong with the solver or with one of the nets.
+    """
+
+    def __init__(
+        self,
+        solver: str | Path | SolverParameter,
+        *,
+        stages: Iterable[str] = (),
+        level: int | None = None,
+        weights: Iterable[str | Path] = (),
+        device: torch.device | str | None = None,
+        tests: bool = True,
+        action: Callable[[], Action] = lambda: Action.NONE,
+    ) -> None:
+        param = read_solver(solver) if isinstance(solver, str | Path) else solver
+        self.param: SolverParameter = param
+        self._action = action
+        self.iter = 0
+        """Iterations done."""
+        if param.random_seed >= 0:
+            torch.manual_seed(param.random_seed)
+        self._check()
+        self.policy = Policy(param)
+        state = NetState()
+        state.CopyFrom(param.train_state)
+        state.stage.extend(stages)
+        if level is not None:
+            state.level = level
+        spec = self._train_spec()
+        fuse = not param.debug_info
+        self.net = Net(_in_state(spec, TRAIN, state), TRAIN, device=device, fuse=fuse)
+        self.test_nets: list[Net] = []
+        if tests:
+            self.test_nets = [
+                Net(_in_state(one, TEST, state), TEST, device=device, fuse=fuse) for one, state in self._test_specs()
+            ]
+        self.parameters = Parameters(self.net.learnables)
+        self.rule = make_rule(param, self.parameters)
+        for file in (*param.weights, *weights):
+            for one in str(file).split(","):
+                self.net.copy_from(one.strip())
+        self._prefix = str(param.snapshot_prefix or "snapshot")
+        if param.snapshot:
+            snapshots.check_prefix(self._prefix)
+        self._losses: deque[Tensor] = deque(maxlen=max(1, param.average_loss))
+        self._stopped = False
+        self._passed = 1
+        """Iterations from the one before to this one: more than 1 where other workers do some."""
+        self._displayed = (time.perf_counter(), 0)
+        self.progress: Callable[[int, int], None] = lambda iteration, last: None
+        """Called after every iteration with its number and `max_iter`."""
+
+    # -- what pycaffe has
+
+    def step(self, iterations: int) -> None:
+        """Do so many iterations, with the tests, snapshots and log lines that fall due."""
+        last = self.iter + iterations
+        self._stopped = False
+        self._displayed = (time.perf_counter(), self.iter)
+        while self.iter < last and not self._stopped:
+            if self._due(self.param.test_interval) and (self.iter > 0 or self.param.test_initialization):
+                self.test_all()
+                if self._stopped:
+                    break
+            self.iterate()
+            action = self._action()
+            self.iter += 1
+            if self._due(self.param.snapshot) or action is Action.SNAPSHOT:
+                self.snapshot()
+            self.progress(self.iter, max(self.param.max_iter, last))
+            if action is Action.STOP:
+                self._stopped = True
+
+    def solve(self, resume: str | Path | None = None) -> None:
+        """Train until ``max_iter``, from the beginning, from where this solver is, or from a snapshot's state."""
+        param = self.param
+        _log.info("Solving %s", self.net.name)
+        _log.info("Learning Rate Policy: %s", param.lr_policy)
+        if resume is not None:
+            self.restore(resume)
+        self.step(param.max_iter - self.iter)
+        self.finish()
+
+    def finish(self) -> None:
+        """What comes after the last iteration: a snapshot, the loss, a test."""
+        param = self.param
+        if param.snapshot_after_train and not (param.snapshot and self.iter % param.snapshot == 0):
+            self.snapshot()
+        if self._stopped:
+            _log.info("Optimization stopped early.")
+            return
+        if self._due(param.display):
+            with torch.no_grad():
+                self._losses.append(self.net.compute())
+            _log.info("Iteration %d, loss = %g", self.iter, self.smoothed_loss)
+        if self._due(param.test_interval):
+            self.test_all()
+        _log.info("Optimization Done.")
+
+    def snapshot(self) -> tuple[Path, Path]:
+        """Write the weights and the solver's state; returns the paths of the two files."""
+        step = self.policy.current_step
+        return snapshots.snapshot(self.net, self.rule, self.parameters, self.param, self._prefix, self.iter, step)
+
+    def restore(self, path: str | Path) -> None:
+        """Go on from the state (``.solverstate`` or ``.solverstate.h5``) of a snapshot.
+
+        Raises:
+            CaffeError: it cannot be read, or is not of this net and solver type.
+        """
+        _log.info("Restoring previous solver status from %s", path)
+        self.iter, self.policy.current_step = snapshots.restore(self.net, self.rule, self.parameters, Path(path))
+
+    # -- one iteration
+
+    def iterate(self) -> None:
+        """Forward and backward passes, ``iter_size`` of them, and the update."""
+        self.forward_backward()
+        self.apply_update(self.iter)
+
+    def forward_backward(self) -> Tensor:
+        """The gradients of one iteration, in ``parameters.gradient``; returns and notes the loss."""
+        param = self.param
+        display = self._due(param.display)
+        if param.debug_info:
+            self.net.debug_info(on=display)
+        self.parameters.gradient.zero_()
+        loss = self.net.forward_backward()
+        for _ in range(1, param.iter_size):
+            loss = loss + self.net.forward_backward()
+        loss = loss / param.iter_size if param.iter_size > 1 else loss
+        self._losses.append(loss)
+        if display:
+            self._display()
+        return loss
+
+    def apply_update(self, iteration: int) -> None:
+        """Move the weights by the gradients, at the learning rate of ``iteration``."""
+        param = self.param
+        rate = self.policy.rate(iteration)
+        if self._due(param.display):
+            _log.info("Iteration %d, lr = %g", self._label(param.display), rate)
+        if param.clip_gradients >= 0:
+            self._clip()
+        if param.iter_size > 1:
+            self.parameters.gradient.mul_(1.0 / param.iter_size)
+        self.rule.apply(rate, iteration)
+        self.net.log_update(self.parameters)
+
+    @property
+    def smoothed_loss(self) -> float:
+        """The mean of the last ``average_loss`` losses; 0 before the first."""
+        return float(sum(float(loss) for loss in self._losses)) / max(1, len(self._losses))
+
+    def test_all(self) -> None:
+        """Run all test nets and log their mean outputs."""
+        for index in range(len(self.test_nets)):
+            if self._stopped:
+                return
+            self.test(index)
+
+    def test(self, index: int = 0) -> dict[str, float]:
+        """Run one test net over its ``test_iter`` batches; logs and returns the mean of each of its outputs.
+
+        An output of several numbers is returned as ``name[i]``.
+        """
+        net, param = self.test_nets[index], self.param
+        number = self._label(param.test_interval) if param.test_interval else self.iter
+        _log.info("Iteration %d, Testing net (#%d)", number, index)
+        net.share_with(self.net)
+        sums: list[Tensor] = []
+        loss = torch.zeros((), dtype=torch.float64)
+        batches = param.test_iter[index]
+        for _ in range(batches):
+            action = self._action()
+            if action is Action.SNAPSHOT:
+                self.snapshot()
+            elif action is Action.STOP:
+                self._stopped = True
+                _log.info("Test interrupted.")
+                return {}
+            loss = loss + net.compute().cpu()
+            outputs = [value.double().flatten() for _, _, value in net.output_values()]
+            sums = [a + b for a, b in zip(sums, outputs, strict=True)] if sums else outputs
+        if param.test_compute_loss:
+            _log.info("Test loss: %g", float(loss) / batches)
+        means: dict[str, float] = {}
+        for (name, weight, _), total in zip(net.output_values(), sums, strict=True):
+            values = (total / batches).tolist()
+            for position, value in enumerate(values):
+                _log.info("%s", output_line("Test", len(means), name, value, weight))
+                means[name if len(values) == 1 else f"{name}[{position}]"] = value
+        return means
+
+    def close(self) -> None:
+        """End the threads and close the files of all nets."""
+        for net in (self.net, *self.test_nets):
+            net.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- the parts
+
+    def _due(self, interval: int) -> bool:
+        """Whether something that is done every so many iterations is to be done at this one."""
+        return interval > 0 and self.iter // interval > (self.iter - self._passed) // interval
+
+    def _label(self, interval: int) -> int:
+        """The iteration for which that is done: this one, or the last multiple that other workers have done."""
+        return self.iter // interval * interval
+
+    def _display(self) -> None:
+        param = self.param
+        (start, before), now = self._displayed, time.perf_counter()
+        seconds = now - start
+        number = self._label(param.display)
+        _log.info(
+            "Iteration %d (%g iter/s, %gs/%d iters), loss = %g",
+            *(number, (number - before) / (seconds or 1), seconds, param.display, self.smoothed_loss),
+        )
+        self._displayed = (now, number)
+        index = 0
+        for name, weight, values in self.net.output_values():
+            for value in values.flatten().tolist():
+                _log.info("%s", output_line("Train", index, name, value, weight))
+                index += 1
+
+    def _clip(self) -> None:
+        limit = self.param.clip_gradients
+        norm = float(self.parameters.gradient.norm())
+        if norm > limit:
+            factor = limit / norm
+            _log.info(
+                "Gradient clipping: scaling down gradients (L2 norm %g > %g) by scale factor %g", norm, limit, factor
+            )
+            self.parameters.gradient.mul_(factor)
+
+    # -- the nets
+
+    def _check(self) -> None:
+        param = self.param
+        sources = ("net", "net_param", "train_net", "train_net_param")
+        given = [name for name in sources if param.HasField(name)]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise ModelError.at(param, f"exactly one of {', '.join(sources)} gives the train net, but there is {found}")
+        for name, least in (("max_iter", 0), ("iter_size", 1), ("average_loss", 1), ("display", 0), ("snapshot", 0)):
+            if (value := getattr(param, name)) < least:
+                raise ModelError.at(param, f"{name} ({value}) must be at least {least}", name)
+
+    def _train_spec(self) -> NetParameter:
+        param = self.param
+        inside: NetParameter
+        for inside, name in ((param.train_net_param, "train_net_param"), (param.net_param, "net_param")):
+            if param.HasField(name):
+                return inside
+        return read_net(Path(param.train_net or param.net))
+
+    def _test_specs(self) -> list[tuple[NetParameter, NetState]]:
+        """The nets to test, each with its state: those that are given for testing, then the common one."""
+        param = self.param
+        specs: list[NetParameter] = [*param.test_net_param, *(read_net(Path(path)) for path in param.test_net)]
+        common = param.HasField("net_param") or param.HasField("net")
+        wanted = len(param.test_iter)
+        if wanted < len(specs) or (wanted != len(specs) and not common):
+            raise ModelError.at(param, f"{wanted} test_iter for {len(specs)} test nets: give one for each", "test_iter")
+        if wanted > len(specs):
+            specs += [self._train_spec()] * (wanted - len(specs))
+        if len(param.test_state) not in (0, wanted):
+            problem = f"{len(param.test_state)} test_state for {wanted} test nets: give none, or one for each"
+            raise ModelError.at(param, problem, "test_state")
+        if wanted and param.test_interval <= 0:
+            raise ModelError.at(param, "test_iter needs a test_interval of at least 1", "test_iter")
+        if any(number < 1 for number in param.test_iter):
+            numbers = ", ".join(map(str, param.test_iter))
+            raise ModelError.at(param, f"test_iter ({numbers}) must be at least 1", "test_iter")
+        states = list(param.test_state) or [NetState()] * wanted
+        return list(zip(specs, states, strict=True))
+
+
+def _in_state(spec: NetParameter, phase: int, state: NetState) -> NetParameter:
+    """The net with a state: the phase, then its own, then the solver's word."""
+    merged = NetState()
+    merged.phase = phase
+    merged.MergeFrom(spec.state)
+    merged.MergeFrom(state)
+    copy = NetParameter()
+    copy.CopyFrom(spec)
+    copy.state.CopyFrom(merged)
+    return copy
