@@ -15,7 +15,7 @@ import os
 import struct
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
@@ -223,7 +223,7 @@ def apply(
     kernels: Kernels,
     op: Op,
     target: Party,
-    pieces: Iterable[Piece],
+    waiting: deque[Piece],
     *,
     patience: float,
     data: Array | None = None,
@@ -231,13 +231,13 @@ def apply(
     factor: Any = None,
     difference: bool = False,
 ) -> None:
-    """Run one operation on `pieces` of `target`, each under its chunks' locks; the busy ones are come back to.
+    """Run one operation on pieces of `target`, each under its chunks' locks; the busy ones are come back to.
 
     Args:
         kernels: which arithmetic.
         op: a data operation.
         target: the segment that is read or changed.
-        pieces: parts that share no chunk.
+        waiting: parts that share no chunk. It is empty at the end; several threads of one party may share it.
         patience: seconds without any progress after which to give up.
         data: the caller's 1-D array for READ, WRITE, ADD and EXCHANGE, in the dtype of the segment.
         source: the other segment for COPY, SCALE and AXPY.
@@ -251,12 +251,14 @@ def apply(
     kernels.prepare(target.dtype)
     target.mapping.check(target.name)
     act = _action(kernels, op, target, data, source, factor, difference)
-    waiting = deque(pieces)
     pause: Pause | None = None
     while waiting:
         progress = False
         for _ in range(len(waiting)):
-            piece = waiting.popleft()
+            try:
+                piece = waiting.popleft()
+            except IndexError:
+                return  # another thread took the last one
             if not _lock(op, target, source, piece):
                 # a whole stripe at once is quicker, but on contention every chunk counts
                 waiting.extend([piece] if source is not None or piece.nbytes <= CHUNK else piece.chunks())
@@ -269,7 +271,6 @@ def apply(
         if progress:
             pause = None
         elif not (pause := pause or Pause(patience))():
-            piece = waiting[0]
             raise DeadlineError(
                 f"{op.name.lower()} on buffer {target.name!r}: chunk {piece.offset // CHUNK} stayed locked"
                 f" for {patience:g} s: {_STUCK}"

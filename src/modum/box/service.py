@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -131,7 +132,7 @@ class Service:
                 portable,
                 op,
                 target,
-                [Piece(header.offset, 0, header.count, header.source_offset)],
+                deque([Piece(header.offset, 0, header.count, header.source_offset)]),
                 patience=LOCK_PATIENCE,
                 data=data,
                 source=source,

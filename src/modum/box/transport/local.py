@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Sequence
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -11,8 +11,6 @@ from modum.box.lane import Lanes
 from modum.box.memory import Locks, Mapping, Party, Piece, apply
 from modum.box.transport.base import Attachment, Transport, Work
 from modum.box.wire import SegmentInfo
-
-_SHARE_FROM = 2  # stripes from which an operation is worth dealing out to threads
 
 
 @dataclass(slots=True)
@@ -42,7 +40,7 @@ class LocalTransport(Transport):
 
         self._kernels: Kernels = fused
         self._threads = threads
-        self._workers = ThreadPoolExecutor(threads, "modum-kernel") if threads > 1 else None
+        self._workers = ThreadPoolExecutor(max(1, threads - 1), "modum-kernel")  # starts threads as they are needed
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -65,18 +63,15 @@ class LocalTransport(Transport):
         """See `Transport.run`."""
         target = _party(work.target)
         self.lanes.check(work)
-        shares = self._threads if len(work.pieces) >= _SHARE_FROM else 1
-        if self._workers is None or shares == 1:
-            self._apply(work, target, work.pieces)
-        else:
-            size = -(-len(work.pieces) // shares)
-            futures = [
-                self._workers.submit(self._apply, work, target, work.pieces[start : start + size])
-                for start in range(0, len(work.pieces), size)
-            ]
+        waiting = deque(work.pieces)
+        helpers = min(self._threads, len(waiting)) - 1
+        futures = [self._workers.submit(self._apply, work, target, waiting) for _ in range(helpers)]
+        try:
+            self._apply(work, target, waiting)
+        finally:
             wait(futures)
-            for future in futures:
-                future.result()
+        for future in futures:
+            future.result()
         nbytes = sum(piece.nbytes for piece in work.pieces)
         target.finish(work.op, nbytes, publish=work.publish, patience=work.patience)
 
@@ -95,15 +90,14 @@ class LocalTransport(Transport):
     def close(self) -> None:
         """Close the connections and end the threads."""
         super().close()
-        if self._workers:
-            self._workers.shutdown()
+        self._workers.shutdown()
 
-    def _apply(self, work: Work, target: Party, pieces: Sequence[Piece]) -> None:
+    def _apply(self, work: Work, target: Party, waiting: deque[Piece]) -> None:
         apply(
             self._kernels,
             work.op,
             target,
-            pieces,
+            waiting,
             patience=work.patience,
             data=work.data,
             source=_party(work.source) if work.source else None,
