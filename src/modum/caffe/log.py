@@ -53,8 +53,10 @@ class _Lines(logging.Handler):
 
 
 @contextmanager
-def caffe_log(stream: TextIO | None = None, *, bar: bool = True) -> Iterator[Callable[[int, int], None]]:
-    """Write everything that `modum.caffe` logs to ``stream`` (standard error) as Caffe does.
+def caffe_log(
+    stream: TextIO | None = None, *, bar: bool = True, quiet: bool = False
+) -> Iterator[Callable[[int, int], None]]:
+    """Write everything that `modum.caffe` logs to ``stream`` (standard error) as Caffe does; warnings alone if quiet.
 
     Yields a function that takes the iteration and the last one: it moves a progress bar where the stream is a
     terminal and ``bar`` is wanted, and does nothing elsewhere.
@@ -82,7 +84,7 @@ def caffe_log(stream: TextIO | None = None, *, bar: bool = True) -> Iterator[Cal
     level, propagate = logger.level, logger.propagate
     handler = _Lines(write)
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
     logger.propagate = False
     if progress:
         progress.start()
