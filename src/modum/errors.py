@@ -15,7 +15,6 @@ __all__ = [
     "PoolFullError",
     "ProtocolError",
     "TransportError",
-    "WorkerError",
 ]
 
 
@@ -61,7 +60,3 @@ class ProtocolError(ModumError):
 
 class TransportError(ModumError):
     """The transport that was asked for cannot be had here; the message says why."""
-
-
-class WorkerError(ModumError):
-    """A worker process failed."""

@@ -21,6 +21,7 @@ from modum.box.transport import Transport, check_choice, open_transport
 from modum.box.wire import (
     MAX_DIMENSIONS,
     MAX_NAME,
+    SESSION_BYTES,
     Bye,
     Create,
     Delete,
@@ -98,7 +99,7 @@ class Box:
         if timeout <= 0:
             raise ValueError(f"timeout must be positive, not {timeout}")
         choice = check_choice(transport)
-        session = secrets.token_bytes(16)
+        session = secrets.token_bytes(SESSION_BYTES)
         opened: list[Transport] = []
         try:
             for address in addresses:

@@ -97,7 +97,6 @@ class Lane:
     def __init__(self, endpoint: Endpoint, number: int) -> None:
         self.endpoint = endpoint
         self.number = number
-        self.welcome: Welcome | None = None
         self.connection: socket.socket | None = None
         self._poll = select.poll()
         self._low_water = 1
@@ -141,7 +140,7 @@ class Lane:
             try:
                 connection = self.endpoint.dial(max(left, 0.01))
                 try:
-                    self.welcome = self._shake_hands(connection, risky)
+                    welcome = self._shake_hands(connection, risky)
                     tune(connection)
                 except BaseException:
                     connection.close()
@@ -161,7 +160,7 @@ class Lane:
         self.connection = connection
         self._low_water = 1
         self._poll.register(connection, select.POLLIN)
-        return self.welcome
+        return welcome
 
     def _shake_hands(self, connection: socket.socket, risky: bool) -> Welcome:
         endpoint = self.endpoint

@@ -28,6 +28,7 @@ from modum.box.sockets import (
 )
 from modum.box.wire import (
     HEADER_BYTES,
+    SESSION_BYTES,
     Challenge,
     Greeting,
     Header,
@@ -168,6 +169,7 @@ class Server:
             connection, _ = listener.accept()
         except OSError as error:
             log.warning("a connection could not be accepted: %s", error)
+            self._stopping.wait(_TICK)  # out of descriptors, most likely: the others' need some time to end
             return
         if not self._strangers.acquire(blocking=False):
             connection.close()
@@ -206,6 +208,8 @@ class Server:
             send_greeting(connection, Op.GREET, Challenge(nonce, self.identifier, self._token is not None))
             _, data = receive_greeting(connection, Op.PROVE)
             answer = decode(data, Proof)
+            if len(answer.session) != SESSION_BYTES:
+                raise ProtocolError(f"a session has {SESSION_BYTES} bytes, not {len(answer.session)}")
             claim = (answer.session, answer.lane, client_nonce, nonce)
             if not proof_matches(answer.proof, proof(self._token, "client", *claim)):
                 raise AuthenticationError("wrong token")

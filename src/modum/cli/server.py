@@ -1,6 +1,7 @@
 """`modum server`: one memory server in the foreground."""
 
 import os
+import resource
 import signal
 import sys
 import threading
@@ -59,6 +60,9 @@ def server(
             f"warning: --memory {format_bytes(limit)} is more than the {format_bytes(available)} available here",
             file=sys.stderr,
         )
+    # every connection takes a descriptor, and one more for every buffer that it uses
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())

@@ -80,7 +80,6 @@ class Averager:
         self._scale = LearningRateScale(scale=learning_rate_scale, warmup_steps=warmup_steps)
         self._box = box
         self._name = name
-        self._optimizer = optimizer
         self._steps = 0
         self._unscaled: list[tuple[dict[str, Any], Any]] = []
         self._shared_weights = False
