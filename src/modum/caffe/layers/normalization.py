@@ -82,8 +82,6 @@ class BatchNorm(Layer):
     """
 
     keeps_state = True
-    _mean: Tensor
-    _variance: Tensor
 
     def make(self, bottoms: Sequence[Shape], generator: torch.Generator | None) -> None:
         param = self.spec.batch_norm_param
@@ -99,8 +97,6 @@ class BatchNorm(Layer):
                 self.spec.param.append(ParamSpec(lr_mult=0.0))
             elif self.spec.param[index].lr_mult != 0:
                 raise self.error(f"param {index} has lr_mult {self.spec.param[index].lr_mult:g}: statistics want 0")
-        self.register_buffer("_mean", torch.zeros(self.channels), persistent=False)
-        self.register_buffer("_variance", torch.zeros(self.channels), persistent=False)
         self.affine: Scale | None = None
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
@@ -140,11 +136,11 @@ class BatchNorm(Layer):
             y = F.batch_norm(x, mean, variance, weight, bias, training=False, eps=self.eps)
         elif self.samples > 1:
             # With momentum 1 the running statistics are the batch's own, the variance unbiased, as Caffe stores it.
-            mean, variance = self._mean.zero_(), self._variance.zero_()
+            mean, variance = torch.zeros_like(self.blobs[0]), torch.zeros_like(self.blobs[1])
             y = torch.batch_norm(x, weight, bias, mean, variance, True, 1.0, self.eps, torch.backends.cudnn.enabled)
             self._gather(mean, variance)
         else:
-            self._gather(x.detach().reshape(self.channels), self._variance.zero_())
+            self._gather(x.detach().reshape(self.channels), torch.zeros_like(self.blobs[1]))
             y = x - x
             if self.affine is not None:
                 y = self.affine.scale_and_shift(y)
