@@ -7,6 +7,7 @@ import random
 import shutil
 import struct
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -69,12 +70,11 @@ def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     """The array of bytes in the IDX file at `path`, which must have so many dimensions."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        shape = struct.unpack_from(f">{dimensions}I", content, 4)
-    except (OSError, EOFError, struct.error) as error:
-        raise DataError(f"{path} cannot be read as IDX: {error}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
     try:
-        return parse_idx(content, shape)
-    except DataError as error:
+        return parse_idx(content, [length for (length,) in struct.iter_unpack(">I", content[4 : 4 + 4 * dimensions])])
+    except (DataError, struct.error) as error:
         raise DataError(f"{path} is not an IDX file of {dimensions} dimensions: {error}") from error
 
 

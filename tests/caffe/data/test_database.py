@@ -174,6 +174,7 @@ def test_a_missing_database_is_told_with_file_line_and_layer(tmp_path: Path) -> 
     ("text", "message"),
     [
         ("batch_size: 0", "batch_size must be positive"),
+        ("batch_size: 1 prefetch: 0", "prefetch must be positive"),
         ('batch_size: 1 } transform_param { mean_file: "nowhere"', "there is no mean_file nowhere"),
         ("batch_size: 1 } transform_param { crop_size: 3", "an image of 2 x 2 is smaller than crop_size: 3"),
         ("batch_size: 1 } transform_param { mean_value: 1 mean_value: 2", "1 channels has 2 mean_value"),

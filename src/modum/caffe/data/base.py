@@ -73,11 +73,21 @@ class Loader(ABC):
 class Source(Loader):
     """A loader of records that come in turns: `workers - 1` of them are passed over after each one taken."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._due = 0
+        """How many records further the next one for this worker is."""
+
     def begin(self, seed: int, worker: int, workers: int) -> None:
         super().begin(seed, worker, workers)
         self.rewind()
         skipped = int(self.random.integers(self.rand_skip)) if self.rand_skip and workers == 1 else 0
-        self.advance(worker + skipped)
+        self._due = worker + skipped
+
+    def take_turn(self) -> None:
+        """Go to the next record for this worker; to be called before each one is read."""
+        self.advance(self._due)
+        self._due = self.workers
 
     @property
     def rand_skip(self) -> int:
@@ -140,6 +150,8 @@ class PrefetchingLayer(Layer):
     def make(self, bottoms: Sequence[Shape], generator: torch.Generator | None) -> None:
         """Opens the data and reads the first record. Raises `ModelError` for anything that is wrong with it."""
         self.close()
+        if not self.spec.data_param.prefetch:
+            raise self.error("data_param: prefetch must be positive")
         try:
             self._feed = Feed(self.make_loader())
             weakref.finalize(self, self._feed.close)

@@ -74,10 +74,10 @@ class DatabaseLoader(Source):
         datums: list[Datum] = []
         for _ in range(self._batch_size):
             checkpoint()
+            self.take_turn()
             keys.append(self._cursor.key)
             with naming(lambda: self._name(keys[-1])):
                 datums.append(parse(self._cursor.value))
-            self.advance(self.workers)
         batch = self._transformer(self._images(keys, datums, checkpoint), self.random, lambda i: self._name(keys[i]))
         if not self._labels:
             return (batch,)

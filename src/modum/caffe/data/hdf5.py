@@ -109,10 +109,10 @@ class HDF5Loader(Source):
         batch = [np.empty((self._batch_size, *dataset.shape[1:]), np.float32) for dataset in self._datasets]
         for item in range(self._batch_size):
             checkpoint()
+            self.take_turn()
             row = self._order_of_rows[self._row]
             for array, dataset in zip(batch, self._datasets, strict=True):
                 array[item] = dataset[row]
-            self.advance(self.workers)
         return tuple(batch)
 
 

@@ -84,8 +84,8 @@ class ImageListLoader(Source):
     def load(self, checkpoint: Checkpoint) -> Batch:
         chosen = []
         for _ in range(self._batch_size):
+            self.take_turn()
             chosen.append(self._images[self._order_of_round[self._position]])
-            self.advance(self.workers)
         paths = [path for path, _ in chosen]
         images = self._decoders.map(self._read, paths, checkpoint)
         batch = self._transformer(images, self.random, lambda index: paths[index])

@@ -65,7 +65,7 @@ def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
     """
     if image.shape[1:] == size:
         return image
-    pixels = torch.from_numpy(image)[None].float()
+    pixels = torch.from_numpy(image.astype(np.float32))[None]
     resized = torch.nn.functional.interpolate(pixels, size, mode="bilinear", align_corners=False)
     result: NDArray[np.uint8] = resized[0].round_().to(torch.uint8).numpy()
     return result

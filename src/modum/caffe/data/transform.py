@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ __all__ = ["Transformer"]
 class Transformer:
     """What a layer's `transform_param` does to images [channels, height, width].
 
-    Raises `ValueError` for settings that contradict each other, `DataError` for a mean file that cannot be read.
+    Raises `ValueError` for settings that contradict each other, `DataError` or
+    `CaffeError` for a mean file that cannot be read.
     """
 
     def __init__(self, param: TransformationParameter, phase: int) -> None:
@@ -137,14 +139,9 @@ class Transformer:
 
 def _read_mean(path: str) -> NDArray[np.float32]:
     """The mean image [channels, height, width] in the file at `path`."""
-    try:
-        mean = np.asarray(read_mean(path), np.float32)
-    except FileNotFoundError as error:
-        raise DataError(
-            f"there is no mean_file {path}; HINT: modum caffe convert mean DATABASE {path} makes it"
-        ) from error
-    if mean.ndim == 4 and mean.shape[0] == 1:
-        mean = mean[0]
+    if not Path(path).exists():
+        raise DataError(f"there is no mean_file {path}; HINT: modum caffe convert mean DATABASE {path} makes it")
+    mean = read_mean(path)
     if mean.ndim != 3:
         raise DataError(f"the mean_file {path} has the shape {list(mean.shape)}, not that of one image")
     return mean
