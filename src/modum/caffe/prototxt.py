@@ -6,6 +6,7 @@ taken out, with a warning each; protobuf reads the rest. Layers, nets and solver
 
 import difflib
 import logging
+import re
 from collections import Counter
 from functools import cache
 from os import PathLike, fspath
@@ -87,6 +88,10 @@ def parse(message: _MessageT, path: str | PathLike[str], text: str | None = None
         problem = str(error).removeprefix(f"{error.GetLine()}:{error.GetColumn()} : ").replace('"caffe.', '"')
         raise ModelError(f"{file}:{line}: {_layer_at(entries, line)}{problem}") from None
     _locate(message, entries, file, 1)
+    for missing in message.FindInitializationErrors():
+        layer = re.fullmatch(r"layer\[(\d+)\]\.(.+)", missing)
+        owner, path = (message.layer[int(layer[1])], layer[2]) if layer else (message, missing)
+        raise ModelError.at(owner, f'"{path}" is missing', path.rpartition(".")[0])
     return message
 
 
@@ -105,7 +110,7 @@ def without_source(message: _MessageT) -> _MessageT:
         elif field.name in ("layer", "layers", "test_net_param") and not isinstance(value, Message):
             stripped = [without_source(element) for element in value]
             copy.ClearField(field.name)
-            value.extend(stripped)
+            getattr(copy, field.name).extend(stripped)
         elif field.name in ("net_param", "train_net_param"):
             value.CopyFrom(without_source(value))
     return copy
@@ -133,7 +138,7 @@ class _Foreign:
     def warn(self) -> None:
         """Warn about each field that was found, once in a process."""
         for (message, name), lines in self._names.items():
-            more = f" (and in {len(lines) - 1} other places)" if len(lines) > 1 else ""
+            more = f" (and in {len(lines) - 1} other place{'s'[: len(lines) - 2]})" if len(lines) > 1 else ""
             _warn_once(f'{self._file}:{lines[0]}: "{name}" of {message} is not BVLC Caffe\'s and is left out{more}')
 
     def _unknown(self, entry: Entry, message: Descriptor, layer: str) -> None:

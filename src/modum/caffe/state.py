@@ -38,6 +38,8 @@ def read_state(path: str | PathLike[str]) -> State:
     """The state in the file `path`; raises `CaffeError` if it cannot be read."""
     if not is_hdf5(path):
         state = parse_file(SolverState(), path)
+        if not state.HasField("iter"):
+            raise CaffeError(f"{path}: is not a solver's state: it has no iter")
         return State(
             iteration=state.iter,
             learned_net=state.learned_net,

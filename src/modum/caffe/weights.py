@@ -49,10 +49,12 @@ def read_weights(path: str | PathLike[str]) -> dict[str, list[NDArray[np.floatin
     """
     if is_hdf5(path):
         with open_hdf5(path) as file:
-            if "data" not in file:
+            if not isinstance(file.get("data"), h5py.Group):
                 raise CaffeError(f"{path}: is not a file of weights: it has no group /data")
             return _read_group(file["data"])
     net = parse_file(NetParameter(), path)
+    if not net.layer and not net.layers:
+        raise CaffeError(f"{path}: is not a file of weights: it has no layers")
     blobs = {layer.name: layer.blobs for layer in net.layer}
     for layer in net.layers:
         old = layer.layer if layer.HasField("layer") else layer
@@ -104,10 +106,11 @@ def _read_group(group: h5py.Group, prefix: str = "") -> dict[str, list[NDArray[n
     """The datasets of each layer in `group`; a slash in a layer's name makes groups inside of groups."""
     weights: dict[str, list[NDArray[np.floating]]] = {}
     for name, member in group.items():
+        if isinstance(member, h5py.Dataset):
+            continue
         datasets = {key: value for key, value in member.items() if isinstance(value, h5py.Dataset)}
         if datasets:
             weights[prefix + name] = [np.asarray(datasets[key]) for key in sorted(datasets, key=int)]
-        groups = [key for key, value in member.items() if isinstance(value, h5py.Group)]
-        if groups:
+        if len(datasets) < len(member):
             weights.update(_read_group(member, f"{prefix}{name}/"))
     return weights
