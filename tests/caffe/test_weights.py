@@ -190,8 +190,9 @@ def test_a_mean_image_survives_and_has_the_dimensions_of_old(tmp_path: Path) -> 
 def test_what_is_not_such_a_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     text, short, data = tmp_path / "text", tmp_path / "short", tmp_path / "data.h5"
     text.write_text("layer { }")
-    write_weights(short, list(NET.layer), some_blobs())
-    short.write_bytes(short.read_bytes()[:-5])
+    weights = tmp_path / "weights"
+    write_weights(weights, list(NET.layer), some_blobs(), name="net")
+    short.write_bytes(weights.read_bytes()[:-5])
     with h5py.File(data, "w") as file:
         file["data"] = np.zeros(3)
     broken = tmp_path / "broken.h5"
@@ -208,8 +209,8 @@ def test_what_is_not_such_a_file_is_an_error_that_names_it(tmp_path: Path) -> No
         read_weights(data)
     with pytest.raises(CaffeError, match=r"data\.h5: is not a solver's state: it has no /iter"):
         read_state(data)
-    with pytest.raises(CaffeError, match="bad: is not a solver's state"):
-        read_state(bad)
+    with pytest.raises(CaffeError, match="weights: is not a solver's state: it has no iter"):
+        read_state(weights)
     with pytest.raises(CaffeError, match=r"broken\.h5: cannot be read: "):
         read_weights(broken)
     with pytest.raises(CaffeError, match=r"bad: has a blob of shape \[2, 0, 0, 0\] with 1 values"):
