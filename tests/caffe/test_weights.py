@@ -72,6 +72,11 @@ def test_a_blob_keeps_every_bit_and_its_shape(array: NDArray[np.float32]) -> Non
     assert_same_arrays([from_blob(BlobProto.FromString(blob.SerializeToString()), "file")], [array])
 
 
+def test_fields_of_a_blob_that_caffe_does_not_have_do_not_matter() -> None:
+    content = BlobProto(data=[1, 2], shape={"dim": [2]}).SerializeToString() + b"\x52\x04more"
+    assert from_blob(BlobProto.FromString(content), "file").tolist() == [1, 2]
+
+
 def test_a_blob_is_what_protobuf_makes_of_its_numbers() -> None:
     array = np.arange(300, dtype=np.float32).reshape(3, 100)
     blob = BlobProto()

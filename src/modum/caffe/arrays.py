@@ -38,9 +38,17 @@ def from_blob(blob: BlobProto, path: str | PathLike[str]) -> NDArray[np.floating
 
     A blob with any of the old fields num, channels, height and width has these four dimensions.
     """
-    values: NDArray[np.floating] = (
-        np.array(blob.double_data, np.float64) if blob.double_data else np.array(blob.data, np.float32)
-    )
+    name, kind = ("double_data", "<f8") if len(blob.double_data) else ("data", "<f4")
+    packed = BlobProto()
+    packed.CopyFrom(blob)
+    packed.DiscardUnknownFields()
+    for field, _ in packed.ListFields():
+        if field.name != name:
+            packed.ClearField(field.name)
+    # Field, length, bytes: the numbers as they are in the file, without making a Python float of each.
+    count = len(getattr(blob, name))
+    content = memoryview(packed.SerializeToString())
+    values = np.frombuffer(content[len(content) - count * np.dtype(kind).itemsize :], kind).astype(kind[1:])
     old = ("num", "channels", "height", "width")
     shape: Sequence[int] = list(blob.shape.dim)
     if any(blob.HasField(name) for name in old):
@@ -57,7 +65,7 @@ def to_blob(array: NDArray[np.floating], blob: BlobProto, diff: NDArray[np.float
     for number, values in zip((8, 9) if double else (5, 6), (array, diff), strict=True):
         if values is not None:
             content = np.ascontiguousarray(values, kind).tobytes()
-            # Field, length, bytes: what protobuf would write, without making a Python float of each number.
+            # Field, length, bytes: what protobuf would write, again without Python floats.
             blob.MergeFromString(_varint(number << 3 | 2) + _varint(len(content)) + content)
     blob.shape.dim.extend(array.shape)
     blob.shape.SetInParent()
