@@ -120,14 +120,17 @@ class SharedSolver(Solver):
         limit = self._start + iterations
         self._stopped = False
         self._displayed = (time.perf_counter(), self.iter)
-        self._passed = 1
+        begun = False
         while (number := self._take()) < limit:
-            if number > self.iter:
-                self._passed, self.iter = number - self.iter, number
-                if self._first and self._due(self.param.snapshot):
-                    self.snapshot()
-            if self._first and self._due(self.param.test_interval) and (number or self.param.test_initialization):
+            # what falls due at iterations that others do is done at the next one here
+            self._passed, self.iter = number - self.iter + (not begun), number
+            if self._first and begun and self._due(self.param.snapshot):
+                self.snapshot()
+            if self._first and self._due(self.param.test_interval) and (
+                self._label(self.param.test_interval) > 0 or self.param.test_initialization
+            ):
                 self.test_all()
+            begun = True
             loss = self.forward_backward()
             self.group.average(self.parameters.gradient)
             self.apply_update(number)
@@ -140,8 +143,8 @@ class SharedSolver(Solver):
                 self._stopped = True
             if self._stopped:
                 self._iterations.add(STOPPED)
-        if self._passed == 1 and number > limit and self._first:
-            _log.warning("All %d iterations were taken when this worker came", limit)
+        if not begun and self._first:
+            _log.warning("All %d iterations were taken when the first worker came", limit)
         if number >= STOPPED:
             self._stopped = True
         else:

@@ -158,11 +158,11 @@ def _top(graph: Graph, layer: Layer, position: int, latest: dict[str, int]) -> i
     name = spec.top[position]
     if position < len(spec.bottom) and spec.bottom[position] == name:
         return latest[name]  # in place
+    if name in spec.top[:position]:
+        raise layer.error(f"it has two tops of the name {name!r}")
     if name in latest:
         maker = next(step.name for step in graph.steps if latest[name] in step.tops)
         raise layer.error(f'its top {name!r} is made by layer "{maker}" already: give it another name')
-    if name in spec.top[:position]:
-        raise layer.error(f"it has two tops of the name {name!r}")
     latest[name] = len(graph.names)
     graph.names.append(name)
     graph.shapes.append(())
