@@ -51,8 +51,9 @@ def adadelta(g: Array, memory: dict[str, Array], rate: float, step: int) -> Arra
 def adam(g: Array, memory: dict[str, Array], rate: float, step: int) -> Array:
     memory["v"] = 0.9 * memory["v"] + 0.1 * g
     memory["u"] = 0.99 * memory["u"] + 0.01 * g**2
-    correction = np.sqrt(1 - 0.99 ** (step + 1)) / (1 - 0.9 ** (step + 1))
-    return rate * correction * memory["v"] / (np.sqrt(memory["u"]) + 1e-4)
+    correction = float(np.sqrt(1 - 0.99 ** (step + 1)) / (1 - 0.9 ** (step + 1)))
+    update: Array = rate * correction * memory["v"] / (np.sqrt(memory["u"]) + 1e-4)
+    return update
 
 
 @pytest.mark.parametrize(

@@ -5,23 +5,24 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from modum.caffe.batches import split_batches
 from modum.caffe.solver import Action, Solver
 from modum.launch import detect
 from modum.observe.progress import WorkerProgress
 from modum.torch.flat import SharedTensor, flatten
 from modum.torch.group import launched_group
-from modum.update import Averaging, Elastic, Hybrid, Membership, join
+from modum.update import Averaging, Elastic, Hybrid, LearningRateScale, Membership, join
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from modum.box import Box
-    from modum.caffe.proto import SolverParameter
+    from modum.caffe.proto import NetParameter, SolverParameter
     from modum.update.rule import Auto
 
 __all__ = ["SharedSolver", "sharing_rule"]
@@ -56,14 +57,17 @@ def sharing_rule(
 class SharedSolver(Solver):
     """One worker's solver in a job of many.
 
-    Iterations are counted over all workers: each takes the next ones from a counter in the box, a group as many as it
-    has members, and its learning rate is that of their number. So ``max_iter`` means as many samples as for one worker,
-    and `Solver.iter` is the number of the job's iteration that this worker is at. In a group the gradients are averaged
-    at every iteration; between groups the weights move together by ``rule``. The first worker logs, tests and takes
-    snapshots, with the shared weights.
+    An iteration is done by a group: each member computes its part of the batch, the gradients are averaged, and every
+    member takes the same step. Iterations are counted over all groups: each takes the next one from a counter in the
+    box, and its learning rate is that of its number. So ``batch_size``, ``max_iter`` and the learning rate policy mean
+    as many samples as for one worker, and `Solver.iter` is the number of the job's iteration that this worker is at.
+    Between groups the weights move together by ``rule``. The first worker logs, tests and takes snapshots, with the
+    shared weights.
 
     name
         What the shared model is called in the box.
+    learning_rate_scale
+        A factor on the learning rate for what elastic averaging bears: see `LearningRateScale`.
 
     Raises:
         MismatchError: the net or the settings differ from the first worker's.
@@ -76,11 +80,13 @@ class SharedSolver(Solver):
         rule: Hybrid,
         *,
         name: str = "caffe",
+        learning_rate_scale: Literal["sqrt"] | float | None = None,
         resume: str | Path | None = None,
         **options: Any,
     ) -> None:
-        place = detect()
+        place = self._place = detect()
         self._first = place.rank == 0
+        self._scale = LearningRateScale(scale=learning_rate_scale)
         super().__init__(solver, tests=self._first, **options)
         param = self.param
         if param.random_seed >= 0:
@@ -102,7 +108,10 @@ class SharedSolver(Solver):
         learning = self.parameters.flat.numel()
         self.parameters.bind(self._vectors[0].flat[:learning])
         self.rule.rebind()
-        meta = {"tensors": [[one.name, one.text] for one in tensors], "settings": _settings(param, rule)}
+        meta = {
+            "tensors": [[one.name, one.text] for one in tensors],
+            "settings": {**_settings(param, rule), "learning_rate_scale": learning_rate_scale},
+        }
         self._buffers = join(box, name, self._vectors, meta, JOIN_SECONDS)
         for buffer in self._buffers:
             self._closing.callback(buffer.close)
@@ -126,12 +135,16 @@ class SharedSolver(Solver):
             self._passed, self.iter = number - self.iter + (not begun), number
             if self._first and begun and self._due(self.param.snapshot):
                 self.snapshot()
-            if self._first and self._due(self.param.test_interval) and (
-                self._label(self.param.test_interval) > 0 or self.param.test_initialization
+            if (
+                self._first
+                and self._due(self.param.test_interval)
+                and (self._label(self.param.test_interval) > 0 or self.param.test_initialization)
             ):
                 self.test_all()
             begun = True
             loss = self.forward_backward()
+            if self._factor != 1.0:
+                self.parameters.gradient.mul_(self._factor)
             self.group.average(self.parameters.gradient)
             self.apply_update(number)
             self._averaging.step()
@@ -184,10 +197,17 @@ class SharedSolver(Solver):
         finally:
             super().close()
 
+    def _own_part(self, spec: NetParameter) -> NetParameter:
+        spec, self._factor = split_batches(spec, self._place.group_rank, self._place.group_size)
+        return spec
+
+    def _rate(self, iteration: int) -> float:
+        return super()._rate(iteration) * self._scale.factor(0, self._averaging.groups)
+
     def _take(self) -> int:
-        """The number of the next iteration of this group, the first of as many as it has members."""
+        """The number of the next iteration of this group."""
         if self.group.rank == 0:
-            return self.group.broadcast(self._start + self._iterations.add(self.group.size))
+            return self.group.broadcast(self._start + self._iterations.add(1))
         return self.group.broadcast(0)
 
     @contextmanager
@@ -222,7 +242,7 @@ class SharedSolver(Solver):
         return 1
 
     def _report(self, loss: torch.Tensor, limit: int) -> None:
-        total = (limit - self._start) * self._samples
+        total = (limit - self._start) * self._samples * self.group.size
         self.worker.report(samples=self._samples, steps=1, total=total, loss=float(loss))
         self._report_exchanges()
 

@@ -91,7 +91,7 @@ class Solver:
         state.stage.extend(stages)
         if level is not None:
             state.level = level
-        spec = self._train_spec()
+        spec = self._own_part(self._train_spec())
         fuse = not param.debug_info
         self.net = Net(_in_state(spec, TRAIN, state), TRAIN, device=device, fuse=fuse)
         self.test_nets: list[Net] = []
@@ -202,7 +202,7 @@ class Solver:
     def apply_update(self, iteration: int) -> None:
         """Move the weights by the gradients, at the learning rate of ``iteration``."""
         param = self.param
-        rate = self.policy.rate(iteration)
+        rate = self._rate(iteration)
         if self._due(param.display):
             _log.info("Iteration %d, lr = %g", self._label(param.display), rate)
         if param.clip_gradients >= 0:
@@ -280,6 +280,10 @@ class Solver:
         """The iteration for which that is done: this one, or the last multiple that other workers have done."""
         return self.iter // interval * interval
 
+    def _rate(self, iteration: int) -> float:
+        """The learning rate of an iteration."""
+        return self.policy.rate(iteration)
+
     def _display(self) -> None:
         param = self.param
         (start, before), now = self._displayed, time.perf_counter()
@@ -318,6 +322,10 @@ class Solver:
         for name, least in (("max_iter", 0), ("iter_size", 1), ("average_loss", 1), ("display", 0), ("snapshot", 0)):
             if (value := getattr(param, name)) < least:
                 raise ModelError.at(param, f"{name} ({value}) must be at least {least}", name)
+
+    def _own_part(self, spec: NetParameter) -> NetParameter:
+        """The train net of this worker."""
+        return spec
 
     def _train_spec(self) -> NetParameter:
         param = self.param

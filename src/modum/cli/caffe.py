@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -92,6 +92,9 @@ def train(
         int | None,
         typer.Option(help="Iterations between exchanges.", show_default="the solver's, or automatic"),
     ] = None,
+    learning_rate_scale: Annotated[
+        str, typer.Option(metavar="sqrt|FACTOR", help="Scale the learning rate by the root of the groups, or a number.")
+    ] = "",
     name: Annotated[str, typer.Option(help="What the job is called in a box that others use too.")] = "caffe",
     box: Annotated[
         str, typer.Option(metavar="HOST:PORT,...", help="With --workers: use these memory servers and start none.")
@@ -102,9 +105,10 @@ def train(
     **modum caffe train --solver=examples/mnist/lenet_solver.prototxt**
 
     trains alone; with `--workers 4 --group-size 2` four workers on this machine train it together through a memory
-    box, as they do under **modum run -n 4 --group-size 2 -m modum caffe train --solver=...**. All workers' iterations
-    count together, so max_iter, display, test_interval, snapshot and the learning rate policy mean what they mean for
-    one. `--gpu 0,1` is one worker for each GPU, in one group.
+    box, as they do under **modum run -n 4 --group-size 2 -m modum caffe train --solver=...**. The members of a group
+    share out each batch, and the iterations of all groups count together, so batch_size, max_iter, display,
+    test_interval, snapshot and the learning rate policy mean what they mean for one. `--gpu 0,1` is one worker for each
+    GPU, in one group.
 
     Paths in the files are relative to the current directory, as they are for Caffe.
     """
@@ -151,6 +155,7 @@ def train(
 
         try:
             rule = sharing_rule(param, moving_rate, update_interval)
+            options["learning_rate_scale"] = _scale(learning_rate_scale)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
         with connect() as job, SharedSolver(param, job.box, rule, name=name, resume=snapshot or None, **options) as one:
@@ -275,6 +280,13 @@ def _launch(context: typer.Context, workers: int, group_size: int, box: str) -> 
     except KeyboardInterrupt:
         os._exit(128 + signal.SIGINT)  # the second Ctrl-C: nothing runs any more
     raise typer.Exit(status)
+
+
+def _scale(text: str) -> Literal["sqrt"] | float | None:
+    """The option's value; ValueError if it is neither a number nor "sqrt"."""
+    if not text:
+        return None
+    return "sqrt" if text == "sqrt" else float(text)
 
 
 def _signals(on_interrupt: Effect, on_hangup: Effect) -> "Callable[[], Action]":
