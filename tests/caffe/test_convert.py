@@ -128,7 +128,7 @@ def test_what_cannot_be_converted_is_told_and_leaves_no_database(photos: tuple[P
         ("has 3 images, but .* has 2 labels", lambda: convert_idx(images, labels, database)),
         ("labels is not an IDX file of 3 dim", lambda: convert_idx(labels, labels, database)),
         ("nowhere cannot be read", lambda: convert_idx(tmp_path / "nowhere", labels, database)),
-        ("no CIFAR-10 batch: 24 bytes are no multiple of 3073", lambda: convert_cifar([images], database)),
+        ("no CIFAR-10 batch: 28 bytes are no multiple of 3073", lambda: convert_cifar([images], database)),
         ("nowhere cannot be read", lambda: convert_cifar([tmp_path / "nowhere"], database)),
         (r"shape \[3, 5, 6\], and the first", lambda: convert_images(*photos, database, check_size=True)),
         ("0.png cannot be read", lambda: convert_images(tmp_path, photos[1], database)),
