@@ -24,7 +24,9 @@ def parse(kind: str, fields: str = "", bottoms: int = 1, tops: int = 1) -> Layer
     names = "".join(f' bottom: "b{index}"' for index in range(bottoms)) + "".join(
         f' top: "t{index}"' for index in range(tops)
     )
-    return read_net("net.prototxt", text=f'layer {{ name: "tested" type: "{kind}"{names} {fields} }}').layer[0]
+    net = read_net("net.prototxt", text=f'layer {{ name: "tested" type: "{kind}"{names} {fields} }}')
+    layer: LayerParameter = net.layer[0]
+    return layer
 
 
 def make(kind: str, fields: str, *shapes: Shape, tops: int = 1, phase: int = TRAIN) -> tuple[Layer, list[Shape]]:

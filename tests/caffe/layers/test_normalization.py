@@ -74,7 +74,7 @@ def test_batch_norm_gathers_decaying_sums(shape: tuple[int, ...]) -> None:
         x = random(*shape)
         expected, mean, variance = normalized(x.numpy(), 0.01)
         np.testing.assert_allclose(layer(x)[0].numpy(), expected, atol=1e-12)
-        sums = [old * float(np.float32(0.9)) + new for old, new in zip(sums, (mean, variance, 1.0), strict=True)]
+        sums = [old * float(np.float32(0.9)) + new for old, new in zip(sums, (mean, variance, np.ones(1)), strict=True)]
         for blob, expected_sum in zip(layer.blobs, sums, strict=True):
             np.testing.assert_allclose(blob.numpy(), expected_sum, rtol=1e-12)
 
@@ -133,7 +133,7 @@ def test_statistics_are_parameters_that_do_not_learn() -> None:
     assert [param.lr_mult for param in layer.spec.param] == [0, 0, 0]
     layer, _ = make("BatchNorm", "param { lr_mult: 0 decay_mult: 0 }", (2, 3, 4, 4))
     assert [param.lr_mult for param in layer.spec.param] == [0, 0, 0]
-    with pytest.raises(ModelError, match="tested.*param 1 has lr_mult 1"):
+    with pytest.raises(ModelError, match=r"tested.*param 1 has lr_mult 1"):
         make("BatchNorm", "param { lr_mult: 0 } param { lr_mult: 1 }", (2, 3, 4, 4))
 
 
