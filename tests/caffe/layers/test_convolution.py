@@ -69,7 +69,8 @@ def windows(case: Case, image: Array) -> Array:
             )
             if all(0 <= position < size for position, size in zip(at, case.sizes, strict=True)):
                 there: tuple[slice | int, ...] = (slice(None), slice(None), *tap, *place)
-                found[there] = image[(slice(None), slice(None), *at)]
+                source: tuple[slice | int, ...] = (slice(None), slice(None), *at)
+                found[there] = image[source]
     return found
 
 
