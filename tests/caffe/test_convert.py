@@ -168,7 +168,7 @@ def test_the_commands_convert_and_say_what_they_made(photos: tuple[Path, Path], 
         (["mean", tmp_path / "a", mean], f"mean of 1 x 2 x 2 in {mean}; of each channel: 7.0000\n"),
         (["cifar", tmp_path / "batch.bin", tmp_path / "b"], f"1 records in {tmp_path}/b\n"),
         (
-            ["images", folder, source, tmp_path / "c", "--resize-height", "4", "--resize-width", "4", "--gray"],
+            ["images", folder, source, tmp_path / "c", "--resize-height", "4", "--resize_width=4", "--gray"],
             f"30 records in {tmp_path}/c\n",
         ),
     ):

@@ -83,8 +83,12 @@ def images(
         Path, typer.Argument(metavar="LIST", help="Text file: on each line a path, a space and a whole number.")
     ],
     database: Database,
-    resize_height: Annotated[int, typer.Option(min=0, help="Height to resize to; 0: as it is.")] = 0,
-    resize_width: Annotated[int, typer.Option(min=0, help="Width to resize to; 0: as it is.")] = 0,
+    resize_height: Annotated[
+        int, typer.Option("--resize-height", "--resize_height", min=0, help="Height to resize to; 0: as it is.")
+    ] = 0,
+    resize_width: Annotated[
+        int, typer.Option("--resize-width", "--resize_width", min=0, help="Width to resize to; 0: as it is.")
+    ] = 0,
     gray: Annotated[bool, typer.Option("--gray", help="One channel instead of three (blue, green, red).")] = False,
     shuffle: Annotated[bool, typer.Option("--shuffle", help="Store the images in random order.")] = False,
     seed: Annotated[int | None, typer.Option(help="Of that order. Default: another one each time.")] = None,
@@ -92,7 +96,9 @@ def images(
         bool,
         typer.Option("--encoded", help="Keep the images encoded: a smaller database, decoded in training."),
     ] = False,
-    check_size: Annotated[bool, typer.Option("--check-size", help="Refuse images of different sizes.")] = False,
+    check_size: Annotated[
+        bool, typer.Option("--check-size", "--check_size", help="Refuse images of different sizes.")
+    ] = False,
     mean: Mean = None,
 ) -> None:
     """Convert a list of image files (JPEG, PNG, ...).

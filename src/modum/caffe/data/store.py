@@ -51,8 +51,8 @@ class Cursor(ABC):
         """The record here; valid until the cursor moves."""
 
     @abstractmethod
-    def next(self) -> bool:
-        """Move to the next record, from the last one to the first; whether that went back to the first."""
+    def next(self) -> None:
+        """Move to the next record, from the last one to the first. Raises `DataError` if the database is damaged."""
 
     @abstractmethod
     def rewind(self) -> None:
@@ -132,9 +132,10 @@ class LMDBCursor(Cursor):
         value: memoryview = self._cursor.value()
         return value
 
-    def next(self) -> bool:
+    def next(self) -> None:
         try:
-            return not self._cursor.next() and self._cursor.first()
+            if not self._cursor.next():
+                self._cursor.first()
         except lmdb.Error as error:
             raise DataError(f"the LMDB at {self.path} is damaged: {error}") from error
 
@@ -217,15 +218,13 @@ class LevelDBCursor(Cursor):
         value: bytes = self._iterator.value()
         return value
 
-    def next(self) -> bool:
+    def next(self) -> None:
         try:
             self._iterator.next()
-            if self._iterator.valid():
-                return False
-            self._iterator.seek_to_first()
+            if not self._iterator.valid():
+                self._iterator.seek_to_first()
         except self._package.Error as error:
             raise DataError(f"the LevelDB at {self.path} is damaged: {error}") from error
-        return True
 
     def rewind(self) -> None:
         self._iterator.seek_to_first()

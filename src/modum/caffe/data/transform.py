@@ -51,11 +51,6 @@ class Transformer:
         """Whether results depend on the random numbers given to `__call__`."""
         return self.mirror or self._random_crop
 
-    @property
-    def changes_values(self) -> bool:
-        """Whether any setting is other than its default."""
-        return bool(self.crop or self.mirror or self.scale != 1 or self._mean is not None or len(self._mean_values))
-
     def shape(self, image: Sequence[int]) -> tuple[int, int, int]:
         """The shape (channels, height, width) that an image of shape `image` gets.
 
