@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from bench import exchange, gloo, memory, mpi, overlap, small, tcp
+from bench import caffe, exchange, gloo, memory, mpi, overlap, small, tcp
 from bench.row import Effort, Row
 
 
@@ -37,5 +37,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "memory": Benchmark(measure=memory.measure, about="memory of a server and of a worker", needs=("torch",)),
     "overlap": Benchmark(
         measure=overlap.measure, about="a worker's step while an exchange runs under it", needs=("torch",)
+    ),
+    "caffe": Benchmark(
+        measure=caffe.measure, about="Caffe's nets against the same nets by hand", needs=("torch", "lmdb", "h5py")
     ),
 }
