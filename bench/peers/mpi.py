@@ -3,8 +3,8 @@
     mpiexec -n 2 python -m bench.peers.mpi NBYTES
 
 Under an exclusive lock of the window: get g, compute d = a (x - g) and x -= d, accumulate d. The line that asks names
-the arithmetic: `numpy`, as programs of mpi4py have it, or `numba`, in one pass. Answers with two numbers: the seconds of
-all of it, and those of the get and the accumulate (with their flushes) alone.
+the arithmetic: `numpy`, as programs of mpi4py have it, or `numba`, in one pass. Answers with two numbers: the seconds
+of all of it, and those of the get and the accumulate (with their flushes) alone.
 """
 
 import sys

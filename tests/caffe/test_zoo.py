@@ -1,6 +1,7 @@
 """Nets that others wrote, as their files are, with random data in place of their databases."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,7 +104,8 @@ def test_a_deployed_net_gives_probabilities_and_gradients(name: str) -> None:
     model = Net(path, TEST, seed=0)
     (data,) = model.inputs
     model.blobs[data].reshape(1, *model.blobs[data].shape[1:])
-    prob = model.forward(**{data: np.random.default_rng(0).normal(size=model.blobs[data].shape)})["prob"]
+    inputs: dict[str, Any] = {data: np.random.default_rng(0).normal(size=model.blobs[data].shape)}
+    prob = model.forward(**inputs)["prob"]
     assert prob.shape[0] == 1
     assert prob.sum() == pytest.approx(1, rel=1e-5)
     model.backward(prob=np.eye(1, prob.shape[1]))

@@ -231,12 +231,12 @@ def shared_memory_trouble() -> str | None:
 
 def _lock_trouble(first: Locks, second: Locks) -> str | None:
     try:
-        if not first.take(0, exclusive=True):
+        if not first.take(0, 1, exclusive=True):
             return "a chunk that nobody holds cannot be locked"
-        if second.take(0, exclusive=False):
+        if second.take(0, 1, exclusive=False):
             return "a locked chunk could be locked again through another open file description"
-        first.drop(0)
-        return None if second.take(0, exclusive=True) else "a chunk stayed locked after its holder let go"
+        first.drop(0, 1)
+        return None if second.take(0, 1, exclusive=True) else "a chunk stayed locked after its holder let go"
     finally:
         first.close()
         second.close()
