@@ -1,0 +1,175 @@
+"""`modum caffe`: Caffe's commands, alone and by several workers."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.caffe.nets import CLASSIFIER
+
+from modum.caffe.weights import read_weights
+
+CAFFE = [sys.executable, "-W", "error", "-m", "modum", "caffe"]
+SOLVER = """net: "net.prototxt" base_lr: 0.05 lr_policy: "fixed" momentum: 0.9 max_iter: 40 display: 10
+test_iter: 2 test_interval: 20 snapshot_prefix: "snap" random_seed: 3
+"""
+
+Result = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(autouse=True)
+def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.prototxt").write_text(CLASSIFIER)
+    Path("solver.prototxt").write_text(SOLVER)
+
+
+def caffe(*arguments: str) -> Result:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*CAFFE, *arguments], capture_output=True, text=True, timeout=100, env=environment)
+
+
+def messages(done: Result) -> list[str]:
+    return [line.partition("] ")[2] for line in done.stderr.splitlines() if "] " in line]
+
+
+@pytest.mark.parametrize("spelling", [("--solver=solver.prototxt",), ("-solver", "solver.prototxt")])
+def test_train_takes_both_spellings_of_its_options(spelling: tuple[str, ...]) -> None:
+    done = caffe("train", *spelling, "-sigint_effect", "none", "--sighup-effect=stop")
+    assert done.returncode == 0, done.stderr
+    found = messages(done)
+    assert found[0] == "Solving small"
+    assert found[-1] == "Optimization Done."
+    assert [line for line in found if "Testing" in line] == [
+        f"Iteration {number}, Testing net (#0)" for number in (0, 20, 40)
+    ]
+    assert Path("snap_iter_40.caffemodel").exists()
+
+
+def test_a_run_goes_on_from_its_snapshot_and_is_scored() -> None:
+    assert caffe("train", "--solver=solver.prototxt").returncode == 0
+    Path("solver.prototxt").write_text(SOLVER.replace("max_iter: 40", "max_iter: 50"))
+    done = caffe("train", "--solver=solver.prototxt", "--snapshot=snap_iter_40.solverstate")
+    assert done.returncode == 0, done.stderr
+    assert Path("snap_iter_50.caffemodel").exists()
+    assert not any(line.startswith("Iteration 30") for line in messages(done))
+    scored = caffe("test", "-model", "net.prototxt", "-weights", "snap_iter_50.caffemodel", "-iterations", "3")
+    assert scored.returncode == 0, scored.stderr
+    found = messages(scored)
+    assert found[0] == "Running for 3 iterations."
+    assert found[1] == "Batch 0, accuracy = 1"
+    assert re.fullmatch(r"loss = \S+ \(\* 1 = \S+ loss\)", found[-1])
+
+
+def test_weights_of_another_run_are_a_start() -> None:
+    assert caffe("train", "--solver=solver.prototxt").returncode == 0
+    Path("again.prototxt").write_text(SOLVER.replace("max_iter: 40", "max_iter: 0").replace('"snap"', '"same"'))
+    done = caffe("train", "--solver=again.prototxt", "--weights=snap_iter_40.caffemodel")
+    assert done.returncode == 0, done.stderr
+    trained, same = (read_weights(f"{name}.caffemodel") for name in ("snap_iter_40", "same_iter_0"))
+    for layer, arrays in trained.items():
+        for one, other in zip(arrays, same[layer], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_time_tells_of_every_layer() -> None:
+    done = caffe("time", "--model=net.prototxt", "--iterations=2")
+    assert done.returncode == 0, done.stderr
+    found = messages(done)
+    for layer in ("data", "conv", "relu", "ip", "loss"):
+        for way in ("forward", "backward"):
+            assert sum(bool(re.fullmatch(rf" *{layer}\t{way}: \S+ ms\.", line)) for line in found) == 1
+    assert found[-1] == "*** Benchmark ends ***"
+
+
+def test_four_workers_train_one_model_and_count_their_iterations_together() -> None:
+    done = caffe("train", "-solver", "solver.prototxt", "-n", "4", "--group_size", "2", "--update-interval=2")
+    assert done.returncode == 0, done.stderr
+    found = [line.partition("] ")[2] for line in messages(done)]
+    assert found.count("Optimization Done.") == 1  # the first worker's log alone
+    assert "Iteration 40, Testing net (#0)" in found
+    assert "    Test net output #0: accuracy = 1" in found
+    assert "240/240 samples" in done.stderr
+    assert [path.name for path in sorted(Path().glob("snap*"))] == [
+        "snap_iter_40.caffemodel",
+        "snap_iter_40.solverstate",
+    ]
+
+
+def test_modum_run_starts_the_same_job() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "modum",
+        "run",
+        "-n",
+        "2",
+        "-m",
+        "modum",
+        "caffe",
+        "train",
+        "--solver=solver.prototxt",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert "240/240 samples" in done.stderr
+    assert Path("snap_iter_40.caffemodel").exists()
+
+
+@pytest.mark.parametrize(("number", "effect"), [(signal.SIGINT, "stop"), (signal.SIGHUP, "snapshot")])
+def test_a_signal_has_its_effect(number: signal.Signals, effect: str) -> None:
+    Path("solver.prototxt").write_text(SOLVER.replace("max_iter: 40", "max_iter: 100000000"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*CAFFE, "train", "--solver=solver.prototxt"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as trainer:
+        guard = threading.Timer(100, trainer.kill)
+        guard.start()
+        try:
+            assert trainer.stderr is not None
+            lines = iter(trainer.stderr)
+            next(line for line in lines if "Iteration 10 " in line)
+            trainer.send_signal(number)
+            next(line for line in lines if "Snapshotting solver state" in line)
+            if effect == "snapshot":
+                next(line for line in lines if "iter/s" in line)  # it goes on
+                trainer.send_signal(signal.SIGINT)
+            rest = list(lines)
+            assert trainer.wait(100) == 0
+        finally:
+            guard.cancel()
+            guard.join()
+            trainer.kill()
+    assert rest[-1].rstrip().endswith("Optimization stopped early.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("train",), 2, "need a solver definition to train"),
+        (("train", "--solver=missing.prototxt"), 1, "error: missing.prototxt: cannot be read"),
+        (("train", "--solver=solver.prototxt", "--gpu=99"), 1, "error: --gpu 99: there is no GPU 99 here"),
+        (("train", "--solver=solver.prototxt", "--gpu=x"), 1, "error: --gpu x: give numbers"),
+        (("train", "--solver=solver.prototxt", "-n", "3", "--group-size=2"), 2, "must divide the number of workers"),
+        (("test", "--model=net.prototxt"), 2, "need weights to score"),
+        (("time",), 2, "need a model definition to time"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_runs(arguments: tuple[str, ...], status: int, message: str) -> None:
+    done = caffe(*arguments)
+    assert done.returncode == status
+    assert message in re.sub(r"[\s│]+", " ", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_net_ends_as_one_line_with_file_line_and_layer() -> None:
+    Path("net.prototxt").write_text(CLASSIFIER.replace('bottom: "conv" top: "ip"', 'bottom: "cnov" top: "ip"'))
+    done = caffe("train", "--solver=solver.prototxt")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "error: net.prototxt:10: layer \"ip\": no layer before this one makes its bottom 'cnov'; is 'conv' meant?"
+    ]
