@@ -35,6 +35,9 @@ JOIN_SECONDS = 300.0
 FINISH_SECONDS = 24 * 3600.0
 """How long the first worker waits for the others at the end; they do an iteration at most."""
 
+WARM_UP = 20
+"""The scale of the learning rate is full after this part of all iterations."""
+
 STOPPED = 1 << 40
 """What a worker that stops adds to the count of iterations, so that none are left for anybody."""
 
@@ -67,7 +70,9 @@ class SharedSolver(Solver):
     name
         What the shared model is called in the box.
     learning_rate_scale
-        A factor on the learning rate for what elastic averaging bears: see `LearningRateScale`.
+        A factor on the learning rate: "linear" is the number of groups, "sqrt" its root. Averaging p groups takes a
+        p-th of the steps for the same samples, so that "linear" goes as far as one worker does (Goyal et al. 2017).
+        The factor grows from 1 over the first twentieth of the iterations.
 
     Raises:
         MismatchError: the net or the settings differ from the first worker's.
@@ -80,15 +85,17 @@ class SharedSolver(Solver):
         rule: Hybrid,
         *,
         name: str = "caffe",
-        learning_rate_scale: Literal["sqrt"] | float | None = None,
+        learning_rate_scale: Literal["linear", "sqrt"] | float = "linear",
         resume: str | Path | None = None,
         **options: Any,
     ) -> None:
         place = self._place = detect()
         self._first = place.rank == 0
-        self._scale = LearningRateScale(scale=learning_rate_scale)
         super().__init__(solver, tests=self._first, **options)
         param = self.param
+        scale = float(place.groups) if learning_rate_scale == "linear" else learning_rate_scale
+        self._scale = LearningRateScale(scale=scale, warmup_steps=param.max_iter // WARM_UP // place.groups)
+        self._steps = 0
         if param.random_seed >= 0:
             torch.manual_seed(param.random_seed + place.rank)  # the same dropout everywhere would be less of it
         for layer in self.net.layers:
@@ -124,6 +131,11 @@ class SharedSolver(Solver):
         self._samples = self._batch_size() * param.iter_size
         self._reported = (0.0, 0.0)
 
+    def solve(self, resume: str | Path | None = None) -> None:
+        if (factor := self._scale.factor(self._scale.warmup_steps, self._place.groups)) != 1:
+            _log.info("The learning rate grows to %g times the solver's: --learning-rate-scale", factor)
+        super().solve(resume)
+
     def step(self, iterations: int) -> None:
         """Take part until all workers together have done so many iterations from where the job began."""
         limit = self._start + iterations
@@ -148,6 +160,7 @@ class SharedSolver(Solver):
             self.group.average(self.parameters.gradient)
             self.apply_update(number)
             self._averaging.step()
+            self._steps += 1
             self._report(loss, limit)
             action = self._action()
             if action is Action.SNAPSHOT and self._first:
@@ -202,7 +215,7 @@ class SharedSolver(Solver):
         return spec
 
     def _rate(self, iteration: int) -> float:
-        return super()._rate(iteration) * self._scale.factor(0, self._averaging.groups)
+        return super()._rate(iteration) * self._scale.factor(self._steps, self._averaging.groups)
 
     def _take(self) -> int:
         """The number of the next iteration of this group."""

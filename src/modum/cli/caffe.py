@@ -93,8 +93,12 @@ def train(
         typer.Option(help="Iterations between exchanges.", show_default="the solver's, or automatic"),
     ] = None,
     learning_rate_scale: Annotated[
-        str, typer.Option(metavar="sqrt|FACTOR", help="Scale the learning rate by the root of the groups, or a number.")
-    ] = "",
+        str,
+        typer.Option(
+            metavar="linear|sqrt|FACTOR",
+            help="Scale the learning rate by the groups, their root, or a number (1: not).",
+        ),
+    ] = "linear",
     name: Annotated[str, typer.Option(help="What the job is called in a box that others use too.")] = "caffe",
     box: Annotated[
         str, typer.Option(metavar="HOST:PORT,...", help="With --workers: use these memory servers and start none.")
@@ -282,11 +286,13 @@ def _launch(context: typer.Context, workers: int, group_size: int, box: str) -> 
     raise typer.Exit(status)
 
 
-def _scale(text: str) -> Literal["sqrt"] | float | None:
-    """The option's value; ValueError if it is neither a number nor "sqrt"."""
-    if not text:
-        return None
-    return "sqrt" if text == "sqrt" else float(text)
+def _scale(text: str) -> Literal["linear", "sqrt"] | float:
+    """The option's value; ValueError if it is neither a word that it knows nor a number."""
+    if text == "linear":
+        return "linear"
+    if text == "sqrt":
+        return "sqrt"
+    return float(text)
 
 
 def _signals(on_interrupt: Effect, on_hangup: Effect) -> "Callable[[], Action]":
