@@ -35,8 +35,6 @@ class Loader(ABC):
     """Makes batches from records, one after the other, by one thread at a time."""
 
     def __init__(self) -> None:
-        self.seed = 0
-        self.worker = 0
         self.workers = 1
         self.order = np.random.default_rng(0)
         """Decides on the order of records: the same for all workers."""
@@ -58,7 +56,7 @@ class Loader(ABC):
         Record r, counted over all rounds, is for worker `r % workers`: together they load every record once in a
         round. All workers must have the same seed.
         """
-        self.seed, self.worker, self.workers = seed, worker, workers
+        self.workers = workers
         self.order = np.random.default_rng((seed, 0))
         self.random = np.random.default_rng((seed, 1, worker))
 
@@ -187,9 +185,9 @@ class PrefetchingLayer(Layer):
         """
         if self._feed is None:
             raise ValueError(f"layer {self.name!r} is closed")
-        if self._feed.prefetcher is None:
-            self._feed.loader.begin(*self._turn)
         try:
+            if self._feed.prefetcher is None:
+                self._feed.loader.begin(*self._turn)
             batch = self._feed.start(self.spec.data_param.prefetch, self.name).get()
         except (CaffeError, DataError, OSError) as error:
             raise self.error(str(error)) from error
