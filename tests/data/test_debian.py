@@ -48,6 +48,14 @@ def test_a_package_is_unpacked_on_a_machine_without_package_lists(repository: Pa
     assert not list((tmp_path / "lists").glob("*Packages")), "the machine's own lists were changed"
 
 
+def test_a_package_is_unpacked_into_a_relative_folder(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    debian.unpack(PACKAGE, Path("here"))
+    assert (tmp_path / "here" / "usr" / "share" / "greeting").read_text() == "hello"
+
+
 def test_a_package_that_does_not_exist_is_an_error_that_names_it(repository: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"apt-get .* download modum-no-such-data failed with status 100: E: "):
         debian.unpack("modum-no-such-data", tmp_path / "into")

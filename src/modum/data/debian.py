@@ -34,7 +34,7 @@ def unpack(package: str, into: Path) -> None:
             _run(["apt-get", *_APT_OPTIONS, *private, "download", package], scratch)
         (archive,) = Path(scratch).glob("*.deb")
         into.mkdir(parents=True, exist_ok=True)
-        _run(["dpkg-deb", "--extract", str(archive), str(into)], scratch)
+        _run(["dpkg-deb", "--extract", str(archive), str(into.resolve())], scratch)
 
 
 # As root apt would drop to the user _apt, who may not write into the scratch directory.
