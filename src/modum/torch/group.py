@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from functools import cache
 from itertools import count
 from typing import TYPE_CHECKING
@@ -14,11 +15,16 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 from modum.update import Group
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
     from modum.launch import ClusterEnvironment
+
+JOIN_SECONDS = 60.0
+"""How long global rank 0 waits at its end for workers that have not even started."""
+
+POLL_SECONDS = 0.02
 
 
 class TorchGroup(Group):
@@ -35,7 +41,9 @@ class TorchGroup(Group):
         device: torch.device | str = "cpu",
         *,
         owned: bool = False,
+        leaving: Callable[[], None] | None = None,
     ) -> None:
+        self._leaving = leaving
         self._process_group = process_group
         self._device = torch.device(device)
         self._owned = owned
@@ -80,6 +88,8 @@ class TorchGroup(Group):
         """End the process group, if it was made for this object."""
         if self._owned:
             self._owned = False
+            if self._leaving is not None:
+                self._leaving()
             dist.destroy_process_group()
 
     def _global_rank(self, member: int) -> int:
@@ -108,13 +118,23 @@ def launched_group(environment: ClusterEnvironment, device: torch.device) -> Tor
             )
         return TorchGroup(dist.group.WORLD, device)
     store = _store(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), environment.rank == 0)
+    generation = next(_generations)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=PrefixStore(f"modum/group/{environment.group}/{next(_generations)}", store),
+        store=PrefixStore(f"modum/group/{environment.group}/{generation}", store),
         rank=environment.group_rank,
         world_size=size,
     )
-    return TorchGroup(dist.group.WORLD, device, owned=True)
+    joined = f"modum/joined/{generation}"
+    store.add(joined, 1)
+
+    def wait_for_all() -> None:
+        deadline = time.monotonic() + JOIN_SECONDS
+        while store.add(joined, 0) < environment.world_size and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+
+    # the store ends with global rank 0, which must not leave before everybody has met there
+    return TorchGroup(dist.group.WORLD, device, owned=True, leaving=wait_for_all if environment.rank == 0 else None)
 
 
 _generations = count()
