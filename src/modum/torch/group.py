@@ -90,6 +90,8 @@ class TorchGroup(Group):
             self._owned = False
             if self._leaving is not None:
                 self._leaving()
+            # its threads end with the last reference: at the interpreter's exit that would be too late
+            self._process_group = None
             dist.destroy_process_group()
 
     def _global_rank(self, member: int) -> int:
