@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import time
+from datetime import timedelta
 from functools import cache
 from itertools import count
 from typing import TYPE_CHECKING
@@ -15,16 +16,14 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 from modum.update import Group
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
     from modum.launch import ClusterEnvironment
 
 JOIN_SECONDS = 60.0
-"""How long global rank 0 waits at its end for workers that have not even started."""
-
-POLL_SECONDS = 0.02
+"""How long the first workers of a job wait for the last ones, which may be long in importing."""
 
 
 class TorchGroup(Group):
@@ -41,9 +40,7 @@ class TorchGroup(Group):
         device: torch.device | str = "cpu",
         *,
         owned: bool = False,
-        leaving: Callable[[], None] | None = None,
     ) -> None:
-        self._leaving = leaving
         self._process_group = process_group
         self._device = torch.device(device)
         self._owned = owned
@@ -88,8 +85,6 @@ class TorchGroup(Group):
         """End the process group, if it was made for this object."""
         if self._owned:
             self._owned = False
-            if self._leaving is not None:
-                self._leaving()
             # its threads end with the last reference: at the interpreter's exit that would be too late
             self._process_group = None
             dist.destroy_process_group()
@@ -127,16 +122,18 @@ def launched_group(environment: ClusterEnvironment, device: torch.device) -> Tor
         rank=environment.group_rank,
         world_size=size,
     )
-    joined = f"modum/joined/{generation}"
-    store.add(joined, 1)
+    _meet(store, generation, environment.world_size)
+    return TorchGroup(dist.group.WORLD, device, owned=True)
 
-    def wait_for_all() -> None:
-        deadline = time.monotonic() + JOIN_SECONDS
-        while store.add(joined, 0) < environment.world_size and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
 
-    # the store ends with global rank 0, which must not leave before everybody has met there
-    return TorchGroup(dist.group.WORLD, device, owned=True, leaving=wait_for_all if environment.rank == 0 else None)
+def _meet(store: TCPStore, generation: int, world_size: int) -> None:
+    """Wait until all workers have found their groups: the store ends with global rank 0, which may be gone soon."""
+    everybody = f"modum/everybody/{generation}"
+    # an error says that rank 0 saw all of them and has left already, or that somebody never came: training may go on
+    with contextlib.suppress(dist.DistError):
+        if store.add(f"modum/joined/{generation}", 1) == world_size:
+            store.set(everybody, "")
+        store.wait([everybody], timedelta(seconds=JOIN_SECONDS))
 
 
 _generations = count()
