@@ -189,6 +189,25 @@ def test_the_second_request_interrupts_at_once() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_request_goes_to_children_that_all_handle_it(number: signal.Signals) -> None:
+    handling = f"signal.signal({int(number)}, lambda *_: print('handled', flush=True))"
+    waiting = "print('ready', flush=True)\nwhile True: signal.pause()"
+    output = Output()
+    with Processes() as processes:
+        handles = start(processes, f"import signal; {handling}; {waiting}", output)
+        poll_until(processes, lambda: output == [("stdout", "ready")])
+        os.kill(os.getpid(), number)
+        with pytest.raises(Interrupted) as caught:
+            processes.poll(PATIENCE)
+        assert processes.pass_on(caught.value.number, [handles])
+        poll_until(processes, lambda: output[1:] == [("stdout", "handled")])
+        lacks = start(processes, f"import signal; {waiting}", output)
+        poll_until(processes, lambda: output[2:] == [("stdout", "ready")])
+        assert not processes.pass_on(number, [handles, lacks])
+        assert not processes.pass_on(signal.SIGTERM, [handles])
+
+
 def test_an_ignored_signal_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

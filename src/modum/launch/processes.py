@@ -10,6 +10,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal, Self
 
@@ -41,6 +42,7 @@ class Interrupted(Exception):  # noqa: N818 - no error, as KeyboardInterrupt is 
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(f"stopped by {number.name}")
+        self.number = number
         self.status = 128 + number
         """The exit status that a shell expects of a process that a signal ended."""
 
@@ -69,6 +71,8 @@ class Process:
 
         def tie_to_launcher() -> None:
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            # Python then installs no handler of its own: one that is there is the script's, see `handles`
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             if os.getppid() != launcher:  # it died before the line above
                 os._exit(1)
 
@@ -130,6 +134,14 @@ class Process:
             if stream == "stderr":
                 self.tail.extend(lines)
             self._sink(stream, lines)
+
+    def handles(self, number: signal.Signals) -> bool:
+        """Whether it has installed a handler for this signal."""
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{self.pid}/status").read_text()
+            caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+            return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+        return False
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to it and to whatever it started."""
@@ -216,6 +228,19 @@ class Processes:
         self._step(timeout)
         if self._signals.request is not None:
             raise Interrupted(self._signals.request)
+
+    def pass_on(self, number: signal.Signals, processes: Iterable[Process]) -> bool:
+        """Hand a request to stop over to these processes, if all that live have a handler for it; returns whether.
+
+        The next request is a first one again then. SIGTERM always means to stop.
+        """
+        living = [process for process in processes if process.returncode is None and not process.has_ended()]
+        if number is signal.SIGTERM or not living or not all(process.handles(number) for process in living):
+            return False
+        for process in living:
+            os.kill(process.pid, number)  # not to what it started: the process knows what is to happen to that
+        self._signals.forget()
+        return True
 
     def stop(self, processes: Iterable[Process]) -> None:
         """End these processes and all that they started: by SIGTERM, and those that stay by SIGKILL."""

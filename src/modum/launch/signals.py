@@ -48,6 +48,11 @@ class Signals:
         """Make `fileno()` unreadable until the next signal."""
         os.read(self._reader, 4096)
 
+    def forget(self) -> None:
+        """Take the next request for the first."""
+        self.request = None
+        self._requests = 0
+
     def _requested(self, number: int, frame: FrameType | None) -> None:
         self._requests += 1
         if self._requests == 1:

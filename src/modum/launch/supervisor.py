@@ -124,7 +124,12 @@ class Supervisor:
     def _watch(self, processes: Processes, monitor: Monitor) -> None:
         """Return when no worker lives, or when one failed and that is to stop the run."""
         while self._alive:
-            processes.poll(_POLL_SECONDS)
+            try:
+                processes.poll(_POLL_SECONDS)
+            except Interrupted as request:
+                if not processes.pass_on(request.number, self._alive):
+                    raise
+                self._console.message(f"{request.number.name} goes to the workers, which handle it themselves")
             self._check_servers()
             ended = [worker for worker in self._alive if worker.returncode is not None]
             self._alive = [worker for worker in self._alive if worker.returncode is None]
