@@ -9,7 +9,7 @@ import torch
 
 from modum.launch import detect
 from modum.observe.progress import WorkerProgress
-from modum.torch.flat import flatten, shared_tensors
+from modum.torch.flat import flatten, shared_tensors, shared_weights
 from modum.torch.gradients import GradientBucket
 from modum.torch.group import TorchGroup, launched_group
 from modum.update import Averaging, Hybrid, LearningRateScale, Membership, SharedSamples, join
@@ -146,16 +146,11 @@ class Averager:
         """
         if self._shared_weights:
             raise RuntimeError("shared_weights() is entered already")
-        for vector in self._vectors:
-            vector.save()
         self._shared_weights = True
         try:
-            for vector, buffer in zip(self._vectors, self._buffers, strict=True):
-                vector.read(buffer)
-            yield
+            with shared_weights(self._vectors, self._buffers):
+                yield
         finally:
-            for vector in self._vectors:
-                vector.restore()
             self._shared_weights = False
 
     def pull(self) -> None:

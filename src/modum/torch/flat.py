@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import torch
 from modum.update import Vector
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
@@ -196,6 +197,20 @@ class FlatVector(Vector):
         assert self._saved is not None, "nothing was saved"
         self.flat.copy_(self._saved)
         self._saved = None
+
+
+@contextmanager
+def shared_weights(vectors: Sequence[FlatVector], buffers: Sequence[Buffer]) -> Iterator[None]:
+    """The tensors of ``vectors`` have what ``buffers`` hold inside, and their own values again afterwards."""
+    for vector in vectors:
+        vector.save()
+    try:
+        for vector, buffer in zip(vectors, buffers, strict=True):
+            vector.read(buffer)
+        yield
+    finally:
+        for vector in vectors:
+            vector.restore()
 
 
 def as_numpy(tensor: Tensor) -> NDArray[np.generic]:
