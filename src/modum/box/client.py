@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
@@ -57,8 +57,9 @@ class Box:
     `session` the name of this client in errors and tables.
     """
 
-    def __init__(self, servers: Servers, session: str) -> None:
+    def __init__(self, servers: Servers, session: str, namespace: str = "") -> None:
         self._servers = servers
+        self._prefix = f"{namespace}/" if namespace else ""
         self.session = session
         self.servers = tuple(transport.address for transport in servers.transports)
         self.transports = tuple(transport.name for transport in servers.transports)
@@ -74,6 +75,7 @@ class Box:
         transport: str | None = None,
         timeout: float = TIMEOUT,
         threads: int | None = None,
+        namespace: str = "",
     ) -> "Box":
         """Connect to memory servers.
 
@@ -86,6 +88,8 @@ class Box:
             timeout: seconds without any progress after which a call gives up.
             threads: how many threads one operation may use where this client computes; default: the CPUs that this
                 process may use, at most 4.
+            namespace: what every name of this client stands below, so that jobs that share a box do not meet: "a" in
+                the namespace "b" is "b/a" to clients without one.
 
         Raises:
             AuthenticationError: the token is missing or wrong.
@@ -123,7 +127,7 @@ class Box:
             raise
         for way in opened:
             log.info("box: %s via %s", way.address, way.name)
-        return cls(Servers(opened, timeout), session.hex())
+        return cls(Servers(opened, timeout), session.hex(), namespace)
 
     def close(self) -> None:
         """Say goodbye to the servers: leases and unfinished work items go back at once. Buffers stay in the box."""
@@ -177,7 +181,8 @@ class Box:
             raise ValueError(f"dtype {dtype!r} is not one of {', '.join(STORAGE)}")
         if len(extents) > MAX_DIMENSIONS or any(extent < 1 for extent in extents):
             raise ValueError(f"shape {tuple(extents)} must have at most {MAX_DIMENSIONS} extents of at least 1")
-        if not 0 < len(name.encode()) <= MAX_NAME:
+        name = self._prefix + name
+        if not len(self._prefix) < len(name.encode()) <= MAX_NAME:
             raise ValueError(f"a name has 1 to {MAX_NAME} bytes, not {len(name.encode())}")
         nbytes = STORAGE[dtype].itemsize
         for extent in extents:
@@ -205,6 +210,7 @@ class Box:
         Raises:
             BufferNotFoundError: there is none of this name.
         """
+        name = self._prefix + name
         home = self._servers.home(name)
         infos = {home: self._servers.call(home, Open(name), SegmentInfo)}
         deadline = time.monotonic() + self._servers.timeout
@@ -236,6 +242,7 @@ class Box:
         Raises:
             BufferNotFoundError: there is none of this name.
         """
+        name = self._prefix + name
         home = self._servers.home(name)
         self._servers.call(home, Delete(name), type(None))
         for server in range(len(self._servers)):
@@ -246,21 +253,22 @@ class Box:
                     pass  # its maker died before it came here
 
     def list(self) -> builtins.list[BufferInfo]:
-        """All buffers, by name."""
+        """All buffers of this namespace, by name."""
         found = self._servers.each(
             lambda server, transport: [
                 BufferInfo.of(info)
                 for info in transport.call(ListBuffers(), builtins.list[SegmentInfo], self._servers.timeout)
-                if self._servers.home(info.name) == server
+                if self._servers.home(info.name) == server and info.name.startswith(self._prefix)
             ]
         )
-        return sorted((info for infos in found for info in infos), key=lambda info: info.name)
+        within = [replace(info, name=info.name.removeprefix(self._prefix)) for infos in found for info in infos]
+        return sorted(within, key=lambda info: info.name)
 
     # ---- what workers agree by
 
     def counter(self, name: str) -> Counter:
         """The counter of this name: a 64-bit integer, 0 at first."""
-        return Counter(self._servers, name)
+        return Counter(self._servers, self._prefix + name)
 
     def queue(self, name: str, size: int) -> WorkQueue:
         """The work queue of this name, made on first use, with items 0 to `size` - 1.
@@ -270,7 +278,7 @@ class Box:
         """
         if size < 1:
             raise ValueError(f"a work queue has at least 1 item, not {size}")
-        return WorkQueue(self._servers, name, size)
+        return WorkQueue(self._servers, self._prefix + name, size)
 
     def lock(self, name: str, *, ttl: float = 30.0, timeout: float | None = None) -> Lease:
         """Take the lease of this name, waiting until it is free.
@@ -285,16 +293,21 @@ class Box:
         """
         if ttl <= 0:
             raise ValueError(f"ttl must be positive, not {ttl}")
-        return Lease.acquire(self._servers, name, ttl, timeout)
+        return Lease.acquire(self._servers, self._prefix + name, ttl, timeout)
 
     def leases(self, prefix: str = "") -> builtins.list[LeaseInfo]:
-        """The leases that are held now and whose names start with `prefix`, by name."""
+        """The leases of this namespace that are held now and whose names start with `prefix`, by name."""
         found = self._servers.each(
             lambda _, transport: transport.call(
-                ListLeases(prefix), builtins.list[tuple[str, str, float]], self._servers.timeout
+                ListLeases(self._prefix + prefix), builtins.list[tuple[str, str, float]], self._servers.timeout
             )
         )
-        return sorted((LeaseInfo(*lease) for leases in found for lease in leases), key=lambda lease: lease.name)
+        held = (
+            LeaseInfo(name.removeprefix(self._prefix), holder, seconds)
+            for leases in found
+            for name, holder, seconds in leases
+        )
+        return sorted(held, key=lambda lease: lease.name)
 
     def statistics(self) -> BoxStatistics:
         """What every server holds and has done."""
