@@ -14,6 +14,7 @@ __all__ = [
     "ModumError",
     "PoolFullError",
     "ProtocolError",
+    "StageError",
     "TransportError",
 ]
 
@@ -56,6 +57,10 @@ class PoolFullError(ModumError):
 
 class ProtocolError(ModumError):
     """The other side sent something that the wire format does not allow."""
+
+
+class StageError(ModumError):
+    """Another stage of the pipeline has failed or died; the message has its name and its error."""
 
 
 class TransportError(ModumError):

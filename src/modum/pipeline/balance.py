@@ -1,0 +1,82 @@
+"""Where to cut: the layers' times and parameters shared out evenly, by dynamic programming."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+__all__ = ["Layer", "balance"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layer:
+    """What a layer costs."""
+
+    name: str
+    seconds: float
+    """Forward and backward of one batch."""
+    nbytes: int
+    """Of its parameters."""
+
+
+def balance(layers: Sequence[Layer], stages: int, *, forbidden: Collection[int] = (), slack: float = 0.1) -> list[int]:
+    """The first layers of the stages 1, 2, ...: increasing numbers between 1 and ``len(layers) - 1``.
+
+    The slowest stage sets the pace of a pipeline, so its time is made as small as it can be. Among the cuts whose
+    slowest stage takes at most ``slack`` (a share) longer, those are chosen whose worker with the most memory needs the
+    least: stage s of S keeps up to S - s versions of its parameters.
+
+    Args:
+        layers: in the order of computing.
+        stages: how many; at least 1.
+        forbidden: numbers of layers before which no cut may lie.
+        slack: by how much the slowest stage may be slower than the best, for less memory.
+
+    Raises:
+        ValueError: there are not so many places to cut.
+    """
+    seconds = _sums([layer.seconds for layer in layers])
+    nbytes = _sums([float(layer.nbytes) for layer in layers])
+    fastest, _ = _best(len(layers), stages, forbidden, lambda stage, lo, hi: seconds[hi] - seconds[lo])
+    most = fastest * (1 + slack)
+
+    def memory(stage: int, lo: int, hi: int) -> float:
+        return math.inf if seconds[hi] - seconds[lo] > most else (nbytes[hi] - nbytes[lo]) * (stages - stage)
+
+    return _best(len(layers), stages, forbidden, memory)[1]
+
+
+def _sums(values: Sequence[float]) -> list[float]:
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    return sums
+
+
+def _best(
+    layers: int, stages: int, forbidden: Collection[int], cost: Callable[[int, int, int], float]
+) -> tuple[float, list[int]]:
+    """The cuts with the smallest largest ``cost(stage, lo, hi)``, and among equals the smallest sum of squares."""
+    allowed = [cut for cut in range(1, layers) if cut not in forbidden]
+    if len(allowed) < stages - 1:
+        raise ValueError(f"{stages} stages need {stages - 1} cuts, but there are only {len(allowed)} places for one")
+    ends = [*allowed, layers]
+    # best[end]: (largest cost, sum of squares, cuts) of the layers before `end` in the stages so far
+    best: dict[int, tuple[float, float, list[int]]] = {0: (0.0, 0.0, [])}
+    for stage in range(stages):
+        following: dict[int, tuple[float, float, list[int]]] = {}
+        for end in ends:
+            found = []
+            for start, (largest, squares, cuts) in best.items():
+                if start < end:
+                    own = cost(stage, start, end)
+                    found.append((max(largest, own), squares + own * own, [*cuts, start] if start else cuts))
+            if found:
+                following[end] = min(found)
+        best = following
+    largest, _, cuts = best[layers]
+    return largest, cuts

@@ -1,0 +1,241 @@
+"""Channels: messages of arrays from one worker to another, through a ring buffer in the box.
+
+A channel is one int64 buffer of the box, cut into slots, and two counters: messages written and messages read. The
+writer waits until a slot is free, the reader until there is a message; both are woken by the counter at once, over any
+transport. A slot holds, in words of 8 bytes, all little-endian:
+
+    words of the whole message | bytes of the header | header (msgpack), padded | array, padded | array, padded ...
+
+A message that is larger than a slot waits until all before it were read, and makes a new ring that it fits in.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgspec
+import numpy as np
+
+from modum.errors import BufferNotFoundError, ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from modum.box import Box, Buffer, Counter
+
+__all__ = ["Message", "Reader", "Wait", "Writer"]
+
+_WORD: Final = 8
+_PREFIX: Final = 2
+"""Words before the header."""
+_ROOM: Final = 1.25
+"""A ring is made so much larger than the message that it is made for: headers and last batches differ a little."""
+_MAX_ARRAYS: Final = 4096
+
+Array = np.ndarray[Any, Any]
+
+
+class Message(msgspec.Struct, frozen=True):
+    """What goes through a channel: a note of plain values, and arrays of any shape and dtype that NumPy names."""
+
+    note: dict[str, Any]
+    arrays: list[Any]
+
+
+class Wait(Protocol):
+    """Waits until a counter is at least a number, or raises."""
+
+    def __call__(self, counter: Counter, at_least: int) -> int: ...
+
+
+class _Header(msgspec.Struct, array_like=True, frozen=True):
+    note: dict[str, Any]
+    arrays: list[tuple[str, list[int]]]
+
+
+def _plain_wait(counter: Counter, at_least: int) -> int:
+    return counter.wait(at_least)
+
+
+class _End:
+    """What both ends have: the ring's name, its two counters, and the buffer while there is one."""
+
+    def __init__(self, box: Box, name: str, wait: Wait | None = None) -> None:
+        self.name = name
+        self._box = box
+        self._wait = wait or _plain_wait
+        self._written = box.counter(f"{name}/written")
+        self._read = box.counter(f"{name}/read")
+        self._buffer: Buffer | None = None
+        self._count = 0
+
+    @property
+    def count(self) -> int:
+        """Messages that went through this end."""
+        return self._count
+
+    def _let_go(self) -> None:
+        if self._buffer is not None:
+            self._buffer.close()
+            self._buffer = None
+
+
+class Writer(_End):
+    """The end that sends. There is one for each name, in one thread at a time.
+
+    slots
+        Messages that may be under way before `send` waits.
+    wait
+        How to wait for a counter; default: as long as the box's timeout.
+    """
+
+    def __init__(self, box: Box, name: str, *, slots: int, wait: Wait | None = None) -> None:
+        if slots < 1:
+            raise ValueError(f"slots ({slots}) must be at least 1")
+        super().__init__(box, name, wait)
+        self._slots = slots
+        self._words = 0
+        """Words of a slot."""
+        self._staging = np.empty(0, np.int64)
+        self.nbytes = 0
+        """Bytes sent so far."""
+
+    def send(self, note: dict[str, Any], arrays: Sequence[Array]) -> None:
+        """Copy a message into the ring; it may be read when this returns.
+
+        Raises what waiting for a slot raises, PoolFullError if the servers have no room for the ring, and
+        ValueError for an array whose dtype has no name in NumPy (objects).
+        """
+        message = self._pack(note, arrays)
+        if message.size > self._words:
+            self._wait(self._read, self._count)
+            self._make_ring(int(message.size * _ROOM))
+        else:
+            self._wait(self._read, self._count - self._slots + 1)
+        assert self._buffer is not None
+        self._buffer.write(message, offset=self._count % self._slots * self._words)
+        self._count += 1
+        self._written.add(1)
+        self.nbytes += message.nbytes
+
+    def drain(self) -> None:
+        """Wait until everything sent was read."""
+        self._wait(self._read, self._count)
+
+    def close(self) -> None:
+        """Delete the ring, with whatever was not read. Closing twice does nothing."""
+        if self._buffer is not None:
+            self._let_go()
+            try:
+                self._box.delete(self.name)
+            except BufferNotFoundError:
+                pass  # somebody tidied up the box
+
+    def _make_ring(self, words: int) -> None:
+        self.close()
+        self._buffer = self._box.create(self.name, (self._slots, words), "int64", meta={"channel": self._slots})
+        self._words = words
+
+    def _pack(self, note: dict[str, Any], arrays: Sequence[Array]) -> NDArray[np.int64]:
+        if len(arrays) > _MAX_ARRAYS:
+            raise ValueError(f"a message has at most {_MAX_ARRAYS} arrays, not {len(arrays)}")
+        for array in arrays:
+            if array.dtype.hasobject:
+                raise ValueError(f"an array of Python objects cannot be sent (dtype {array.dtype})")
+        header = msgspec.msgpack.encode(_Header(note, [(array.dtype.name, list(array.shape)) for array in arrays]))
+        words = _PREFIX + _words(len(header)) + sum(_words(array.nbytes) for array in arrays)
+        if words > self._staging.size:
+            self._staging = np.empty(int(words * _ROOM), np.int64)
+        self._staging[:_PREFIX] = words, len(header)
+        data = self._staging.view(np.uint8)
+        start = _PREFIX * _WORD
+        data[start : start + len(header)] = np.frombuffer(header, np.uint8)
+        start += _words(len(header)) * _WORD
+        for array in arrays:
+            if array.nbytes:
+                place = data[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+                np.copyto(place, array)
+            start += _words(array.nbytes) * _WORD
+        return self._staging[:words]
+
+
+class Reader(_End):
+    """The end that receives. There is one for each name, in one thread at a time."""
+
+    def __init__(self, box: Box, name: str, *, wait: Wait | None = None) -> None:
+        super().__init__(box, name, wait)
+        self._expected = _PREFIX
+        self.nbytes = 0
+        """Bytes received so far."""
+
+    def receive(self) -> Message:
+        """The next message, in the order of sending; its arrays are the caller's.
+
+        Raises what waiting for a message raises, and ProtocolError if the ring holds something else.
+        """
+        self._wait(self._written, self._count + 1)
+        words = self._fetch()
+        self._count += 1
+        self._read.add(1)
+        self._expected = words.size
+        self.nbytes += words.nbytes
+        return self._unpack(words)
+
+    def close(self) -> None:
+        """Let go of the ring, which is the writer's to delete."""
+        self._let_go()
+
+    def _fetch(self) -> NDArray[np.int64]:
+        """The message's words: as many as the message before had at once, and then the rest if there is one."""
+        while True:
+            if self._buffer is None:
+                self._buffer = self._box.open(self.name)
+            slots, slot = self._buffer.shape
+            start = self._count % slots * slot
+            try:
+                head = self._buffer.read(offset=start, count=min(self._expected, slot))
+                size = int(head[0])
+                if not _PREFIX <= size <= slot:
+                    raise ProtocolError(f"channel {self.name!r}: a message of {size} words in a slot of {slot}")
+                if size <= head.size:
+                    return head[:size]
+                words = np.empty(size, np.int64)
+                words[: head.size] = head
+                self._buffer.read(words[head.size :], offset=start + head.size)
+                return words
+            except BufferNotFoundError:
+                self._let_go()  # a larger ring took its place
+
+    def _unpack(self, words: NDArray[np.int64]) -> Message:
+        data = words.view(np.uint8)
+        start = _PREFIX * _WORD
+        length = int(words[1])
+        try:
+            header = msgspec.msgpack.decode(data[start : start + length].tobytes(), type=_Header)
+            start += _words(length) * _WORD
+            arrays: list[Array] = []
+            for name, shape in header.arrays:
+                dtype = _dtype(name)
+                nbytes = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+                arrays.append(data[start : start + nbytes].view(dtype).reshape(shape))
+                start += _words(nbytes) * _WORD
+        except (msgspec.MsgspecError, ValueError, TypeError) as error:
+            raise ProtocolError(f"channel {self.name!r}: message {self._count - 1} cannot be read: {error}") from error
+        return Message(header.note, arrays)
+
+
+def _words(nbytes: int) -> int:
+    return -(-nbytes // _WORD)
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    """NumPy's dtype of this name; ml_dtypes has those that NumPy lacks (bfloat16)."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes  # whoever sends such an array has it
+
+        extended: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return extended

@@ -1,0 +1,586 @@
+"""One stage's part in a pipeline: its channels, its schedule, and what all stages do together."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+import numpy as np
+
+from modum.errors import BufferNotFoundError, ModumError, ProtocolError
+from modum.observe.progress import WorkerProgress
+from modum.pipeline.channel import Reader, Writer
+from modum.pipeline.links import Inbox, Outbox
+from modum.pipeline.replicas import Replicas
+from modum.pipeline.roster import Roster
+from modum.update import Elastic, SharedSamples
+from modum.update.agreement import open_or_create
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from types import TracebackType
+
+    from modum.launch import Job
+    from modum.pipeline.channel import Array, Message
+    from modum.pipeline.stage import Stage
+    from modum.update import AveragingStatistics, UpdateRule
+
+__all__ = ["Mode", "Pipeline", "PipelineStatistics", "Step"]
+
+Mode = Literal["asynchronous", "synchronous"]
+_END: Final = {"end": True}
+_WEIGHT_SLOTS: Final = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One update of this stage; all stages see the same loss for the same number."""
+
+    number: int
+    """Of the update, from 0."""
+    samples: int
+    """Samples in its batch."""
+    loss: float
+    """Mean over the batch, as the last stage computed it."""
+    metrics: dict[str, float]
+    """Means over the batch."""
+    progress: float
+    """How much of the job had been handed out when the batch began, 0 to 1, if its source knows; else nan."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PipelineStatistics:
+    """What this worker has done so far. Times are in seconds."""
+
+    updates: int
+    micro_batches: int
+    compute_seconds: float
+    """In the stage: forward, backward and update."""
+    waited_seconds: float
+    """For activations, gradients and batches: the bubble of this stage."""
+    sent_bytes: int
+    versions: int
+    """The most versions of the weights that were held at one time."""
+    averaging: AveragingStatistics | None
+    """Of the exchange with the same stage of other pipelines; None where there is one pipeline."""
+
+
+@dataclass(slots=True)
+class _Micro:
+    """A micro-batch on its way through this stage."""
+
+    number: int
+    batch: Array
+    """The batch's sample indices that fall to it."""
+    last: bool
+    """Of its batch."""
+    weight: float
+    """Its share of its batch."""
+    progress: float
+    results: Array | None = None
+    """Of the last stage: loss and metrics."""
+
+
+class Pipeline:
+    """Trains a model that is cut into stages, one stage a worker; every worker makes one and calls the same methods.
+
+        with Pipeline(stage, job) as pipeline:
+            for step in pipeline.train(batches, inputs=..., labels=...):
+                scheduler.step()
+            print(pipeline.evaluate(...))
+
+    Rank r of the job is stage ``r % stages`` of pipeline (replica) ``r // stages``. Activations go forward and
+    gradients back through channels of the box; each stage alternates one forward and one backward pass (1F1B).
+
+    stage
+        What this worker computes: from `modum.torch.partition` or `modum.keras.partition`, or one of your own.
+    job
+        From `modum.connect`.
+    mode
+        ``"asynchronous"``: a stage updates its weights after every backward pass, and nobody waits for a flush. The
+        gradients of stage s of S are those of weights S - 1 - s updates old, the same for forward and backward pass of
+        a batch (PipeDream: Narayanan et al., SOSP 2019, section 3.3). ``"synchronous"``: a batch is cut into
+        ``micro_batches``, whose gradients are averaged for one update, and the next batch begins after it (the flush of
+        GPipe: Huang et al., NeurIPS 2019). The same steps as the unsplit model, to rounding, if the loss is a mean over
+        samples and no layer looks at the whole batch.
+    micro_batches
+        Parts of a batch; 1 in the asynchronous mode, where it must be left alone. About 4 times the stages keep the
+        synchronous mode's workers busy.
+    rule
+        How the same stages of several pipelines share their weights; `Elastic()` by default, unused with one pipeline.
+    name
+        Of the pipeline in the box; must be new there.
+    timeout
+        Seconds that this worker waits for another one, before it gives up with an error. One that died is found out
+        within a few seconds, whatever this says.
+
+    Raises:
+        ValueError: the settings do not fit each other, or the job.
+        MismatchError: another worker has other settings, or this one's place, or the name is used up.
+        DeadlineError: the other stages did not come within the timeout.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        job: Job,
+        *,
+        mode: Mode = "asynchronous",
+        micro_batches: int = 1,
+        rule: UpdateRule | None = None,
+        name: str = "pipeline",
+        timeout: float = 300.0,
+    ) -> None:
+        _check(stage, job, mode, micro_batches, timeout)
+        self.stage = stage
+        self.replica = job.rank // stage.stages
+        """Number of this pipeline, from 0."""
+        self.replicas = job.world_size // stage.stages
+        """How many pipelines train the model."""
+        self._job = job
+        self._mode = mode
+        self._micro_batches = micro_batches
+        self._name = name
+        self._prefix = f"{name}/{self.replica}"
+        self._depth = stage.stages - stage.index
+        self._updates = self._number = self._most_versions = 0
+        self._computed = self._waited = 0.0
+        self._pools = self._pooled = 0
+        self._total: int | None = None
+        self._stopped = self._left = False
+        self._averaging: Replicas | None = None
+        places = [self._place(index) for index in range(stage.stages)]
+        self._roster = Roster(job.box, self._prefix, places, stage.index, timeout)
+        with ExitStack() as stack:
+            stack.callback(self._roster.abandon)
+            try:
+                self._agree()
+            except ModumError as error:
+                self._roster.fail(error)
+                raise
+            self._roster.join()
+            self._stack = stack.pop_all()
+        with self._together("start"):
+            self._open(rule, timeout)
+
+    # ---- what users call
+
+    @property
+    def place(self) -> str:
+        """What this worker is called in errors."""
+        return self._roster.place
+
+    def samples(self, *, size: int, batch_size: int, epochs: int = 1, **options: Any) -> SharedSamples:
+        """The job's samples, shared out to its pipelines batch by batch; ``options`` go to `SharedSamples`.
+
+        Give it to `train` on every worker; only the first stage of each pipeline draws from it.
+        """
+        shared = SharedSamples(
+            self._job.box,
+            size=size,
+            batch_size=batch_size,
+            epochs=epochs,
+            name=f"{self._name}/samples/{self._pools}",
+            **options,
+        )
+        self._pools += 1
+        self._pooled += shared.total
+        self._total = self._pooled
+        return shared
+
+    def train(
+        self,
+        batches: Iterable[Any],
+        *,
+        inputs: Callable[[Array], Any],
+        labels: Callable[[Array], Any],
+    ) -> Iterator[Step]:
+        """Train on batches of sample indices; yields after every update of this stage.
+
+        Iterate to the end: what the loop's body does (a learning rate schedule, say) happens between this stage's
+        updates, after the same number of them on every stage.
+
+        Args:
+            batches: 1-D index arrays. Iterated on the first stage, to which the others leave the choice.
+            inputs: called on the first stage: the model's inputs for an index array.
+            labels: called on the last stage: what the loss wants for it.
+
+        Raises:
+            StageError: another stage failed or died; the message has its name and error.
+            DeadlineError: nothing came from a neighbour within the timeout.
+            RuntimeError: an earlier loop was left before its end.
+        """
+        with self._together("training"):
+            yield from self._train(batches, inputs, labels)
+
+    def evaluate(
+        self,
+        batches: Iterable[Any],
+        *,
+        inputs: Callable[[Array], Any],
+        labels: Callable[[Array], Any],
+    ) -> dict[str, float]:
+        """Loss and metrics as means over samples, without training; all stages of the pipeline call it and get them.
+
+        Arguments and errors are those of `train`.
+        """
+        with self._together("evaluation"):
+            return self._evaluate(batches, inputs, labels)
+
+    def finish(self, timeout: float = 600.0) -> None:
+        """With several pipelines: do a last exchange, wait until all have, and take the shared weights.
+
+        Call it once, after training and before `model`. With one pipeline it does nothing but report.
+
+        Raises:
+            DeadlineError: other pipelines were still training after ``timeout`` seconds.
+        """
+        with self._together("finish"):
+            if self._averaging is not None:
+                self._averaging.finish(timeout)
+            self._progress.flush()
+
+    def model(self) -> Any:
+        """The whole model, gathered from all stages, on the first stage; None on the others.
+
+        What it is depends on the front end: a state dict for PyTorch, a model for Keras. All stages of the pipeline
+        call it; the first one needs memory for the whole model meanwhile.
+        """
+        with self._together("gathering the weights"):
+            return self._gather()
+
+    def statistics(self) -> PipelineStatistics:
+        """What this worker has done so far."""
+        outboxes = [outbox for outbox in (self._forward_out, self._backward_out) if outbox is not None]
+        return PipelineStatistics(
+            updates=self._updates,
+            micro_batches=self._number,
+            compute_seconds=self._computed,
+            waited_seconds=self._waited,
+            sent_bytes=sum(outbox.nbytes for outbox in outboxes),
+            versions=self._most_versions,
+            averaging=None if self._averaging is None else self._averaging.statistics(),
+        )
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Leave the pipeline; with an ``error``, the other stages end with it too. Closing twice does nothing.
+
+        Raises:
+            RuntimeError: a loop over `train` was left before its end, and the other stages cannot go on.
+        """
+        if error is not None:
+            self._fail(error)
+        if not self._stopped:
+            if self._left:
+                self._fail(RuntimeError("its loop over train() was left before the end"))
+                raise RuntimeError(
+                    f"{self.place}: the loop over train() was left before its end, and batches were under way\n"
+                    "HINT: give train() fewer batches, and iterate to the end"
+                )
+            with self._together("end"):
+                for outbox in (self._forward_out, self._backward_out):
+                    if outbox is not None:
+                        outbox.drain()
+                self._roster.leave()
+        self._stopped = True
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close(error)
+
+    # ---- start and end
+
+    def _place(self, index: int) -> str:
+        rank = self.replica * self.stage.stages + index
+        which = f" of pipeline {self.replica}" if self.replicas > 1 else ""
+        layers = f", layers {_range(self.stage.layers)}" if index == self.stage.index else ""
+        return f"stage {index} of {self.stage.stages}{which} (rank {rank}{layers})"
+
+    def _agree(self) -> None:
+        settings = {"stages": self.stage.stages, "mode": self._mode, "micro_batches": self._micro_batches}
+        open_or_create(self._job.box, f"{self._name}/settings", 1, "int64", {"pipeline": settings}).close()
+
+    def _open(self, rule: UpdateRule | None, timeout: float) -> None:
+        stage, box, roster, stack = self.stage, self._job.box, self._roster, self._stack
+        bound = self._depth + 1  # more are never under way while training, so that sending never waits there
+
+        def outbox(cut: int, direction: str, receiver: int) -> Outbox:
+            wait = roster.waiting(f"sending {direction} to stage {receiver}")
+            made = Outbox(Writer(box, f"{self._prefix}/cut/{cut}/{direction}", slots=bound, wait=wait), bound)
+            stack.callback(made.close)
+            return made
+
+        def inbox(cut: int, direction: str, sender: int) -> Inbox:
+            wait = roster.waiting(f"waiting for {direction} of stage {sender}")
+            made = Inbox(Reader(box, f"{self._prefix}/cut/{cut}/{direction}", wait=wait))
+            stack.callback(made.close)
+            return made
+
+        index = stage.index
+        self._forward_in = None if stage.first else inbox(index, "activations", index - 1)
+        self._backward_out = None if stage.first else outbox(index, "gradients", index - 1)
+        self._forward_out = None if stage.last else outbox(index + 1, "activations", index + 1)
+        self._backward_in = None if stage.last else inbox(index + 1, "gradients", index + 1)
+        self._progress = WorkerProgress(box, self._job.rank, self._job.world_size)
+        stack.callback(self._progress.close)
+        if self.replicas > 1:
+            self._averaging = Replicas(stage, box, rule or Elastic(), self._name, timeout)
+            stack.callback(self._averaging.close)
+
+    @contextmanager
+    def _together(self, phase: str) -> Iterator[None]:
+        """All stages do something; if it fails here, they are told, and this worker can do nothing more."""
+        if self._stopped or self._left:
+            raise RuntimeError(f"{self.place}: {phase}: this pipeline has ended, or a loop over train() was left early")
+        try:
+            yield
+        except GeneratorExit:
+            self._left = True  # an error in the loop's body comes to `close`, and says more
+            raise
+        except BufferNotFoundError as error:
+            self._fail(error)
+            self._roster.check()  # whoever deleted it has failed, and said why
+            raise
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._stopped:
+            self._stopped = True
+            with suppress(ModumError), ExitStack() as stack:  # in reverse order, whatever fails
+                stack.callback(self._stack.close)
+                stack.callback(self._roster.abandon)
+                stack.callback(self._roster.fail, error)
+                self._roster.stop()
+
+    # ---- training
+
+    def _train(
+        self, batches: Iterable[Any], inputs: Callable[[Array], Any], labels: Callable[[Array], Any]
+    ) -> Iterator[Step]:
+        source = self._source(batches)
+        in_flight: deque[_Micro] = deque()
+        ended = held = False
+        gathered: list[tuple[_Micro, Array]] = []
+        while True:
+            while not ended and not held and len(in_flight) < self._depth:
+                micro, arrays = self._next(source)
+                if micro is None:
+                    ended = True
+                else:
+                    self._forward(micro, arrays, inputs, labels)
+                    in_flight.append(micro)
+                    held = micro.last and self._mode == "synchronous"
+            if not in_flight:
+                return
+            micro = in_flight.popleft()
+            gathered.append((micro, self._backward(micro)))
+            if micro.last:
+                self._timed(self.stage.update)
+                self._updates += 1
+                held = False
+                if self._averaging is not None:
+                    self._averaging.step()
+                yield self._step(gathered)
+                gathered = []
+
+    def _next(self, source: Iterator[tuple[_Micro, Sequence[Array]]]) -> tuple[_Micro | None, Sequence[Array]]:
+        """The next micro-batch and what comes with it; at the end the stage behind is told."""
+        start = time.perf_counter()
+        micro, arrays = next(source, (None, []))
+        self._waited += time.perf_counter() - start
+        if micro is None and self._forward_out is not None:
+            self._forward_out.send(_END)
+        return micro, arrays
+
+    def _source(self, batches: Iterable[Any]) -> Iterator[tuple[_Micro, Sequence[Array]]]:
+        """The micro-batches: cut here on the first stage, and elsewhere as they arrive."""
+        if self._forward_in is None:
+            for batch in batches:
+                yield from (
+                    (micro, []) for micro in self._cut(np.asarray(batch), getattr(batches, "progress", math.nan))
+                )
+            return
+        self._forward_in.ask()
+        while True:
+            message = self._forward_in.receive()
+            if message.note == _END:
+                return
+            self._forward_in.ask()
+            micro = _Micro(batch=message.arrays[0], **message.note)
+            if micro.number != self._number:
+                raise ProtocolError(f"{self.place}: micro-batch {micro.number} came where {self._number} was due")
+            yield micro, message.arrays[1:]
+
+    def _cut(self, batch: Array, progress: float) -> Iterator[_Micro]:
+        if batch.ndim != 1 or batch.size == 0:
+            raise ValueError(f"a batch is a 1-D array of at least one sample index, not of shape {batch.shape}")
+        parts = np.array_split(batch, min(self._micro_batches, batch.size))
+        for place, part in enumerate(parts):
+            yield _Micro(
+                number=self._number,
+                batch=part,
+                last=place == len(parts) - 1,
+                weight=part.size / batch.size,
+                progress=progress,
+            )
+
+    def _forward(
+        self,
+        micro: _Micro,
+        arrays: Sequence[Array],
+        inputs: Callable[[Array], Any],
+        labels: Callable[[Array], Any],
+    ) -> None:
+        stage = self.stage
+        given = inputs(micro.batch) if stage.first else arrays
+        wanted = labels(micro.batch) if stage.last else None
+        outputs = self._timed(stage.forward, micro.number, given, wanted, micro.weight)
+        self._number += 1
+        self._most_versions = max(self._most_versions, stage.versions)
+        if self._forward_out is None or self._backward_in is None:
+            micro.results = outputs[0]
+        else:
+            self._forward_out.send(_note(micro), [micro.batch, *outputs])
+            self._backward_in.ask()
+
+    def _backward(self, micro: _Micro) -> Array:
+        """Returns the results of the micro-batch, which travel with its gradients."""
+        gradients: Sequence[Array] = []
+        results = micro.results
+        if self._backward_in is not None:
+            message = self._receive(self._backward_in)
+            if message.note != {"number": micro.number}:
+                raise ProtocolError(f"{self.place}: gradients {message.note} came where {micro.number} were due")
+            results, *gradients = message.arrays
+        assert results is not None
+        inputs = self._timed(self.stage.backward, micro.number, gradients)
+        if self._backward_out is not None:
+            self._backward_out.send({"number": micro.number}, [results, *inputs])
+        return results
+
+    def _step(self, gathered: list[tuple[_Micro, Array]]) -> Step:
+        """The batch's results from those of its micro-batches, and a report of them."""
+        means = sum(micro.weight * results for micro, results in gathered)
+        loss, *metrics = np.asarray(means).tolist()
+        samples = sum(micro.batch.size for micro, _ in gathered)
+        if self.stage.first:
+            self._progress.report(samples=samples, steps=1, total=self._total, loss=loss)
+        return Step(
+            number=self._updates - 1,
+            samples=samples,
+            loss=loss,
+            metrics=dict(zip(self.stage.results[1:], metrics, strict=True)),
+            progress=gathered[0][0].progress,
+        )
+
+    # ---- evaluation and gathering
+
+    def _evaluate(
+        self, batches: Iterable[Any], inputs: Callable[[Array], Any], labels: Callable[[Array], Any]
+    ) -> dict[str, float]:
+        stage = self.stage
+        sums: Array = np.zeros(len(stage.results))
+        samples = 0
+        source = self._source(batches)
+        while True:
+            micro, arrays = self._next(source)
+            if micro is None:
+                break
+            given = inputs(micro.batch) if stage.first else arrays
+            outputs = self._timed(stage.evaluate, given, labels(micro.batch) if stage.last else None)
+            self._number += 1
+            if self._forward_out is not None:
+                self._forward_out.send(_note(micro), [micro.batch, *outputs])
+            else:
+                sums += outputs[0] * micro.batch.size
+                samples += micro.batch.size
+        if self._backward_in is not None:
+            self._backward_in.ask()
+            sums = self._receive(self._backward_in).arrays[0]
+        elif samples == 0:
+            raise ValueError("evaluate: there was no batch")
+        else:
+            sums /= samples
+        if self._backward_out is not None:
+            self._backward_out.send({"evaluated": True}, [sums])
+        return dict(zip(stage.results, sums.tolist(), strict=True))
+
+    def _gather(self) -> Any:
+        """Every other stage sends its weights to the first one, array by array."""
+        stage, box = self.stage, self._job.box
+        if not stage.first:
+            wait = self._roster.waiting("sending weights to stage 0")
+            writer = Writer(box, f"{self._prefix}/weights/{stage.index}", slots=_WEIGHT_SLOTS, wait=wait)
+            try:
+                for weight in stage.weights():
+                    writer.send({"name": weight.name}, [weight.array])
+                writer.send(_END, [])
+                writer.drain()
+            finally:
+                writer.close()
+            return None
+        found = {weight.name: weight.array for weight in stage.weights()}
+        for index in range(1, stage.stages):
+            reader = Reader(
+                box,
+                f"{self._prefix}/weights/{index}",
+                wait=self._roster.waiting(f"waiting for weights of stage {index}"),
+            )
+            try:
+                while (message := reader.receive()).note != _END:
+                    found[message.note["name"]] = message.arrays[0]
+            finally:
+                reader.close()
+        return stage.assemble(found)
+
+    # ---- inside
+
+    def _receive(self, inbox: Inbox) -> Message:
+        start = time.perf_counter()
+        message = inbox.receive()
+        self._waited += time.perf_counter() - start
+        return message
+
+    def _timed(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        start = time.perf_counter()
+        value = call(*arguments)
+        self._computed += time.perf_counter() - start
+        return value
+
+
+def _check(stage: Stage, job: Job, mode: str, micro_batches: int, timeout: float) -> None:
+    if mode not in ("asynchronous", "synchronous"):
+        raise ValueError(f'mode ({mode!r}) must be "asynchronous" or "synchronous"')
+    if micro_batches < 1:
+        raise ValueError(f"micro_batches ({micro_batches}) must be at least 1")
+    if mode == "asynchronous" and micro_batches > 1:
+        raise ValueError(
+            f"micro_batches ({micro_batches}) is for the synchronous mode: whole batches keep an asynchronous pipeline "
+            "full. Use a smaller batch_size, or mode='synchronous'"
+        )
+    if timeout <= 0:
+        raise ValueError(f"timeout ({timeout}) must be greater than 0 seconds")
+    if job.world_size % stage.stages or job.rank % stage.stages != stage.index:
+        raise ValueError(
+            f"stage {stage.index} of {stage.stages} does not belong on rank {job.rank} of {job.world_size}: "
+            "rank r is stage r modulo the stages, and the workers must be a multiple of them"
+        )
+
+
+def _note(micro: _Micro) -> dict[str, Any]:
+    return {"number": micro.number, "last": micro.last, "weight": micro.weight, "progress": micro.progress}
+
+
+def _range(layers: Sequence[str]) -> str:
+    return layers[0] if len(layers) == 1 else f"{layers[0]} .. {layers[-1]}"

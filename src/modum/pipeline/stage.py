@@ -1,0 +1,113 @@
+"""The seam between a pipeline and a framework: what one stage computes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["Stage", "Weight"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weight:
+    """One array of a stage's weights, as it is now, in host memory."""
+
+    name: str
+    """Unique in the whole model."""
+    array: Array
+    """May be a view of the weight itself: copy what is to stay."""
+    trainable: bool
+    """Gradients move it; what they do not move (the statistics of a batch normalization) is not."""
+
+
+class Stage(ABC):
+    """Consecutive layers of a model, their weights and their optimizer, on one worker.
+
+    Micro-batches are numbered from 0 on. For each, `forward` and `backward` are called once, in the same order;
+    between them the forward passes of later micro-batches and updates may come. What crosses a cut is a list of arrays,
+    whatever they mean to the stages on both sides.
+    """
+
+    index: int
+    """Number of this stage, from 0."""
+    stages: int
+    """Number of stages."""
+    layers: tuple[str, ...]
+    """Names of this stage's layers."""
+    results: tuple[str, ...]
+    """What the last stage tells of each micro-batch: "loss" first, then the names of the metrics."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this stage takes the model's inputs."""
+        return self.index == 0
+
+    @property
+    def last(self) -> bool:
+        """Whether this stage computes the loss."""
+        return self.index == self.stages - 1
+
+    @abstractmethod
+    def forward(self, number: int, inputs: Any, labels: Any = None, weight: float = 1.0) -> Sequence[Array]:
+        """The outputs of a micro-batch, computed for training with the weights of this moment.
+
+        These weights count for ``backward(number)`` too, however `update` moves them in between (weight
+        stashing: Narayanan et al., PipeDream, SOSP 2019, section 3.3).
+
+        Args:
+            number: of the micro-batch.
+            inputs: the arrays that the stage before returned; for the first stage the model's inputs, in whatever form
+                the user has them.
+            labels: for the last stage: as the user has them.
+            weight: for the last stage: the factor on the loss before it is differentiated, the micro-batch's share
+                of its batch.
+
+        Returns:
+            What the next stage gets. The last stage returns `results` as one float64 array.
+        """
+
+    @abstractmethod
+    def backward(self, number: int, gradients: Sequence[Array]) -> Sequence[Array]:
+        """The gradients of the inputs; those of the weights are added up for `update`.
+
+        Args:
+            number: of the micro-batch.
+            gradients: of the outputs that have some, as the next stage's `backward` returned them; empty for the last
+                stage.
+
+        Returns:
+            What the stage before gets; empty for the first stage.
+        """
+
+    @abstractmethod
+    def update(self) -> None:
+        """One step of the optimizer with the gradients since the last one."""
+
+    @abstractmethod
+    def evaluate(self, inputs: Any, labels: Any = None) -> Sequence[Array]:
+        """As `forward`, but for inference: nothing is kept or changed."""
+
+    @property
+    @abstractmethod
+    def versions(self) -> int:
+        """Versions of the weights that this stage holds now, the newest one included."""
+
+    @abstractmethod
+    def weights(self) -> list[Weight]:
+        """Everything that the saved model needs of this stage, in an order that is always the same."""
+
+    @abstractmethod
+    def assign(self, weights: Mapping[str, Array]) -> None:
+        """Set weights by name; those that are not named stay as they are."""
+
+    @abstractmethod
+    def assemble(self, weights: Mapping[str, Array]) -> Any:
+        """The whole model, in the framework's own form, from the weights of all stages."""
