@@ -1,7 +1,5 @@
 """One line joins a worker to its job, however it was started."""
 
-import os
-
 import pytest
 
 from modum.box import Server, new_token
@@ -9,11 +7,7 @@ from modum.errors import AuthenticationError
 from modum.launch import connect
 
 
-@pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") or name.startswith(("MODUM_BOX", "MODUM_TOKEN")):
-            monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("bare_environment")
 
 
 def test_alone_it_has_a_box_of_its_own() -> None:

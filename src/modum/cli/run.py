@@ -51,6 +51,10 @@ def run(
             help="Use these memory servers and start none; their token is taken from MODUM_TOKEN.",
         ),
     ] = None,
+    name: Annotated[
+        str,
+        typer.Option(metavar="NAME", show_default=False, help="With --box: tells this job from others in that box."),
+    ] = "",
     module: Annotated[
         bool, typer.Option("-m", "--module", help="SCRIPT is the name of a module, as in `python -m`.")
     ] = False,
@@ -67,6 +71,8 @@ def run(
 
     The exit status is 0 if all workers succeed (with --on-failure continue: all of at least one group), else
     the first failing worker's. Ctrl-C stops everything within a second.
+
+    For several machines, start the same script by mpirun, torchrun or srun: see docs/launching.md.
     """
     from modum.box.sizes import parse_bytes
     from modum.launch.plan import Plan
@@ -94,6 +100,7 @@ def run(
             on_failure=on_failure.value,
             box=tuple(server.strip() for server in box.split(",")) if box else (),
             token=os.environ.get("MODUM_TOKEN") or None,
+            name=name or os.environ.get("MODUM_JOB", ""),
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None

@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
+from modum.launch.local import LAUNCHER_VARIABLE, MODUM_RUN
 from modum.launch.plan import Plan
 
 __all__ = [
@@ -20,10 +21,10 @@ __all__ = [
 _READY = re.compile(r"modum server listening on (\S+)")
 
 
-def server_command(memory: int) -> list[str]:
-    """A memory server of `memory` bytes that chooses its port, and stops when its standard input ends."""
+def server_command(memory: int, host: str = "127.0.0.1") -> list[str]:
+    """A memory server of `memory` bytes at `host` that chooses its port, and stops when its standard input ends."""
     # -P: a file in the working directory must not stand in for a module of the same name.
-    server = [sys.executable, "-P", "-m", "modum", "server", "--host", "127.0.0.1", "--port", "0"]
+    server = [sys.executable, "-P", "-m", "modum", "server", "--host", host, "--port", "0"]
     return [*server, "--memory", str(memory), "--stop-with-stdin"]
 
 
@@ -66,14 +67,17 @@ def worker_environment(plan: Plan, rank: int, box: Sequence[str], token: str | N
         "MASTER_PORT": str(port),
         "MODUM_GROUP_SIZE": str(plan.group_size),
         "MODUM_BOX": ",".join(box),
+        "MODUM_JOB": plan.name,
+        LAUNCHER_VARIABLE: MODUM_RUN,
     }
     if token is not None:
         environment["MODUM_TOKEN"] = token
     return environment
 
 
-def free_port() -> int:
-    """A TCP port of the loopback address that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port of this host's address `host` that nobody listens on now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listener:
         port: int = listener.getsockname()[1]
         return port

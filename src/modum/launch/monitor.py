@@ -35,9 +35,9 @@ class Monitor:
     ) -> None:
         self._leave.set()
 
-    def start(self, servers: Sequence[str], token: str | None) -> None:
-        """Begin to read from the box that these servers make."""
-        self._thread = threading.Thread(target=self._run, args=(servers, token), daemon=True)
+    def start(self, servers: Sequence[str], token: str | None, job: str = "") -> None:
+        """Begin to read from the box that these servers make; `job` is its namespace there."""
+        self._thread = threading.Thread(target=self._run, args=(servers, token, job), daemon=True)
         self._thread.start()
 
     def finish(self, patience: float) -> None:
@@ -46,12 +46,12 @@ class Monitor:
         if self._thread is not None:
             self._thread.join(patience)
 
-    def _run(self, servers: Sequence[str], token: str | None) -> None:
+    def _run(self, servers: Sequence[str], token: str | None, job: str) -> None:
         while not self._leave.is_set():
             # The workers meet the same box, and their errors say more.
             with (
                 contextlib.suppress(ModumError),
-                Box.connect(servers, token=token, transport="tcp", timeout=_TIMEOUT_SECONDS) as box,
+                Box.connect(servers, token=token, transport="tcp", timeout=_TIMEOUT_SECONDS, namespace=job) as box,
             ):
                 self._follow(box)
             self._leave.wait(_READ_SECONDS)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from modum.launch.environment import check_group_size
+from modum.launch.environment import check_group_size, check_job
 
 __all__ = ["Plan"]
 
@@ -28,6 +28,8 @@ class Plan:
     """Addresses (`host:port`) of memory servers that run already."""
     token: str | None = None
     """The token of `box`; a box that the launcher starts gets a new one."""
+    name: str = ""
+    """What the job is called in a `box` that others use too: everything that it keeps there stands below this name."""
 
     def __post_init__(self) -> None:
         for name in ("workers", "servers", "threads"):
@@ -35,3 +37,4 @@ class Plan:
             if number is not None and number < 1:
                 raise ValueError(f"{name} ({number}) must be at least 1")
         check_group_size(self.group_size, self.workers)
+        check_job(self.name)

@@ -18,6 +18,7 @@ from modum.launch.commands import (
 from modum.launch.monitor import Monitor
 from modum.launch.plan import Plan
 from modum.launch.processes import Interrupted, Process, Processes, Stream
+from modum.launch.roster import check_free
 from modum.observe.console import RunConsole
 from modum.observe.progress import clear_progress
 
@@ -47,10 +48,13 @@ class Supervisor:
         else the first failing worker's exit code, or 128 + the signal it died of; 1 if a memory server died;
         128 + the signal by which this process was asked to stop. Whichever it is, no process is left.
 
-        Raises what `Box.connect` raises if `plan.box` cannot be joined; nothing was started then.
+        Raises what `Box.connect` raises if `plan.box` cannot be joined, and `MismatchError` if workers of a job of
+        this name are there; nothing was started then.
         """
         if self._plan.box:
-            with Box.connect(self._plan.box, token=self._plan.token, transport="tcp") as box:
+            plan = self._plan
+            with Box.connect(plan.box, token=plan.token, transport="tcp", namespace=plan.name) as box:
+                check_free(box, plan.name)
                 clear_progress(box)
         reason: Interrupted | _ServerError | None = None
         with Monitor() as monitor, self._console, Processes() as processes:
@@ -59,7 +63,7 @@ class Supervisor:
                 if not servers:
                     servers, token = self._start_servers(processes)
                 self._start_workers(processes, servers, token)
-                monitor.start(servers, token)
+                monitor.start(servers, token, self._plan.name)
                 self._watch(processes, monitor)
             except (Interrupted, _ServerError) as error:
                 reason = error

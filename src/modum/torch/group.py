@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from datetime import timedelta
-from functools import cache
 from itertools import count
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
+from modum.launch.torch_store import job_store
 from modum.update import Group
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ def launched_group(environment: ClusterEnvironment, device: torch.device) -> Tor
                 "pass the group's own process group, Hybrid(inside=torch.distributed.new_group(...))"
             )
         return TorchGroup(dist.group.WORLD, device)
-    store = _store(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), environment.rank == 0)
+    store = job_store(environment.rank)
     generation = next(_generations)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
@@ -126,7 +125,7 @@ def launched_group(environment: ClusterEnvironment, device: torch.device) -> Tor
     return TorchGroup(dist.group.WORLD, device, owned=True)
 
 
-def _meet(store: TCPStore, generation: int, world_size: int) -> None:
+def _meet(store: PrefixStore, generation: int, world_size: int) -> None:
     """Wait until all workers have found their groups: the store ends with global rank 0, which may be gone soon."""
     everybody = f"modum/everybody/{generation}"
     # an error says that rank 0 saw all of them and has left already, or that somebody never came: training may go on
@@ -138,9 +137,3 @@ def _meet(store: TCPStore, generation: int, world_size: int) -> None:
 
 _generations = count()
 """Numbers the groups that this process makes one after the other; their members count alike."""
-
-
-@cache
-def _store(host: str, port: int, master: bool) -> TCPStore:
-    """The store of global rank 0, which keeps its port for as long as the process lives."""
-    return TCPStore(host, port, is_master=master, wait_for_workers=False)

@@ -1,0 +1,117 @@
+"""Which of its addresses a host tells to other hosts."""
+
+import ipaddress
+import re
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+import psutil
+
+from modum.errors import ModumError
+
+__all__ = ["INTERFACE_VARIABLE", "Interface", "chosen_interface", "host_interfaces", "interface_to", "route_source"]
+
+INTERFACE_VARIABLE: Final = "MODUM_INTERFACE"
+_OF_CONTAINERS: Final = re.compile(r"docker\d*|br-[0-9a-f]+|veth.*|virbr.*|cni\d*|cbr\d*|lxc.*|lxdbr.*|podman\d*")
+"""Bridges and their ends that lead to containers or virtual machines of this host only."""
+_ANYWHERE: Final = ("192.0.2.1", "2001:db8::1")  # reserved for documentation: nothing is sent there
+
+
+class Interface(msgspec.Struct, frozen=True):
+    """One address of this host: the name of its network interface, the address, and its network's prefix length."""
+
+    name: str
+    address: str
+    prefix: int
+
+    def __str__(self) -> str:
+        return f"{self.address} ({self.name})"
+
+    def is_next_to(self, address: str) -> bool:
+        """Whether `address` is in the network of this interface, with no router between."""
+        network = ipaddress.ip_network(f"{self.address}/{self.prefix}", strict=False)
+        return ipaddress.ip_address(address) in network
+
+
+def host_interfaces() -> list[Interface]:
+    """What may be told to other hosts: that of the default route first, IPv4 before IPv6.
+
+    Loopback and link-local addresses and the bridges of containers are left out.
+    """
+    status = psutil.net_if_stats()
+    found = []
+    for name, addresses in psutil.net_if_addrs().items():
+        if _OF_CONTAINERS.fullmatch(name) or (name in status and not status[name].isup):
+            continue
+        for each in addresses:
+            if each.family not in (socket.AF_INET, socket.AF_INET6):
+                continue
+            address = ipaddress.ip_address(each.address.partition("%")[0])
+            if not (address.is_loopback or address.is_link_local):
+                found.append(Interface(name, str(address), _prefix(each.netmask, address)))
+    default = [route_source(address) for address in _ANYWHERE]
+    return sorted(found, key=lambda each: (":" in each.address, each.address not in default, each.name))
+
+
+def chosen_interface(choice: str) -> Interface:
+    """The interface that the user named, by its name or its address.
+
+    Raises:
+        ValueError: there is none, or it has no address; the message shows those that there are.
+    """
+    every = [
+        Interface(name, each.address.partition("%")[0], 32)
+        for name, addresses in psutil.net_if_addrs().items()
+        for each in addresses
+        if each.family in (socket.AF_INET, socket.AF_INET6)
+    ]
+    fitting = [each for each in every if choice in (each.name, each.address)]
+    if not fitting:
+        there = ", ".join(sorted({str(each) for each in every}))
+        raise ValueError(
+            f"{INTERFACE_VARIABLE}={choice!r} is no network interface of {socket.gethostname()}: there are {there}\n"
+            f"HINT: export {INTERFACE_VARIABLE}=eth0 (a name that all hosts have), or leave it out"
+        )
+    return min(fitting, key=lambda each: ":" in each.address)
+
+
+def interface_to(peer: str, peer_addresses: Iterable[str], own: Sequence[Interface]) -> Interface:
+    """The interface by which this host reaches the host `peer`: the route to it decides.
+
+    Of several addresses of the peer those in a network of this host come first. `own` are `host_interfaces()`.
+
+    Raises:
+        ModumError: no route leads from one of `own` to one of these addresses.
+    """
+    tried = []
+    addresses = list(peer_addresses)
+    for address in sorted(addresses, key=lambda address: not any(each.is_next_to(address) for each in own)):
+        source = route_source(address)
+        for each in own:
+            if each.address == source:
+                return each
+        tried.append(f"{address} from {source or 'nowhere'}")
+    raise ModumError(
+        f"{socket.gethostname()} has no network interface that leads to {peer}: tried {', '.join(tried) or 'none'}; "
+        f"own addresses: {', '.join(map(str, own)) or 'none but loopback and container bridges'}\n"
+        f"HINT: export {INTERFACE_VARIABLE}=eth0, the interface between the hosts, for every worker"
+    )
+
+
+def route_source(address: str) -> str | None:
+    """The address of this host from which the kernel would send to `address`; None without a route."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:  # connecting a datagram socket sends nothing
+        try:
+            probe.connect((address, 9))
+        except OSError:
+            return None
+        return str(probe.getsockname()[0])
+
+
+def _prefix(netmask: str | None, address: "ipaddress.IPv4Address | ipaddress.IPv6Address") -> int:
+    if netmask is None:
+        return address.max_prefixlen
+    return int(ipaddress.ip_address(netmask)).bit_count()
