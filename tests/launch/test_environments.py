@@ -220,10 +220,10 @@ HINT = r"\nHINT: "
         (OPEN_MPI, {"OMPI_COMM_WORLD_SIZE": None}, r"OMPI_COMM_WORLD_SIZE is not set\nHINT: .*mpirun -n 4"),
         (OPEN_MPI, {"RANK": "0", "WORLD_SIZE": "8"}, r"mpirun says RANK=5, .* says RANK=0" + HINT + "unset RANK"),
         (SRUN, {"WORLD_SIZE": "2"}, r"srun says WORLD_SIZE=8, but the environment says WORLD_SIZE=2" + HINT),
-        ({**TORCHRUN, **SRUN}, {"GROUP_WORLD_SIZE": "1"}, r"srun started torchrun 8 times, .*is 1:.*" + HINT + "srun -n 8"),
+        ({**TORCHRUN, **SRUN}, {"GROUP_WORLD_SIZE": "1"}, r"started torchrun 8 times, .*is 1:.*" + HINT + "srun -n 8"),
         ({**TORCHRUN, **HYDRA}, {"GROUP_WORLD_SIZE": None}, r"mpirun started torchrun 8 times, .* not set:.*" + HINT),
         (SRUN, {"SLURM_STEP_TASKS_PER_NODE": "3,2(x2),1"}, r"tasks \(3,2\(x2\),1\).*\nHINT: .*MODUM_GROUP_SIZE=1"),
-        (SRUN, {"SLURM_STEP_TASKS_PER_NODE": None}, r"SLURM_STEP_TASKS_PER_NODE='' is no list" + HINT),
+        (SRUN, {"SLURM_STEP_TASKS_PER_NODE": None}, r"SLURM_STEP_TASKS_PER_NODE='' is no list of numbers" + HINT),
         (SRUN, {"SLURM_LOCALID": None}, r"SLURM_LOCALID is not set\nHINT: .*`srun -n 4"),
     ],
 )  # fmt: skip

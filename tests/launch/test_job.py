@@ -6,7 +6,6 @@ from modum.box import Server, new_token
 from modum.errors import AuthenticationError
 from modum.launch import connect
 
-
 pytestmark = pytest.mark.usefixtures("bare_environment")
 
 

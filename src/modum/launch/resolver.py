@@ -35,10 +35,12 @@ def _check_nodes(place: TorchElastic, outer: ClusterEnvironment) -> None:
     """torchrun that another launcher started once on each host must know of all of them."""
     nodes = os.environ.get("GROUP_WORLD_SIZE", "")
     if outer.world_size > 1 and nodes != str(outer.world_size):
+        count = outer.world_size
         raise ValueError(
-            f"{outer.name} started torchrun {outer.world_size} times, but GROUP_WORLD_SIZE, the number of nodes "
-            f"that it knows of, is {nodes or 'not set'}: each would train a job of its own\nHINT: {outer.name} -n {outer.world_size} torchrun --nnodes "
-            f"{outer.world_size} --rdzv-backend c10d --rdzv-endpoint HOST:29500 --nproc-per-node 4 train.py"
+            f"{outer.name} started torchrun {count} times, but GROUP_WORLD_SIZE, the number of nodes that it knows of, "
+            f"is {nodes or 'not set'}: each would train a job of its own\n"
+            f"HINT: {outer.name} -n {count} torchrun --nnodes {count} --rdzv-backend c10d --rdzv-endpoint HOST:29500 "
+            "--nproc-per-node 4 train.py"
         )
 
 
