@@ -6,15 +6,19 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.caffe.nets import CLASSIFIER
 
-from modum.caffe.weights import read_weights
+from modum.caffe import Solver, read_solver
+from modum.caffe.weights import read_state, read_weights
 
-CAFFE = [sys.executable, "-W", "error", "-m", "modum", "caffe"]
+MODUM = [sys.executable, "-W", "error", "-m", "modum"]
+CAFFE = [*MODUM, "caffe"]
 SOLVER = """net: "net.prototxt" base_lr: 0.05 lr_policy: "fixed" momentum: 0.9 max_iter: 40 display: 10
 test_iter: 2 test_interval: 20 snapshot_prefix: "snap" random_seed: 3
 """
@@ -32,6 +36,14 @@ def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def caffe(*arguments: str) -> Result:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run([*CAFFE, *arguments], capture_output=True, text=True, timeout=100, env=environment)
+
+
+def snapshot_at(iteration: int) -> tuple[Path, Path]:
+    """The files of weights and state after so many iterations by one worker."""
+    text = SOLVER.replace('"snap"', '"first"')
+    with Solver(read_solver("solver.prototxt", text=text)) as solver:
+        solver.step(iteration)
+        return solver.snapshot()
 
 
 def messages(done: Result) -> list[str]:
@@ -121,11 +133,11 @@ def test_modum_run_starts_the_same_job() -> None:
     assert Path("snap_iter_40.caffemodel").exists()
 
 
-@pytest.mark.parametrize(("number", "effect"), [(signal.SIGINT, "stop"), (signal.SIGHUP, "snapshot")])
-def test_a_signal_has_its_effect(number: signal.Signals, effect: str) -> None:
+@contextmanager
+def training(*command: str) -> Iterator[tuple[subprocess.Popen[str], Iterator[str]]]:
+    """A run without an end that has displayed iteration 10, and the lines that it will write."""
     Path("solver.prototxt").write_text(SOLVER.replace("max_iter: 40", "max_iter: 100000000"))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [*CAFFE, "train", "--solver=solver.prototxt"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as trainer:
         guard = threading.Timer(100, trainer.kill)
         guard.start()
@@ -133,18 +145,75 @@ def test_a_signal_has_its_effect(number: signal.Signals, effect: str) -> None:
             assert trainer.stderr is not None
             lines = iter(trainer.stderr)
             next(line for line in lines if "Iteration 10 " in line)
-            trainer.send_signal(number)
-            next(line for line in lines if "Snapshotting solver state" in line)
-            if effect == "snapshot":
-                next(line for line in lines if "iter/s" in line)  # it goes on
-                trainer.send_signal(signal.SIGINT)
-            rest = list(lines)
-            assert trainer.wait(100) == 0
+            yield trainer, lines
         finally:
             guard.cancel()
             guard.join()
             trainer.kill()
+
+
+@pytest.mark.parametrize(("number", "effect"), [(signal.SIGINT, "stop"), (signal.SIGHUP, "snapshot")])
+def test_a_signal_has_its_effect(number: signal.Signals, effect: str) -> None:
+    with training(*CAFFE, "train", "--solver=solver.prototxt") as (trainer, lines):
+        trainer.send_signal(number)
+        next(line for line in lines if "Snapshotting solver state" in line)
+        if effect == "snapshot":
+            next(line for line in lines if "iter/s" in line)  # it goes on
+            trainer.send_signal(signal.SIGINT)
+        rest = list(lines)
+        assert trainer.wait(100) == 0
     assert rest[-1].rstrip().endswith("Optimization stopped early.")
+
+
+def test_a_signal_can_be_without_effect_and_one_can_come_again() -> None:
+    effects = ("--sigint-effect=snapshot", "--sighup-effect=none")
+    with training(*CAFFE, "train", "--solver=solver.prototxt", *effects) as (trainer, lines):
+        for _ in range(2):
+            trainer.send_signal(signal.SIGHUP)
+            trainer.send_signal(signal.SIGINT)
+            next(line for line in lines if "Snapshotting solver state" in line)
+            next(line for line in lines if "iter/s" in line)  # it goes on
+
+
+@pytest.mark.parametrize("launcher", ["caffe train", "run"])
+def test_signals_have_their_effects_in_a_job_of_many(launcher: str) -> None:
+    train: tuple[str, ...] = ("--solver=solver.prototxt", "--update-interval=2")
+    if launcher == "run":
+        train = (*train, f"--snapshot={snapshot_at(5)[1]}")
+        command = (*MODUM, "run", "-n", "2", "-m", "modum", "caffe", "train", *train)
+    else:
+        command = (*CAFFE, "train", *train, "-n", "4", "--group-size", "2")
+    with training(*command) as (trainer, lines):
+        trainer.send_signal(signal.SIGHUP)
+        next(line for line in lines if "Snapshotting solver state" in line)
+        next(line for line in lines if "iter/s" in line)  # they go on
+        trainer.send_signal(signal.SIGINT)
+        rest = [line.rstrip() for line in lines]
+        assert trainer.wait(100) == 0
+    workers = 2 if launcher == "run" else 4
+    assert rest[-1].endswith(f"{workers}/{workers} workers done")
+    stopped = next(number for number, line in enumerate(rest) if line.endswith("Optimization stopped early."))
+    states = sorted(Path().glob("snap*.solverstate"), key=lambda path: read_state(path).iteration)
+    assert len(states) == 2
+    assert str(states[-1]) in rest[stopped - 1]
+    last = read_state(states[-1])
+    assert last.learned_net == f"snap_iter_{last.iteration}.caffemodel"
+    assert all(np.isfinite(array).all() for array in (*last.history, *read_weights(last.learned_net)["ip"]))
+
+
+def test_a_job_takes_over_the_weights_and_the_history_of_a_snapshot() -> None:
+    model, state = snapshot_at(40)
+    Path("solver.prototxt").write_text(SOLVER.replace('"snap"', '"same" snapshot: 20'))
+    # all iterations are done: what was read is what the workers have, and write
+    done = caffe("train", "--solver=solver.prototxt", f"--snapshot={state}", "-n", "2")
+    assert done.returncode == 0, done.stderr
+    history, again = read_state(state).history, read_state("same_iter_40.solverstate").history
+    for one, other in zip(history, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+    weights, same = read_weights(model), read_weights("same_iter_40.caffemodel")
+    for layer, arrays in weights.items():
+        for one, other in zip(arrays, same[layer], strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(

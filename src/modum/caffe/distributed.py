@@ -13,7 +13,7 @@ from modum.caffe.batches import split_batches
 from modum.caffe.solver import Action, Solver
 from modum.launch import detect
 from modum.observe.progress import WorkerProgress
-from modum.torch.flat import SharedTensor, flatten
+from modum.torch.flat import SharedTensor, flatten, shared_weights
 from modum.torch.group import launched_group
 from modum.update import Averaging, Elastic, Hybrid, LearningRateScale, Membership, join
 
@@ -70,9 +70,10 @@ class SharedSolver(Solver):
     name
         What the shared model is called in the box.
     learning_rate_scale
-        A factor on the learning rate: "linear" is the number of groups, "sqrt" its root. Averaging p groups takes a
-        p-th of the steps for the same samples, so that "linear" goes as far as one worker does (Goyal et al. 2017).
-        The factor grows from 1 over the first twentieth of the iterations.
+        See `LearningRateScale`. Averaging p groups takes a p-th of the steps for the same samples, so that "linear"
+        goes as far as one worker does. The factor grows from 1 over the first twentieth of the iterations.
+    resume
+        A snapshot (``.solverstate``) to go on from: every worker takes its weights and its history.
 
     Raises:
         MismatchError: the net or the settings differ from the first worker's.
@@ -93,9 +94,8 @@ class SharedSolver(Solver):
         self._first = place.rank == 0
         super().__init__(solver, tests=self._first, **options)
         param = self.param
-        scale = float(place.groups) if learning_rate_scale == "linear" else learning_rate_scale
-        self._scale = LearningRateScale(scale=scale, warmup_steps=param.max_iter // WARM_UP // place.groups)
-        self._steps = 0
+        warmup_steps = param.max_iter // WARM_UP // place.groups
+        self._scale = LearningRateScale(scale=learning_rate_scale, warmup_steps=warmup_steps)
         if param.random_seed >= 0:
             torch.manual_seed(param.random_seed + place.rank)  # the same dropout everywhere would be less of it
         for layer in self.net.layers:
@@ -104,6 +104,9 @@ class SharedSolver(Solver):
         if resume is not None:
             self.restore(resume)
         self._start = self.iter
+        self._steps = self.iter // place.groups
+        """Steps that this group has taken, in the runs before too."""
+        self._has_shared_weights = False
         self._box = box
         self.group = launched_group(place, self.net.device)
         self._closing = ExitStack()
@@ -142,10 +145,11 @@ class SharedSolver(Solver):
         self._stopped = False
         self._displayed = (time.perf_counter(), self.iter)
         begun = False
-        while (number := self._take()) < limit:
+        while (number := self._take(limit)) < limit:
             # what falls due at iterations that others do is done at the next one here
             self._passed, self.iter = number - self.iter + (not begun), number
-            if self._first and begun and self._due(self.param.snapshot):
+            snapshot = self.param.snapshot
+            if self._first and self._due(snapshot) and self._label(snapshot) > self._start:
                 self.snapshot()
             if (
                 self._first
@@ -158,23 +162,23 @@ class SharedSolver(Solver):
             if self._factor != 1.0:
                 self.parameters.gradient.mul_(self._factor)
             self.group.average(self.parameters.gradient)
-            self.apply_update(number)
+            self.apply_update(number, self._steps)
             self._averaging.step()
             self._steps += 1
             self._report(loss, limit)
             action = self._action()
             if action is Action.SNAPSHOT and self._first:
+                self._passed, self.iter = 1, number + 1
                 self.snapshot()
+                self.iter = number
             elif action is Action.STOP:
                 self._stopped = True
             if self._stopped:
                 self._iterations.add(STOPPED)
         if not begun and self._first:
             _log.warning("All %d iterations were taken when the first worker came", limit)
-        if number >= STOPPED:
-            self._stopped = True
-        else:
-            self._passed, self.iter = max(1, limit - self.iter), limit
+        self._stopped = number >= STOPPED
+        self._passed, self.iter = max(1, limit - self.iter), limit
 
     def finish(self) -> None:
         """Share what was learned here; the first worker then waits for the others, and does what comes at the end."""
@@ -184,7 +188,11 @@ class SharedSolver(Solver):
         self._membership.leave()
         if self._first:
             self._membership.wait_for_others(FINISH_SECONDS)
+            if self._stopped:
+                self.iter = self._start + self._iterations.value % STOPPED
             self._passed = 1
+            if self._due(self.param.snapshot):  # Solver does that one in `step`
+                self.snapshot()
             super().finish()
 
     def snapshot(self) -> tuple[Path, Path]:
@@ -217,24 +225,27 @@ class SharedSolver(Solver):
     def _rate(self, iteration: int) -> float:
         return super()._rate(iteration) * self._scale.factor(self._steps, self._averaging.groups)
 
-    def _take(self) -> int:
-        """The number of the next iteration of this group."""
+    def _take(self, limit: int) -> int:
+        """The number of the next iteration of this group; `limit` or more if there is none left."""
+        number = 0
         if self.group.rank == 0:
-            return self.group.broadcast(self._start + self._iterations.add(1))
-        return self.group.broadcast(0)
+            number = self._start + self._iterations.add(1)
+            if number >= limit:
+                self._iterations.add(-1)  # the counter stays at what was done
+        return self.group.broadcast(number)
 
     @contextmanager
     def _shared_weights(self) -> Iterator[None]:
-        """The net has the shared weights inside, and the worker's own again afterwards."""
-        for vector in self._vectors:
-            vector.save()
-        try:
-            for vector, buffer in zip(self._vectors, self._buffers, strict=True):
-                vector.read(buffer)
+        """The net has the shared weights inside, and the worker's own again afterwards; may be nested."""
+        if self._has_shared_weights:
             yield
+            return
+        self._has_shared_weights = True
+        try:
+            with shared_weights(self._vectors, self._buffers):
+                yield
         finally:
-            for vector in self._vectors:
-                vector.restore()
+            self._has_shared_weights = False
 
     def _shared_tensors(self) -> list[SharedTensor]:
         """All parameters: those that learn in the order of `Parameters`, then the others: statistics, for the box."""

@@ -48,7 +48,7 @@ class Rule(ABC):
         self._pieces = self._cut()
 
     def apply(self, rate: float, iteration: int) -> None:
-        """Move all weights by one step. ``rate`` is that of the policy, ``iteration`` counts from 0."""
+        """Move all weights by one step. ``rate`` is that of the policy, ``iteration`` counts the steps from 0."""
         with torch.no_grad():
             for w, g, history, lr_mult, decay_mult in self._pieces:
                 if decay := self._decay * decay_mult:

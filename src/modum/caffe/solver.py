@@ -121,6 +121,7 @@ class Solver:
         """Do so many iterations, with the tests, snapshots and log lines that fall due."""
         last = self.iter + iterations
         self._stopped = False
+        self._losses.clear()
         self._displayed = (time.perf_counter(), self.iter)
         while self.iter < last and not self._stopped:
             if self._due(self.param.test_interval) and (self.iter > 0 or self.param.test_initialization):
@@ -199,8 +200,11 @@ class Solver:
             self._display()
         return loss
 
-    def apply_update(self, iteration: int) -> None:
-        """Move the weights by the gradients, at the learning rate of ``iteration``."""
+    def apply_update(self, iteration: int, step: int | None = None) -> None:
+        """Move the weights by the gradients, at the learning rate of ``iteration``.
+
+        ``step`` counts the updates of these weights, where that is another number: Adam corrects its means by it.
+        """
         param = self.param
         rate = self._rate(iteration)
         if self._due(param.display):
@@ -209,7 +213,7 @@ class Solver:
             self._clip()
         if param.iter_size > 1:
             self.parameters.gradient.mul_(1.0 / param.iter_size)
-        self.rule.apply(rate, iteration)
+        self.rule.apply(rate, iteration if step is None else step)
         self.net.log_update(self.parameters)
 
     @property

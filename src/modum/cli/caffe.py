@@ -75,7 +75,7 @@ def train(
     stage: Stage = "",
     level: Level = 0,
     sigint_effect: Annotated[
-        Effect, typer.Option(case_sensitive=False, help="What Ctrl-C does; the second one ends at once.")
+        Effect, typer.Option(case_sensitive=False, help="What Ctrl-C does; after one that stops, another ends at once.")
     ] = Effect.STOP,
     sighup_effect: Annotated[Effect, typer.Option(case_sensitive=False, help="What SIGHUP does.")] = Effect.SNAPSHOT,
     workers: Annotated[
@@ -138,6 +138,8 @@ def train(
 
     with caffe_log(bar=place.world_size == 1, quiet=place.rank > 0) as move:
         param = read_solver(Path(solver))
+        if snapshot or weights:
+            param.ClearField("weights")
         if not gpus and param.HasField("solver_mode") and param.solver_mode == SolverParameter.GPU:
             gpus = [param.device_id] if torch.cuda.is_available() else []
         if param.random_seed < 0:
@@ -147,7 +149,7 @@ def train(
             "level": level or None,
             "weights": _list(weights),
             "device": use(gpus[place.local_rank % len(gpus)] if gpus else None),
-            "action": _signals(sigint_effect, sighup_effect),
+            "action": _signals(sigint_effect, sighup_effect, launched=place.world_size > 1),
         }
         if place.world_size == 1:
             with Solver(param, **options) as alone:
@@ -295,8 +297,11 @@ def _scale(text: str) -> Literal["linear", "sqrt"] | float:
     return float(text)
 
 
-def _signals(on_interrupt: Effect, on_hangup: Effect) -> "Callable[[], Action]":
-    """What the signals since the last call ask for; a second SIGINT interrupts at once."""
+def _signals(on_interrupt: Effect, on_hangup: Effect, *, launched: bool) -> "Callable[[], Action]":
+    """What the signals since the last call ask for, one each; after SIGINT meant to stop, a second interrupts at once.
+
+    Workers that were launched leave that to their launcher: it ends everything once they no longer handle SIGINT.
+    """
     from modum.caffe.solver import Action
 
     asked: list[Action] = []
@@ -304,12 +309,11 @@ def _signals(on_interrupt: Effect, on_hangup: Effect) -> "Callable[[], Action]":
     def note(effect: Effect) -> Callable[..., None]:
         def handle(number: int, frame: object) -> None:
             asked.append(Action(effect.value))
-            if number == signal.SIGINT:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
+            if number == signal.SIGINT and effect is Effect.STOP:
+                signal.signal(signal.SIGINT, signal.SIG_IGN if launched else signal.default_int_handler)
 
         return handle
 
-    for number, effect in ((signal.SIGINT, on_interrupt), (signal.SIGHUP, on_hangup)):
-        if effect is not Effect.NONE:
-            signal.signal(number, note(effect))
+    signal.signal(signal.SIGINT, note(on_interrupt))
+    signal.signal(signal.SIGHUP, note(on_hangup))
     return lambda: asked.pop(0) if asked else Action.NONE

@@ -14,18 +14,19 @@ class LearningRateScale:
     Elastic averaging by p groups advances like a batch p times larger, and larger batches bear larger steps.
 
     scale
-        ``None``: always 1. ``"sqrt"``: the square root of the number of groups alive. A number: that factor.
+        ``None``: always 1. ``"linear"``: the number of groups alive (Goyal et al. 2017). ``"sqrt"``: its square root.
+        A number: that factor.
     warmup_steps
         Local steps over which the factor grows linearly from 1 to its value.
     """
 
-    scale: Literal["sqrt"] | float | None = None
+    scale: Literal["linear", "sqrt"] | float | None = None
     warmup_steps: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.scale, str):
-            if self.scale != "sqrt":
-                raise ValueError(f'learning_rate_scale ({self.scale!r}) must be None, "sqrt", or a number')
+            if self.scale not in ("linear", "sqrt"):
+                raise ValueError(f'learning_rate_scale ({self.scale!r}) must be None, "linear", "sqrt", or a number')
         elif self.scale is not None and self.scale <= 0:
             raise ValueError(f"learning_rate_scale ({self.scale}) must be greater than 0")
         if self.warmup_steps < 0:
@@ -35,6 +36,7 @@ class LearningRateScale:
         """The factor for local step ``step`` (from 0) while ``groups`` groups are alive."""
         if self.scale is None:
             return 1.0
-        full = math.sqrt(groups) if self.scale == "sqrt" else float(self.scale)
+        followed = {"linear": float(groups), "sqrt": math.sqrt(groups)}
+        full = followed[self.scale] if isinstance(self.scale, str) else float(self.scale)
         progress = 1.0 if step >= self.warmup_steps else step / self.warmup_steps
         return 1.0 + (full - 1.0) * progress
