@@ -11,14 +11,14 @@ from modum.errors import ModumError
 if TYPE_CHECKING:
     from modum.box import Box, Server
     from modum.launch import Job, connect
-    from modum.update import Elastic, Hybrid, SharedSamples
+    from modum.update import Downpour, Elastic, Hybrid, SharedSamples
 
-__all__ = ["Box", "Elastic", "Hybrid", "Job", "ModumError", "Server", "SharedSamples", "connect"]
+__all__ = ["Box", "Downpour", "Elastic", "Hybrid", "Job", "ModumError", "Server", "SharedSamples", "connect"]
 
 _HOMES = {
     "modum.box": ("Box", "Server"),
     "modum.launch": ("Job", "connect"),
-    "modum.update": ("Elastic", "Hybrid", "SharedSamples"),
+    "modum.update": ("Downpour", "Elastic", "Hybrid", "SharedSamples"),
 }
 
 

@@ -51,15 +51,16 @@ class ArrayVector(Vector):
     """Weights that are a NumPy array, of a worker that is its own group. The last ``statistics`` ones are such."""
 
     dtype = "float32"
-    offset = 0
 
     def __init__(self, weights: Floats, statistics: int = 0) -> None:
         self.weights = weights
         self.size = weights.size
+        self.trainable = weights.size - statistics
+        self.bounds = [0, weights.size]
+        self.offset = 0
         self.correction = np.zeros_like(weights)
         self.staging = self.correction
-        self._trainable = weights.size - statistics
-        self._sent = weights[self._trainable :].copy()
+        self._sent = weights[self.trainable :].copy()
         self._saved = weights.copy()
 
     def check(self) -> None:
@@ -67,13 +68,13 @@ class ArrayVector(Vector):
 
     def snapshot(self) -> None:
         self.correction[:] = self.weights
-        self._sent[:] = self.weights[self._trainable :]
+        self._sent[:] = self.weights[self.trainable :]
 
     def arrived(self) -> None:
         """Host memory is there at once."""
 
     def subtract(self, rate: float) -> None:
-        statistics = self.weights[self._trainable :]
+        statistics = self.weights[self.trainable :]
         statistics += np.float32(rate) * (self._sent - statistics)
         self.weights -= self.correction
 

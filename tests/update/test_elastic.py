@@ -5,7 +5,7 @@ import pytest
 
 from modum.box import Box
 from modum.update import Elastic, Hybrid, UpdateRule
-from tests.update.support import elastic_reference
+from tests.update.support import ArrayVector, elastic_reference
 
 RULES = [Elastic(moving_rate=0.3), Hybrid(between=Elastic(moving_rate=0.3))]
 
@@ -16,12 +16,14 @@ def test_a_transfer_moves_the_shared_weights_and_leaves_the_correction(rule: Upd
     W, G = rng.standard_normal((2, 1000)).astype(np.float32)
     buffer = box.create("model", 1000)
     buffer.write(G)
-    x = W[100:900].copy()
-    rule.transfer(buffer, x, offset=100, rate=rule.rate(1))
+    vector = ArrayVector(W[100:900].copy())
+    vector.offset = 100
+    vector.snapshot()
+    rule.part(vector, buffer).transfer(rule.rate(1))
     expected_W, expected_G = W.copy(), G.copy()
     elastic_reference(expected_W[100:900], expected_G[100:900], 0.3)
     np.testing.assert_allclose(buffer.read(), expected_G, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(W[100:900] - x, expected_W[100:900], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(W[100:900] - vector.staging, expected_W[100:900], rtol=0, atol=1e-6)
     buffer.close()
 
 

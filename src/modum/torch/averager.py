@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from modum.launch import detect
-from modum.observe.progress import WorkerProgress
-from modum.torch.flat import flatten, shared_tensors, shared_weights
+from modum.torch.flat import flatten, shared_tensors
 from modum.torch.gradients import GradientBucket
 from modum.torch.group import TorchGroup, launched_group
-from modum.update import Averaging, Hybrid, LearningRateScale, Membership, SharedSamples, join
+from modum.update import Hybrid, LearningRateScale, Participant
+from modum.update.hybrid import check_groups
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from types import TracebackType
+    from collections.abc import Callable
 
     from torch import nn
     from torch.optim import Optimizer
 
     from modum.box import Box
-    from modum.update import AveragingStatistics, UpdateRule
+    from modum.launch import ClusterEnvironment
+    from modum.update import UpdateRule
 
 
-class Averager:
+class Averager(Participant):
     """Shares a model's weights with all other workers that train it, step by step.
 
         averager = Averager(model, optimizer, box)
@@ -72,135 +71,32 @@ class Averager:
         rule: UpdateRule | None = None,
         *,
         name: str = "model",
-        learning_rate_scale: Literal["sqrt"] | float | None = None,
+        learning_rate_scale: Literal["linear", "sqrt"] | float | None = None,
         warmup_steps: int = 0,
         timeout: float = 60.0,
     ) -> None:
         rule = rule or Hybrid()
-        self._scale = LearningRateScale(scale=learning_rate_scale, warmup_steps=warmup_steps)
-        self._box = box
-        self._name = name
-        self._steps = 0
-        self._unscaled: list[tuple[dict[str, Any], Any]] = []
-        self._shared_weights = False
-        self._reported = (0.0, 0.0)
-        self._pools = self._pooled = 0
+        scale = LearningRateScale(scale=learning_rate_scale, warmup_steps=warmup_steps)
         tensors = shared_tensors(model)
         _check_optimizer(optimizer, {id(shared.tensor) for shared in tensors if shared.trainable})
-        environment = detect()
-        self.group = _group(rule, environment, tensors[0].tensor.device)
-        self.progress = WorkerProgress(box, environment.rank, environment.world_size)
-        self._vectors = flatten(tensors, self.group)
-        self._buckets = [GradientBucket(vector, self.group) for vector in self._vectors if self.group.size > 1]
-        meta = {
-            "tensors": [[shared.name, shared.text] for shared in tensors],
-            "settings": {
-                **rule.settings(),
-                "learning_rate_scale": learning_rate_scale,
-                "warmup_steps": warmup_steps,
-            },
-        }
-        self._buffers = join(box, name, self._vectors, meta, timeout)
-        self._membership = Membership(box, name, leader=self.group.rank == 0)
-        self._averaging = Averaging(rule, self._vectors, self._buffers, self.group, self._membership)
-        self._averaging.pull()
+        group = group_of(rule, detect(), tensors[0].tensor.device)
+        super().__init__(box, name, group)
+        self._group = group
+        self._unscaled: list[tuple[dict[str, Any], Any]] = []
+        vectors = flatten(tensors, group)
+        self._buckets = [GradientBucket(vector, group) for vector in vectors if group.size > 1]
+        described = {"tensors": [[shared.name, shared.text] for shared in tensors]}
+        self.join(rule, vectors, scale, model=described, timeout=timeout)
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         ]
 
-    def samples(self, *, size: int, batch_size: int, epochs: int = 1, **options: Any) -> SharedSamples:
-        """The job's samples, shared out to its workers; ``options`` go to `SharedSamples`.
-
-        The first calls of all workers share one pool, and so do the second calls: a loop may call it once an epoch.
-        """
-        number, before = self._pools, self._pooled
-
-        def report(*, samples: int, total: int) -> None:
-            self.progress.report(samples=samples, total=before + total)
-
-        shared = SharedSamples(
-            self._box,
-            size=size,
-            batch_size=batch_size,
-            epochs=epochs,
-            group=self.group,
-            name=f"{self._name}/samples/{number}",
-            report=report,
-            **options,
-        )
-        self._pools += 1
-        self._pooled += shared.total
-        return shared
-
-    def report(self, *, loss: float | None = None, samples: int = 0) -> None:
-        """Tell the launcher's display the newest loss, and how many samples were done that `samples` did not give."""
-        self.progress.report(loss=loss, samples=samples)
-
-    @contextmanager
-    def shared_weights(self) -> Iterator[None]:
-        """The model has the shared weights inside, and the worker's own again afterwards.
-
-        For evaluation and saving, by any one worker. No optimizer step is allowed inside. Takes memory for
-        one more copy of the model meanwhile.
-        """
-        if self._shared_weights:
-            raise RuntimeError("shared_weights() is entered already")
-        self._shared_weights = True
-        try:
-            with shared_weights(self._vectors, self._buffers):
-                yield
-        finally:
-            self._shared_weights = False
-
-    def pull(self) -> None:
-        """Take the shared weights for good. In a group, all members call it."""
-        self._averaging.pull()
-
-    def finish(self, timeout: float = 600.0) -> None:
-        """Do a last exchange, so that nothing learned here is lost, and wait until all others have done theirs.
-
-        Afterwards the shared weights are final. In a group, all members call it; no step may follow.
-
-        Raises:
-            DeadlineError: other groups were still training after ``timeout`` seconds.
-        """
-        self._averaging.finish()
-        self._report_exchanges()
-        self.progress.flush()
-        self._unhook()
-        self._membership.leave()
-        self._membership.wait_for_others(timeout)
-
-    def statistics(self) -> AveragingStatistics:
-        """Steps, exchanges and their times so far, and the interval and moving rate in force."""
-        return self._averaging.statistics()
-
-    def close(self) -> None:
-        """Leave the job: the pending exchange ends, the optimizer is itself again, the model stays."""
-        with ExitStack() as stack:  # in reverse order, and all of it whatever fails
-            stack.callback(self.group.close)
-            stack.callback(self.progress.flush)
-            for buffer in self._buffers:
-                stack.callback(buffer.close)
-            stack.callback(self._membership.leave)
-            stack.callback(self._averaging.close)
-            stack.callback(self._unhook)
-
-    def __enter__(self) -> Averager:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if self._shared_weights:
-            raise RuntimeError("optimizer.step() inside shared_weights(): leave the context first")
-        factor = self._scale.factor(self._steps, self._averaging.groups)
+        self.check_own_weights()
+        factor = self.learning_rate_factor
         self._unscaled = [(group, group["lr"]) for group in optimizer.param_groups if factor != 1.0]
         for group, learning_rate in self._unscaled:
             group["lr"] = learning_rate * factor
@@ -215,9 +111,7 @@ class Averager:
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         for group, learning_rate in self._unscaled:
             group["lr"] = learning_rate
-        self._steps += 1
-        self._averaging.step()
-        self._report_exchanges(steps=1)
+        self.stepped()
 
     def _averaged(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         """The closure of an optimizer that evaluates the loss itself, with the group's means."""
@@ -225,7 +119,7 @@ class Averager:
         def evaluate() -> Any:
             loss = torch.as_tensor(closure()).detach().clone()
             self._average_gradients()
-            self.group.average(loss)
+            self._group.average(loss)
             return loss
 
         return evaluate
@@ -233,16 +127,6 @@ class Averager:
     def _average_gradients(self) -> None:
         for bucket in self._buckets:
             bucket.average()
-
-    def _report_exchanges(self, steps: int = 0) -> None:
-        now = self._averaging.statistics()
-        exchange, hidden = self._reported
-        self.progress.report(
-            steps=steps,
-            exchange_seconds=now.exchange_seconds - exchange,
-            hidden_seconds=now.hidden_seconds - hidden,
-        )
-        self._reported = (now.exchange_seconds, now.hidden_seconds)
 
     def _unhook(self) -> None:
         for hook in self._hooks:
@@ -256,14 +140,10 @@ def _check_optimizer(optimizer: Optimizer, shared: set[int]) -> None:
         raise ValueError("the optimizer holds none of the model's trainable parameters: was it made of another model?")
 
 
-def _group(rule: UpdateRule, environment: Any, device: torch.device) -> TorchGroup:
+def group_of(rule: UpdateRule, environment: ClusterEnvironment, device: torch.device) -> TorchGroup:
+    """The group that the rule names, else the one that the job was launched with; ValueError if they contradict."""
+    check_groups(rule, environment)
     if not isinstance(rule, Hybrid):
-        if environment.group_size > 1:
-            name = type(rule).__name__
-            raise ValueError(
-                f"the job was launched with groups of {environment.group_size}, but {name} knows no groups: "
-                f"use Hybrid(between={name}(...)), or launch with --group-size 1"
-            )
         return TorchGroup()
     if rule.inside is not None:
         return TorchGroup(rule.inside, device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,9 +9,10 @@ import numpy as np
 import torch
 
 from modum.update import Vector
+from modum.update.vector import shared_weights as shared_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
@@ -107,17 +107,17 @@ class FlatVector(Vector):
             end += -(-shared.tensor.numel() // step) * step
             trainable = end if shared.trainable else trainable
         self.size = max(end, step)
-        self._trainable = trainable
+        self.trainable = trainable
         self._group = group
         self.flat = torch.zeros(self.size, dtype=dtype, device=device)
         for shared, view in zip(ordered, self.views(self.flat), strict=True):
             view.copy_(shared.tensor.detach())
             shared.tensor.data = view
         share = -(-self.size // (group.size * step)) * step
-        self._bounds = [min(member * share, self.size) for member in range(group.size + 1)]
-        self.offset = self._bounds[group.rank]
+        self.bounds = [min(member * share, self.size) for member in range(group.size + 1)]
+        self.offset = self.bounds[group.rank]
         pinned = device.type == "cuda"
-        self._host = torch.zeros(self._bounds[group.rank + 1] - self.offset, dtype=dtype, pin_memory=pinned)
+        self._host = torch.zeros(self.bounds[group.rank + 1] - self.offset, dtype=dtype, pin_memory=pinned)
         self.staging = as_numpy(self._host)
         self.scratch = self.flat.new_zeros(self.size + len(ordered)) if group.size > 1 else None
         """A flat vector, and an element for each tensor. Nothing stays in it after a call, but for `save`."""
@@ -160,13 +160,13 @@ class FlatVector(Vector):
     def subtract(self, rate: float) -> None:
         correction = self._host.to(self.flat.device, non_blocking=True)
         if self.scratch is not None:
-            slices = [self.scratch[lo:hi] for lo, hi in zip(self._bounds, self._bounds[1:], strict=False)]
+            slices = [self.scratch[lo:hi] for lo, hi in zip(self.bounds, self.bounds[1:], strict=False)]
             slices[self._group.rank].copy_(correction)
             self._group.share_out(slices)
             correction = self.scratch[: self.size]
-        self.flat[: self._trainable].sub_(correction[: self._trainable])
+        self.flat[: self.trainable].sub_(correction[: self.trainable])
         moved = self._statistics_sent.sub_(self._statistics)
-        self._statistics.add_(moved, alpha=rate).sub_(correction[self._trainable :])
+        self._statistics.add_(moved, alpha=rate).sub_(correction[self.trainable :])
 
     @torch.no_grad()
     def read(self, buffer: Buffer) -> None:
@@ -197,20 +197,6 @@ class FlatVector(Vector):
         assert self._saved is not None, "nothing was saved"
         self.flat.copy_(self._saved)
         self._saved = None
-
-
-@contextmanager
-def shared_weights(vectors: Sequence[FlatVector], buffers: Sequence[Buffer]) -> Iterator[None]:
-    """The tensors of ``vectors`` have what ``buffers`` hold inside, and their own values again afterwards."""
-    for vector in vectors:
-        vector.save()
-    try:
-        for vector, buffer in zip(vectors, buffers, strict=True):
-            vector.read(buffer)
-        yield
-    finally:
-        for vector in vectors:
-            vector.restore()
 
 
 def as_numpy(tensor: Tensor) -> NDArray[np.generic]:

@@ -2,10 +2,12 @@
 
 from modum.update.agreement import join
 from modum.update.averaging import Averaging, AveragingStatistics
+from modum.update.downpour import Downpour
 from modum.update.elastic import Elastic
 from modum.update.group import Alone, Group
 from modum.update.hybrid import Hybrid
 from modum.update.membership import Membership
+from modum.update.participant import Participant
 from modum.update.rule import UpdateRule
 from modum.update.samples import SharedSamples
 from modum.update.scaling import LearningRateScale
@@ -15,11 +17,13 @@ __all__ = [
     "Alone",
     "Averaging",
     "AveragingStatistics",
+    "Downpour",
     "Elastic",
     "Group",
     "Hybrid",
     "LearningRateScale",
     "Membership",
+    "Participant",
     "SharedSamples",
     "UpdateRule",
     "Vector",

@@ -57,7 +57,7 @@ class Averaging:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rule = rule
-        self._pairs = list(zip(vectors, buffers, strict=True))
+        self._parts = [rule.part(vector, buffer) for vector, buffer in zip(vectors, buffers, strict=True)]
         self._group = group
         self._membership = membership
         self._schedule = Schedule(rule.interval, clock)
@@ -67,12 +67,12 @@ class Averaging:
         self.groups = membership.groups
         """Groups alive, as all members of this group see it."""
 
-    def step(self) -> None:
-        """A local step has ended: apply what arrived, and start an exchange when one is due.
+    def step(self, steps: int = 1) -> None:
+        """A local step has ended, or several have: apply what arrived, and start an exchange when one is due.
 
         Raises what the background transfer raised.
         """
-        self._schedule.step()
+        self._schedule.step(steps)
         if self._group.size == 1 and self._exchange.ready:
             self._collect()
         if self._schedule.due:
@@ -82,10 +82,11 @@ class Averaging:
     def pull(self) -> None:
         """Take the shared weights; what this worker learned since its last exchange is dropped."""
         self._collect()
-        for vector, buffer in self._pairs:
+        for part in self._parts:
             if self._group.rank == 0:
-                vector.read(buffer)
-            vector.align()
+                part.vector.read(part.buffer)
+            part.vector.align()
+            part.pulled()
 
     def finish(self) -> None:
         """Wait for the pending exchange and do a last one: nothing that was learned here is lost."""
@@ -127,16 +128,14 @@ class Averaging:
             self._collect()
 
     def _start(self) -> None:
-        for vector, _ in self._pairs:
-            vector.check()
-            vector.snapshot()
+        for part in self._parts:
+            part.vector.check()
+            part.vector.snapshot()
         rate = self._rule.rate(self.groups)
 
         def transfer() -> None:
-            for vector, buffer in self._pairs:
-                vector.arrived()
-                if vector.staging.size:
-                    self._rule.transfer(buffer, vector.staging, offset=vector.offset, rate=rate)
+            for part in self._parts:
+                part.transfer(rate)
 
         self._rate = rate
         self._exchange.submit(transfer)
@@ -146,5 +145,5 @@ class Averaging:
         seconds = self._exchange.collect()
         if seconds is not None:
             self._schedule.exchanged(seconds)
-            for vector, _ in self._pairs:
-                vector.subtract(self._rate)
+            for part in self._parts:
+                part.vector.subtract(self._rate)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from modum.update.rule import UpdateRule
+from modum.update.rule import Part, UpdateRule
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from modum.box import Buffer
     from modum.update.rule import Auto
+    from modum.update.vector import Vector
 
 AUTO_TOTAL = 0.9
 """All groups together move the shared weights by this share of the way (``beta`` of EASGD)."""
@@ -58,5 +59,23 @@ class Elastic(UpdateRule):
             return min(AUTO_LIMIT, AUTO_TOTAL / max(1, groups))
         return self.moving_rate
 
+    def part(self, vector: Vector, buffer: Buffer) -> Part:
+        return _Exchanged(self, vector, buffer)
+
     def transfer(self, buffer: Buffer, x: NDArray[np.generic], *, offset: int, rate: float) -> None:
+        """Exchange ``x``, a snapshot of ``W[offset : offset + x.size]``, and leave ``d`` in it."""
         buffer.exchange(x, rate, offset=offset, difference=True)
+
+
+class _Exchanged(Part):
+    """Remembers nothing: the snapshot is exchanged."""
+
+    def __init__(self, rule: Elastic, vector: Vector, buffer: Buffer) -> None:
+        super().__init__(vector, buffer)
+        self._rule = rule
+
+    def transfer(self, rate: float) -> None:
+        vector = self.vector
+        vector.arrived()
+        if vector.staging.size:
+            self._rule.transfer(self.buffer, vector.staging, offset=vector.offset, rate=rate)

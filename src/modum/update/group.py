@@ -24,6 +24,9 @@ class Group(ABC):
     def broadcast(self, value: int) -> int:
         """The leader's ``value`` (64 bit, signed)."""
 
+    def close(self) -> None:  # noqa: B027 - most have nothing to let go of
+        """Let go of what was made for this object; not collective."""
+
 
 class Alone(Group):
     """A group of one: nothing to agree on."""

@@ -9,11 +9,10 @@ from modum.update.elastic import Elastic
 from modum.update.rule import UpdateRule
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from modum.box import Buffer
-    from modum.update.rule import Auto
+    from modum.launch import ClusterEnvironment
+    from modum.update.rule import Auto, Part
+    from modum.update.vector import Vector
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,5 +51,15 @@ class Hybrid(UpdateRule):
     def rate(self, groups: int) -> float:
         return self.between.rate(groups)
 
-    def transfer(self, buffer: Buffer, x: NDArray[np.generic], *, offset: int, rate: float) -> None:
-        self.between.transfer(buffer, x, offset=offset, rate=rate)
+    def part(self, vector: Vector, buffer: Buffer) -> Part:
+        return self.between.part(vector, buffer)
+
+
+def check_groups(rule: UpdateRule, environment: ClusterEnvironment) -> None:
+    """ValueError if the job was launched with groups and the rule knows none."""
+    if environment.group_size > 1 and not isinstance(rule, Hybrid):
+        name = type(rule).__name__
+        raise ValueError(
+            f"the job was launched with groups of {environment.group_size}, but {name} knows no groups: "
+            f"use Hybrid(between={name}(...)), or launch with --group-size 1"
+        )

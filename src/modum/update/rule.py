@@ -6,19 +6,36 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from modum.box import Buffer
+    from modum.update.vector import Vector
 
 Auto = Literal["auto"]
+
+
+class Part(ABC):
+    """One worker's part in a rule, for one vector and its buffer."""
+
+    def __init__(self, vector: Vector, buffer: Buffer) -> None:
+        self.vector = vector
+        self.buffer = buffer
+
+    @abstractmethod
+    def transfer(self, rate: float) -> None:
+        """Exchange the snapshot that the vector took; runs on the background thread.
+
+        On return the vector's staging holds the correction, which the worker subtracts from its weights of that
+        moment. Raises what the box raises.
+        """
+
+    def pulled(self) -> None:  # noqa: B027 - most rules remember nothing
+        """The vector has just taken over the shared weights (collective)."""
 
 
 class UpdateRule(ABC):
     """How local weights ``W`` and shared weights ``G`` move together.
 
     A rule is a frozen dataclass of settings. Every ``interval`` local steps a worker takes a snapshot of its
-    weights, gives it to `transfer`, and subtracts what comes back from its weights.
+    weights, gives it to the `Part` that the rule made for it, and subtracts what comes back from its weights.
     """
 
     __slots__ = ()
@@ -42,10 +59,5 @@ class UpdateRule(ABC):
         """The moving rate of an exchange while ``groups`` groups are alive."""
 
     @abstractmethod
-    def transfer(self, buffer: Buffer, x: NDArray[np.generic], *, offset: int, rate: float) -> None:
-        """Exchange a snapshot with the shared weights; runs on the background thread.
-
-        ``x`` is a 1-D array of the buffer's dtype that holds ``W[offset : offset + x.size]``; on return it
-        holds the correction, which the worker subtracts from its weights of that moment. Raises what the box
-        raises.
-        """
+    def part(self, vector: Vector, buffer: Buffer) -> Part:
+        """What one worker does, and remembers, for one of its vectors."""

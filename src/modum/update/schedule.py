@@ -31,11 +31,11 @@ class Schedule:
         """The interval in force."""
         self._next = self.interval
 
-    def step(self) -> None:
-        """A local step has ended; its time counts from the last `resume`."""
+    def step(self, steps: int = 1) -> None:
+        """A local step has ended, or several at once; their time counts from the last `resume`."""
         if self._resumed is not None:
-            self._steps_seen.append(self._clock() - self._resumed)
-        self.steps += 1
+            self._steps_seen.append((self._clock() - self._resumed) / steps)
+        self.steps += steps
 
     def resume(self) -> None:
         """Compute goes on."""

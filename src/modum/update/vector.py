@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -15,8 +18,8 @@ if TYPE_CHECKING:
 class Vector(ABC):
     """A worker's weights of one dtype as a flat vector, where the front end keeps them.
 
-    A group shares the exchange out: member ``i`` moves the elements ``[offset, offset + staging.size)``, and
-    the members' slices together are the whole vector. Trainable weights come first; behind them lie the
+    A group shares the exchange out: member ``i`` moves the elements ``[bounds[i], bounds[i + 1])``, and the
+    members' slices together are the whole vector. Trainable weights come first; behind them lie the
     *statistics*, which gradients do not move (the running mean and variance of a batch normalization).
     """
 
@@ -24,6 +27,10 @@ class Vector(ABC):
     """The buffer's dtype: ``float32`` or ``bfloat16``."""
     size: int
     """Elements of the whole vector, padding included."""
+    trainable: int
+    """How many of them come before the statistics."""
+    bounds: Sequence[int]
+    """Where the slice of each member begins, and the end of the last."""
     offset: int
     """Where this member's slice begins."""
     staging: NDArray[np.generic]
@@ -72,3 +79,17 @@ class Vector(ABC):
     @abstractmethod
     def restore(self) -> None:
         """Bring the copy of `save` back and forget it."""
+
+
+@contextmanager
+def shared_weights(vectors: Sequence[Vector], buffers: Sequence[Buffer]) -> Iterator[None]:
+    """The weights of ``vectors`` have what ``buffers`` hold inside, and their own values again afterwards."""
+    for vector in vectors:
+        vector.save()
+    try:
+        for vector, buffer in zip(vectors, buffers, strict=True):
+            vector.read(buffer)
+        yield
+    finally:
+        for vector in vectors:
+            vector.restore()
