@@ -1,7 +1,7 @@
 """Pipelines in threads of this process, with a real box between them, and stages in plain NumPy."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,17 +85,20 @@ def job_of(box: Box, rank: int, world_size: int) -> Job:
     )  # fmt: skip
 
 
-def run_workers(workers: Sequence[Callable[[], Any]], seconds: float = 60.0) -> list[Any]:
-    """Run each in a thread of its own; returns what they returned or raised."""
-    outcomes: list[Any] = [None] * len(workers)
+def run_workers(worker: Callable[..., Any], *arguments: Iterable[Any], seconds: float = 60.0) -> list[Any]:
+    """Run ``worker`` in threads of their own, as often as there are values for its arguments; returns what each
+    returned or raised.
+    """
+    calls = list(zip(*arguments, strict=True))
+    outcomes: list[Any] = [None] * len(calls)
 
     def run(number: int) -> None:
         try:
-            outcomes[number] = workers[number]()
+            outcomes[number] = worker(*calls[number])
         except BaseException as error:  # noqa: BLE001 - for the test to look at
             outcomes[number] = error
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(workers))]
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(calls))]
     for thread in threads:
         thread.start()
     for thread in threads:

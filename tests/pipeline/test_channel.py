@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -26,10 +27,10 @@ def ends(request: pytest.FixtureRequest) -> Iterator[tuple[Box, Box]]:
 
 def test_arrays_of_every_kind_arrive_in_order_and_as_they_were(ends: tuple[Box, Box]) -> None:
     random = np.random.default_rng(0)
-    sent = [
-        [np.float32([[1.5, -2], [np.nan, np.inf]]), np.arange(3), np.array(True)],
+    sent: list[list[np.ndarray[Any, Any]]] = [
+        [np.array([[1.5, -2], [np.nan, np.inf]], np.float32), np.arange(3), np.array(True)],
         [],
-        [np.zeros((0, 4), np.int32), np.uint8([1, 2, 3]), np.float64(7.25).reshape(())],
+        [np.zeros((0, 4), np.int32), np.array([1, 2, 3], np.uint8), np.array(7.25)],
         [random.standard_normal((700, 300)).astype(np.float16), np.asfortranarray(random.standard_normal((4, 5)))],
         [random.standard_normal(33).astype(ml_dtypes.bfloat16)],
         [random.standard_normal(3_000_000).astype(np.float32)],  # over the chunks, and over the stripes of two servers

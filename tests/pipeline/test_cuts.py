@@ -29,7 +29,7 @@ def cut(box: Box, rank: int = 0, world_size: int = 2, **options: Any) -> Cuts:
 def test_names_say_where_a_stage_begins(box: Box) -> None:
     cuts = cut(box, rank=5, world_size=6, at=["conv2", "dense1"])
     assert (cuts.stages, cuts.index) == (3, 2)
-    assert [NAMES[slice(*cuts.bounds(stage))] for stage in range(3)] == [NAMES[:1], NAMES[1:3], NAMES[3:]]
+    assert [cuts.layers[slice(*cuts.bounds(stage))] for stage in range(3)] == [NAMES[:1], NAMES[1:3], NAMES[3:]]
     assert cuts.own == (3, 6)
 
 
@@ -38,7 +38,7 @@ def test_the_first_worker_measures_for_all(connect: Callable[[], Box]) -> None:
         return cut(box, rank, 6, stages=3, measure=measured if rank == 0 else never)
 
     boxes = [connect() for _ in range(6)]
-    found = unless_raised(run_workers([lambda rank=rank, box=box: worker(rank, box) for rank, box in enumerate(boxes)]))
+    found = unless_raised(run_workers(worker, range(len(boxes)), boxes))
     assert {cuts.starts for cuts in found} == {(1, 2)}
     assert [cuts.index for cuts in found] == [0, 1, 2, 0, 1, 2]
 

@@ -26,6 +26,10 @@ class FailingStage(DenseStage):
         return super().backward(number, gradients)
 
 
+def call(worker: Callable[[], Any]) -> Any:
+    return worker()
+
+
 def train(stage: DenseStage, box: Box, *, timeout: float = 20.0) -> None:
     with Pipeline(stage, job_of(box, stage.index, stage.stages), timeout=timeout) as pipeline:
         for _ in pipeline.train(BATCHES, inputs=inputs, labels=labels):
@@ -38,9 +42,7 @@ def test_all_stages_end_with_the_name_and_error_of_the_one_that_failed(
 ) -> None:
     stages = [(FailingStage if index == failing else DenseStage)(index, network(3)) for index in range(3)]
     boxes = [connect() for _ in stages]
-    outcomes = run_workers(
-        [lambda stage=stage, box=box: train(stage, box) for stage, box in zip(stages, boxes, strict=True)]
-    )
+    outcomes = run_workers(train, stages, boxes)
     assert isinstance(outcomes.pop(failing), ArithmeticError)
     for outcome in outcomes:
         assert isinstance(outcome, StageError), outcome
@@ -56,7 +58,7 @@ def test_an_error_in_the_users_loop_is_told_too(connect: Callable[[], Box]) -> N
                 assert step.number < 3, "enough"
 
     stage, boxes = DenseStage(0, network(2)), [connect(), connect()]
-    outcomes = run_workers([lambda: train(stage, boxes[0]), lambda: faulty(boxes[1])])
+    outcomes = run_workers(call, [lambda: train(stage, boxes[0]), lambda: faulty(boxes[1])])
     assert isinstance(outcomes[1], AssertionError)
     assert isinstance(outcomes[0], StageError)
     assert "stage 1 of 2 (rank 1, layers dense1) failed: AssertionError: enough" in str(outcomes[0])
@@ -70,7 +72,7 @@ def test_a_loop_that_is_left_early_ends_all(connect: Callable[[], Box]) -> None:
                 pipeline.evaluate(BATCHES, inputs=inputs, labels=labels)
 
     stage, boxes = DenseStage(0, network(2)), [connect(), connect()]
-    outcomes = run_workers([lambda: train(stage, boxes[0]), lambda: leaving(boxes[1])])
+    outcomes = run_workers(call, [lambda: train(stage, boxes[0]), lambda: leaving(boxes[1])])
     assert isinstance(outcomes[1], RuntimeError)
     assert "HINT: give train() fewer batches" in str(outcomes[1])
     assert "its loop over train() was left before the end" in str(outcomes[0])
@@ -87,11 +89,15 @@ def test_a_stage_whose_connection_ends_is_missed_within_seconds(connect: Callabl
             list(steps)
 
     stages, boxes = [DenseStage(index, network(3)) for index in range(2)], [connect() for _ in range(3)]
-    outcomes = run_workers([
-        lambda: train(stages[0], boxes[0], timeout=60),
-        lambda: train(stages[1], boxes[1], timeout=60),
-        lambda: dying(boxes[2]),
-    ], seconds=20)  # fmt: skip
+    outcomes = run_workers(
+        call,
+        [
+            lambda: train(stages[0], boxes[0], timeout=60),
+            lambda: train(stages[1], boxes[1], timeout=60),
+            lambda: dying(boxes[2]),
+        ],
+        seconds=20,
+    )
     assert outcomes[2] is None
     for outcome in outcomes[:2]:
         assert isinstance(outcome, StageError), outcome
@@ -111,7 +117,7 @@ def test_a_stage_that_hangs_is_waited_for_until_the_deadline(connect: Callable[[
             box.counter("waited").add(1)
 
     boxes = [connect(), connect()]
-    outcomes = run_workers([lambda: waiting(boxes[0]), lambda: hanging(boxes[1])])
+    outcomes = run_workers(call, [lambda: waiting(boxes[0]), lambda: hanging(boxes[1])])
     assert isinstance(outcomes[0], DeadlineError)
     assert "stage 0 of 2 (rank 0, layers dense0): waiting for gradients of stage 1: nothing came in 0.5 s" in str(
         outcomes[0]

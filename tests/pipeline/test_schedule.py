@@ -18,11 +18,11 @@ DATA: Floats = np.random.default_rng(1).standard_normal((2, 40, WIDTH)).astype(n
 LABELS: Floats = np.tanh(DATA[1])
 
 
-def inputs(batch: Any) -> Floats:
+def inputs(batch: Any) -> Any:
     return DATA[0][batch]
 
 
-def labels(batch: Any) -> Floats:
+def labels(batch: Any) -> Any:
     return LABELS[batch]
 
 
@@ -40,9 +40,7 @@ def train(
             return list(pipeline.train(batches, inputs=inputs, labels=labels))
 
     boxes = [connect() for _ in stages]
-    return unless_raised(
-        run_workers([lambda stage=stage, box=box: worker(stage, box) for stage, box in zip(stages, boxes, strict=True)])
-    )
+    return unless_raised(run_workers(worker, stages, boxes))
 
 
 def gradients(weights: Sequence[Floats], batch: Any) -> tuple[float, list[Floats]]:
@@ -128,9 +126,7 @@ def test_a_stage_keeps_as_many_versions_as_there_are_stages_from_it_on(connect: 
 
     stages = [DenseStage(index, network(4)) for index in range(4)]
     boxes = [connect() for _ in stages]
-    versions = unless_raised(
-        run_workers([lambda stage=stage, box=box: worker(stage, box) for stage, box in zip(stages, boxes, strict=True)])
-    )
+    versions = unless_raised(run_workers(worker, stages, boxes))
     assert versions == [4, 3, 2, 1]
 
 
@@ -150,9 +146,7 @@ def test_training_evaluating_and_gathering_take_turns(connect: Callable[[], Box]
             return before, after, pipeline.model()
 
     boxes = [connect(), connect()]
-    (before, after, model), other = unless_raised(
-        run_workers([lambda rank=rank, box=box: worker(rank, box) for rank, box in enumerate(boxes)])
-    )
+    (before, after, model), other = unless_raised(run_workers(worker, range(len(boxes)), boxes))
     assert other == (before, after, None)
     everything = np.arange(40)
     assert before["loss"] == pytest.approx(gradients(start, everything)[0], rel=1e-5)
@@ -181,9 +175,7 @@ def test_two_pipelines_share_the_weights_of_each_stage(connect: Callable[[], Box
             return done, stage.W, pipeline.evaluate([np.arange(40)], inputs=inputs, labels=labels)["loss"]
 
     boxes = [connect() for _ in range(4)]
-    outcomes = unless_raised(
-        run_workers([lambda rank=rank, box=box: worker(rank, box) for rank, box in enumerate(boxes)])
-    )
+    outcomes = unless_raised(run_workers(worker, range(len(boxes)), boxes))
     assert outcomes[0][0] == outcomes[1][0]
     assert outcomes[0][0] + outcomes[2][0] == 160
     for stage in range(2):

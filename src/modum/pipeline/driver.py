@@ -137,6 +137,7 @@ class Pipeline:
     ) -> None:
         _check(stage, job, mode, micro_batches, timeout)
         self.stage = stage
+        stage.stash = mode == "asynchronous"
         self.replica = job.rank // stage.stages
         """Number of this pipeline, from 0."""
         self.replicas = job.world_size // stage.stages

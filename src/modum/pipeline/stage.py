@@ -45,6 +45,9 @@ class Stage(ABC):
     results: tuple[str, ...]
     """What the last stage tells of each micro-batch: "loss" first, then the names of the metrics."""
 
+    stash = True
+    """Whether updates may come between `forward` and `backward` of a micro-batch; the pipeline sets it."""
+
     @property
     def first(self) -> bool:
         """Whether this stage takes the model's inputs."""
