@@ -1,0 +1,183 @@
+"""`modum plan`: what to expect of a job, by arithmetic."""
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modum.errors import ModumError
+
+if TYPE_CHECKING:
+    from modum.plan import Cluster, Estimate
+
+__all__ = ["app"]
+
+app = typer.Typer()
+
+
+@app.command()
+def plan(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model (.prototxt, .caffemodel, .keras, .h5, .safetensors, .pt) or the size of its weights: 100MB."
+        ),
+    ],
+    step: Annotated[str, typer.Option(help="Time of a local step, such as 200ms.")] = "200ms",
+    workers: Annotated[int, typer.Option("-n", "--workers", help="Number of workers.")] = 8,
+    group_size: Annotated[int, typer.Option(help="Workers in a group: synchronous inside.")] = 1,
+    servers: Annotated[int, typer.Option(help="Memory servers.")] = 1,
+    colocated: Annotated[
+        bool, typer.Option("--colocated", help="The servers run on the workers' machines and share their links.")
+    ] = False,
+    rule: Annotated[str, typer.Option(help="elastic (hybrid with groups), downpour, or allreduce.")] = "elastic",
+    interval: Annotated[str, typer.Option(help='Steps between exchanges, or "auto".')] = "auto",
+    overlap: Annotated[bool, typer.Option(help="Exchange in the background.")] = True,
+    link: Annotated[
+        str | None, typer.Option(help="Speed of a worker's link, one direction.", show_default="10Gbit/s")
+    ] = None,
+    server_link: Annotated[
+        str | None, typer.Option(help="Speed of a memory server's link.", show_default="as a worker's")
+    ] = None,
+    server_memory: Annotated[
+        str, typer.Option(help="Speed at which a server reads and writes its memory while it combines numbers.")
+    ] = "10GB/s",
+    bus: Annotated[str, typer.Option(help="Speed between the workers of a group.")] = "10GB/s",
+    copy: Annotated[
+        str | None, typer.Option(help="Speed at which a worker copies its weights.", show_default="25GB/s")
+    ] = None,
+    latency: Annotated[str | None, typer.Option(help="Of a message, one way.", show_default="50us")] = None,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="Measure the copy here; and, with a box in MODUM_BOX, link and latency to it."),
+    ] = False,
+    command: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND",
+            help="With --measure: a command that trains with one worker (python train.py); gives the step time.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every value, for programs.")] = False,
+) -> None:
+    """Say what a job will ask of a cluster, what saturates first, and how efficient it will be.
+
+        modum plan 100MB --step 200ms -n 16 --link 7GB/s
+
+    tells that all workers together move 3.2 GB a step, 16 GB/s, and how often they may exchange. It is
+    arithmetic for a steady state; **modum simulate** has stragglers, failures and chance as well.
+    """
+    from modum.plan import Cluster, estimate, model_bytes
+    from modum.plan.units import parse_seconds, parse_speed
+
+    try:
+        nbytes = model_bytes(model)
+        seconds = parse_seconds(step)
+        speeds = {"link": link, "server_link": server_link, "copy": copy}
+        found = {name: parse_speed(text) for name, text in speeds.items() if text is not None}
+        if latency is not None:
+            found["latency"] = parse_seconds(latency)
+        notes: list[str] = []
+        if measure:
+            seconds = _measure(found, notes, seconds, command)
+        elif command is not None:
+            raise ValueError("--command is what --measure runs\nHINT: add --measure")
+        cluster = Cluster(
+            workers=workers,
+            group_size=group_size,
+            servers=servers,
+            colocated=colocated,
+            server_memory=parse_speed(server_memory),
+            bus=parse_speed(bus),
+            **found,
+        )
+        steps = "auto" if interval == "auto" else int(interval)
+        result = estimate(cluster, nbytes, seconds, rule=rule, interval=steps, overlap=overlap)  # type: ignore[arg-type]
+    except ModumError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if as_json:
+        import msgspec
+
+        values = {**msgspec.to_builtins(result), "bottleneck": msgspec.to_builtins(result.bottleneck)}
+        print(msgspec.json.format(msgspec.json.encode(values)).decode())
+    else:
+        _show(result, cluster, notes)
+
+
+def _measure(found: dict[str, float], notes: list[str], seconds: float, command: str | None) -> float:
+    """Fill in what was not given; the step time."""
+    from modum.box import Box
+    from modum.plan import measure_bandwidth, measure_copy, measure_step
+    from modum.plan.units import format_seconds, format_speed
+
+    if "copy" not in found:
+        found["copy"] = measure_copy()
+        notes.append(f"measured here: copies {format_speed(found['copy'])}")
+    if servers := os.environ.get("MODUM_BOX"):
+        with Box.connect(servers, transport="tcp") as box:
+            speed, trip = measure_bandwidth(box)
+        notes.append(f"measured to {servers}: exchanges {format_speed(speed)}, a small one {format_seconds(trip)}")
+        found.setdefault("link", speed)
+        found.setdefault("latency", trip / 2)
+    else:
+        notes.append("MODUM_BOX names no box: link and latency were not measured")
+    if command is not None:
+        seconds = measure_step(command.split())
+        notes.append(f"measured: a step of {command} takes {format_seconds(seconds)}")
+    return seconds
+
+
+def _show(result: "Estimate", cluster: "Cluster", notes: list[str]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from modum.box import format_bytes
+    from modum.plan.units import format_amount, format_seconds, format_speed
+
+    console = Console(highlight=False)
+    for note in notes:
+        console.print(note)
+    rows = [
+        ("weights", format_amount(result.nbytes)),
+        ("all workers, each step", f"{format_amount(result.step_bytes)} in and out"),
+        ("at interval 1", format_speed(result.traffic)),
+    ]
+    if result.rule == "allreduce":
+        rows.append(("ring all-reduce", format_seconds(result.exchange_seconds)))
+    else:
+        rows += [
+            ("an exchange hides under", _steps(result.hiding_interval)),
+            ("planned interval", _steps(result.interval)),
+            ("an exchange takes", format_seconds(result.exchange_seconds)),
+            ("memory of the fullest server", format_bytes(result.server_memory)),
+        ]
+    rows += [
+        ("more memory of each worker", format_bytes(result.worker_memory)),
+        ("efficiency", f"{result.efficiency:.1%} of {cluster.workers} workers that never wait"),
+    ]
+    summary = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        summary.add_row(name, f"[bold]{value}[/]")
+    console.print(summary)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("place", "asked for", "has", "load"):
+        table.add_column(heading, justify="left" if heading == "place" else "right", no_wrap=True)
+    for place in result.places:
+        load = f"{place.load:.0%}"
+        table.add_row(
+            place.name,
+            format_speed(place.demand),
+            format_speed(place.capacity),
+            f"[red]{load}[/]" if place.load > 1 else load,
+        )
+    console.print(table)
+    console.print(f"{result.bottleneck.name} saturates first", style="bold")
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"

@@ -1,0 +1,143 @@
+"""The machines of a job and what one exchange moves through each place of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modum.box.striping import segment_bytes
+from modum.box.wire import CHUNK
+
+SERVER_PASSES = 2
+"""An exchange reads and writes each shared number once in the server's memory; the rest stays in its caches."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cluster:
+    """Workers, groups and memory servers, and how fast the ways between them are.
+
+    All bandwidths are bytes per second; those of links are of one direction, and both are used at once.
+
+    workers, group_size
+        ``workers`` is a multiple of ``group_size``; consecutive ranks make a group.
+    servers
+        Memory servers; buffers are striped over them in units of 4 MiB.
+    link
+        Of a worker's network card.
+    server_link
+        Of a memory server's network card; ``None``: as fast as a worker's.
+    server_memory
+        At which a memory server combines numbers in its memory, reads and writes counted.
+    bus
+        Between the workers of a group (NVLink, PCIe, or the network), in each direction.
+    copy
+        At which a worker copies its own weights: the snapshot before an exchange, the correction after it.
+    latency
+        Seconds for a message, one way.
+    colocated
+        The servers run on the first workers' machines and share their links; every worker has its own machine.
+    """
+
+    workers: int = 8
+    group_size: int = 1
+    servers: int = 1
+    link: float = 1.25e9
+    server_link: float | None = None
+    server_memory: float = 10e9
+    bus: float = 10e9
+    copy: float = 25e9
+    latency: float = 50e-6
+    colocated: bool = False
+
+    def __post_init__(self) -> None:
+        for what in ("workers", "group_size", "servers"):
+            if (value := getattr(self, what)) < 1:
+                raise ValueError(f"{what} ({value}) must be at least 1")
+        for what in ("link", "server_link", "server_memory", "bus", "copy"):
+            if (value := getattr(self, what)) is not None and not value > 0:
+                raise ValueError(f"{what} ({value:g} bytes per second) must be greater than 0")
+        if not self.latency >= 0:
+            raise ValueError(f"latency ({self.latency} s) must be at least 0")
+        if self.workers % self.group_size:
+            fitting = ", ".join(str(size) for size in range(1, self.workers + 1) if self.workers % size == 0)
+            raise ValueError(
+                f"group_size ({self.group_size}) must divide workers ({self.workers}): it can be {fitting}"
+            )
+        if self.colocated and self.servers > self.workers:
+            raise ValueError(
+                f"servers ({self.servers}) that share the workers' machines cannot be more than those ({self.workers})"
+            )
+
+    @property
+    def groups(self) -> int:
+        """Groups of workers; each exchanges as one."""
+        return self.workers // self.group_size
+
+    @property
+    def server_link_speed(self) -> float:
+        """Bytes per second, one direction, of a server's link."""
+        return self.server_link or self.link
+
+    def largest_part(self, nbytes: int) -> float:
+        """The share of a buffer of ``nbytes`` that lies on the server that has most of it: 1 / servers at best."""
+        return max(segment_bytes(nbytes, 0, self.servers)) / nbytes
+
+    def flow(self, nbytes: int, exchanging: int) -> float:
+        """Bytes per second, each way, at which each of ``exchanging`` groups gets its exchange of ``nbytes`` done.
+
+        Every place gives all exchanges an equal share (what TCP does about), and an exchange is as fast as its
+        slowest place.
+        """
+        part, members = self.largest_part(nbytes), self.group_size
+        memory = self.server_memory / (SERVER_PASSES * part * exchanging)
+        if not self.colocated:
+            return min(members * self.link, self.server_link_speed / (part * exchanging), memory)
+        # a machine with a server carries its own worker's remote part, and what all others have on its server
+        own = 1 / members
+        return min(self.link / (own * (1 - part) + part * (exchanging - own)) if self.workers > 1 else memory, memory)
+
+    def tail(self, nbytes: int) -> float:
+        """Seconds that an exchange takes beyond its bytes: the round trip, and the last chunk's way back."""
+        last = min(CHUNK, nbytes * self.largest_part(nbytes) / self.group_size)
+        alone = self.flow(nbytes, 1)
+        return 2 * self.latency + (last / self.largest_part(nbytes) / alone if self.workers > self._free else 0.0)
+
+    @property
+    def _free(self) -> int:
+        """Workers whose exchange crosses no link: a single one on its own server's machine."""
+        return 1 if self.colocated else 0
+
+    def group_average(self, nbytes: int) -> float:
+        """Seconds of a ring all-reduce of ``nbytes`` inside a group: 2 (m - 1) / m of the bytes through each bus."""
+        members = self.group_size
+        return 2 * (members - 1) / members * nbytes / self.bus + 2 * (members - 1) * self.latency * (members > 1)
+
+    def ring(self, nbytes: int, workers: int | None = None) -> float:
+        """Seconds of a ring all-reduce of ``nbytes`` over the links of all ``workers``."""
+        workers = workers or self.workers
+        return 2 * (workers - 1) / workers * nbytes / self.link + 2 * (workers - 1) * self.latency
+
+    def boundary(self, nbytes: int) -> float:
+        """Seconds for which an exchange holds its workers up: snapshot, correction, and its way to the members."""
+        members = self.group_size
+        spread = (members - 1) / members * nbytes / self.bus
+        return (nbytes / members + nbytes) / self.copy + spread
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """One place that bytes go through while all groups exchange at the planned interval.
+
+    name
+        What it is.
+    demand, capacity
+        Bytes per second, both directions together where it is a link.
+    """
+
+    name: str
+    demand: float
+    capacity: float
+
+    @property
+    def load(self) -> float:
+        """Share of the capacity that is asked for; more than 1 cannot be had."""
+        return self.demand / self.capacity

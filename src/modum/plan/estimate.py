@@ -1,0 +1,207 @@
+"""The arithmetic of `modum plan`: steady state, all groups alike, every step as long as the mean one."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from modum.plan.cluster import SERVER_PASSES, Cluster, Place
+from modum.plan.queueing import mean_exchange, overlapped_exchange
+
+if TYPE_CHECKING:
+    from modum.update.rule import Auto
+
+Rule = Literal["elastic", "downpour", "allreduce"]
+RULES: tuple[Rule, ...] = ("elastic", "downpour", "allreduce")
+
+BACKWARD = 2 / 3
+"""The share of a step that is its backward pass, under which an all-reduce can hide."""
+BUCKETS = (1 << 20, 25 << 20)
+"""Bytes of the first bucket and of each later one of PyTorch's DistributedDataParallel."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """What a job will do. Seconds, bytes, and bytes per second."""
+
+    cluster: Cluster
+    nbytes: int
+    step_seconds: float
+    rule: Rule
+    step_bytes: float
+    """What all workers move to and from the box in one step, if each exchanges at every step; in and out."""
+    traffic: float
+    """``step_bytes / step_seconds``: what a single server would have to carry at interval 1."""
+    hiding_interval: int
+    """The fewest steps under which an exchange hides on average, with all groups exchanging."""
+    interval: int
+    """The interval that is planned: the one asked for, or the hiding one."""
+    exchange_seconds: float
+    """One exchange at that interval."""
+    places: tuple[Place, ...]
+    """The fullest first, with what groups ask for that never wait."""
+    worker_memory: int
+    """Bytes that a worker needs beyond its model and optimizer (group members: each)."""
+    server_memory: int
+    """Bytes of the pool that the fullest memory server needs."""
+    efficiency: float
+    """Samples per second, of those of as many workers that never exchange; 0 to 1."""
+
+    @property
+    def bottleneck(self) -> Place:
+        """The place that saturates first."""
+        return self.places[0]
+
+
+def estimate(
+    cluster: Cluster,
+    nbytes: int,
+    step_seconds: float,
+    *,
+    rule: Rule = "elastic",
+    interval: int | Auto = "auto",
+    overlap: bool = True,
+) -> Estimate:
+    """Plan a job of ``nbytes`` of weights whose local step takes ``step_seconds``.
+
+    With ``overlap`` an exchange costs only its boundary (snapshot and correction); without it, all of it. A
+    synchronous all-reduce over all workers waits for its ring, less what hides under the backward pass.
+
+    Raises:
+        ValueError: an argument is out of its range, or the rule is unknown.
+    """
+    if nbytes < 1:
+        raise ValueError(f"the model's size ({nbytes} bytes) must be at least 1 byte")
+    if not step_seconds > 0:
+        raise ValueError(f"the step time ({step_seconds} s) must be greater than 0")
+    if rule not in RULES:
+        raise ValueError(f"rule ({rule}) must be one of {', '.join(RULES)}")
+    if interval != "auto" and interval < 1:
+        raise ValueError(f'interval ({interval}) must be at least 1, or "auto"')
+    step_bytes = 2.0 * nbytes * cluster.workers
+    if rule == "allreduce":
+        return _all_reduce(cluster, nbytes, step_seconds, overlap, step_bytes)
+    step = step_seconds + cluster.group_average(nbytes)
+    boundary = cluster.boundary(nbytes)
+    together = _ways(rule) * (nbytes / cluster.flow(nbytes, cluster.groups) + cluster.tail(nbytes))
+    # one that hides when all groups exchange at once always hides; search for the fewest steps that do on average
+    hiding = (
+        bisect_left(
+            range(1, max(1, math.ceil(together / step - 1e-9)) + 1),
+            True,
+            key=lambda steps: _hides(cluster, nbytes, rule, steps * step, boundary),
+        )
+        + 1
+    )
+    planned = hiding if interval == "auto" else interval
+    compute = planned * step
+    if overlap:
+        # one that does not hide makes the next one wait until it does, while compute goes on
+        steps = max(planned, hiding)
+        cycle = steps * step + boundary
+        exchange = _overlapped(cluster, nbytes, rule, cycle) or together
+    else:
+        ways, extra = _ways(rule), cluster.tail(nbytes)
+        # the second way of Downpour is another link, so that each way waits for its own queue only
+        others = compute + boundary + (ways - 1) * nbytes / cluster.flow(nbytes, 1) + ways * extra
+        exchange = ways * (mean_exchange(cluster.groups, others, partial(cluster.flow, nbytes), nbytes) + extra)
+        steps, cycle = planned, compute + exchange + boundary
+    return Estimate(
+        cluster=cluster,
+        nbytes=nbytes,
+        step_seconds=step_seconds,
+        rule=rule,
+        step_bytes=step_bytes,
+        traffic=step_bytes / step_seconds,
+        hiding_interval=hiding,
+        interval=planned,
+        exchange_seconds=exchange,
+        places=_places(cluster, nbytes, 1 / compute, step),
+        worker_memory=_worker_memory(cluster, nbytes),
+        server_memory=math.ceil(nbytes * cluster.largest_part(nbytes)),
+        efficiency=steps * step_seconds / cycle,
+    )
+
+
+def all_reduce_step(cluster: Cluster, nbytes: int, step_seconds: float, *, overlap: bool = True) -> float:
+    """Seconds of a step of ``step_seconds`` whose gradients are averaged over all workers.
+
+    With ``overlap``, buckets are reduced one after another while the backward pass goes on: bucket i is ready
+    when its share of the backward pass is done, as in PyTorch's DistributedDataParallel.
+    """
+    whole = cluster.ring(nbytes)
+    if not overlap:
+        return step_seconds + whole
+    start, per_byte = (1 - BACKWARD) * step_seconds, BACKWARD * step_seconds / nbytes
+    finished, done, size = start, 0, BUCKETS[0]
+    while done < nbytes:
+        bucket = min(size, nbytes - done)
+        done, size = done + bucket, BUCKETS[1]
+        finished = max(finished, start + done * per_byte) + cluster.ring(bucket)
+    return finished
+
+
+def _ways(rule: Rule) -> int:
+    """How often the weights cross a link one after the other: Downpour adds, and then reads."""
+    return 2 if rule == "downpour" else 1
+
+
+def _overlapped(cluster: Cluster, nbytes: int, rule: Rule, cycle: float) -> float | None:
+    """Mean seconds of an exchange beside compute, or None where the box has no time left."""
+    ways, extra = _ways(rule), cluster.tail(nbytes)
+    one = overlapped_exchange(cluster.groups, cycle, partial(cluster.flow, nbytes), nbytes, extra)
+    return None if one is None else ways * one
+
+
+def _hides(cluster: Cluster, nbytes: int, rule: Rule, compute: float, boundary: float) -> bool:
+    exchange = _overlapped(cluster, nbytes, rule, compute + boundary)
+    return exchange is not None and exchange <= compute
+
+
+def _places(cluster: Cluster, nbytes: int, per_second: float, step: float) -> tuple[Place, ...]:
+    """Where bytes go when every group exchanges ``per_second`` times a second."""
+    part, members, groups = cluster.largest_part(nbytes), cluster.group_size, cluster.groups
+    worker = 2 * nbytes / members * per_second
+    server = 2 * nbytes * part * groups * per_second
+    places = [Place(name="server memory", demand=server / 2 * SERVER_PASSES, capacity=cluster.server_memory)]
+    if cluster.colocated:
+        shared = worker * (1 - part) + max(0.0, server - worker * part)
+        places.append(Place(name="link of a worker with a server", demand=shared, capacity=2 * cluster.link))
+    else:
+        places.append(Place(name="worker link", demand=worker, capacity=2 * cluster.link))
+        places.append(Place(name="server link", demand=server, capacity=2 * cluster.server_link_speed))
+    if members > 1:
+        ring = 4 * (members - 1) / members * nbytes / step
+        spread = 2 * (members - 1) / members * nbytes * per_second
+        places.append(Place(name="bus of a group", demand=ring + spread, capacity=2 * cluster.bus))
+    return tuple(sorted(places, key=lambda place: -place.load))
+
+
+def _worker_memory(cluster: Cluster, nbytes: int) -> int:
+    """The snapshot of this member's slice; in a group also one flat vector as scratch."""
+    members = cluster.group_size
+    return math.ceil(nbytes / members) + (nbytes if members > 1 else 0)
+
+
+def _all_reduce(cluster: Cluster, nbytes: int, step_seconds: float, overlap: bool, step_bytes: float) -> Estimate:
+    step = all_reduce_step(cluster, nbytes, step_seconds, overlap=overlap)
+    ring = cluster.ring(nbytes)
+    sent = 4 * (cluster.workers - 1) / cluster.workers * nbytes
+    return Estimate(
+        cluster=cluster,
+        nbytes=nbytes,
+        step_seconds=step_seconds,
+        rule="allreduce",
+        step_bytes=step_bytes,
+        traffic=step_bytes / step_seconds,
+        hiding_interval=1,
+        interval=1,
+        exchange_seconds=ring,
+        places=(Place(name="worker link", demand=sent / step, capacity=2 * cluster.link),),
+        worker_memory=nbytes,
+        server_memory=0,
+        efficiency=step_seconds / step,
+    )

@@ -1,0 +1,7 @@
+"""A discrete-event simulation of the update rules over thousands of workers, in virtual time."""
+
+from modum.simulate.report import Report
+from modum.simulate.run import simulate
+from modum.simulate.scenario import Scenario
+
+__all__ = ["Report", "Scenario", "simulate"]

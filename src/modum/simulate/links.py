@@ -1,0 +1,109 @@
+"""A link that all flows share: each gets the same rate, which depends on how many there are (processor sharing)."""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING
+
+import simpy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Flow(simpy.Event):
+    """A transfer; succeeds when its last byte has arrived."""
+
+    def __init__(self, link: SharedLink) -> None:
+        super().__init__(link.environment)
+        self._link = link
+        self.active = True
+
+    def cancel(self) -> None:
+        """End it before it is done, because its sender has died."""
+        self._link.cancel(self)
+
+
+class SharedLink:
+    """A fluid model: ``rate(k)`` bytes per second for each of ``k`` flows, as many TCP connections have it.
+
+    All flows have the same rate at any moment, so one number, the bytes that a flow from the beginning would have
+    got so far, is enough to know when each ends: an arrival or a departure costs O(log k), and no flow is
+    looked at in between.
+    """
+
+    def __init__(self, environment: simpy.Environment, rate: Callable[[int], float]) -> None:
+        self.environment = environment
+        self.rate = rate
+        self._rates: list[float] = [0.0]
+        self._flows: list[tuple[float, int, Flow]] = []
+        self._numbers = count()
+        self._timers = 0
+        self._armed: float | None = None
+        self._served = 0.0
+        self._since = 0.0
+        self.active = 0
+        """Flows now."""
+        self.nbytes = 0.0
+        """Bytes of all flows, those cancelled included."""
+        self.busy = 0.0
+        """Seconds in which there was any flow."""
+
+    def transfer(self, nbytes: float) -> Flow:
+        """Start a flow."""
+        self._advance()
+        flow = Flow(self)
+        heappush(self._flows, (self._served + nbytes, next(self._numbers), flow))
+        self.active += 1
+        self.nbytes += nbytes
+        # others only get slower by it: a timer that is set for one of them is early, and looks again
+        if self._armed is None or self._flows[0][2] is flow:
+            self._arm()
+        return flow
+
+    def cancel(self, flow: Flow) -> None:
+        """End a flow, unless it has succeeded."""
+        if flow.active and not flow.triggered:
+            self._advance()
+            flow.active = False
+            self.active -= 1
+            self._arm()
+
+    def _current(self) -> float:
+        while len(self._rates) <= self.active:
+            self._rates.append(self.rate(len(self._rates)))
+        return self._rates[self.active]
+
+    def _advance(self) -> None:
+        now = self.environment.now
+        if self.active:
+            self._served += (now - self._since) * self._current()
+            self.busy += now - self._since
+        self._since = now
+
+    def _arm(self) -> None:
+        """Look again when the first flow will end at the present rate."""
+        while self._flows and not self._flows[0][2].active:
+            heappop(self._flows)
+        self._timers += 1
+        self._armed = None
+        if self._flows:
+            number = self._timers
+            delay = max(0.0, (self._flows[0][0] - self._served) / self._current())
+            self._armed = self.environment.now + delay
+            timer = self.environment.timeout(delay)
+            timer.callbacks.append(lambda _: self._look(number))
+
+    def _look(self, number: int) -> None:
+        if number != self._timers:
+            return  # another timer was set since
+        self._advance()
+        # what is left of a flow after rounding would move no clock
+        slack = self._current() * max(1e-9, 4e-16 * self.environment.now)
+        while self._flows and (self._flows[0][0] <= self._served + slack or not self._flows[0][2].active):
+            flow = heappop(self._flows)[2]
+            if flow.active:
+                self.active -= 1
+                flow.succeed()
+        self._arm()

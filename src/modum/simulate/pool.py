@@ -1,0 +1,49 @@
+"""The steps of a job, shared out to its groups as samples are: what a dead group had is handed out again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import simpy
+
+
+class StepPool:
+    """Steps of single workers, all alike; a group of m takes m of them for each step that it does."""
+
+    def __init__(self, environment: simpy.Environment, steps: int) -> None:
+        self._environment = environment
+        self._left = steps
+        self._unconfirmed = steps
+        self._change = environment.event()
+        self.done = 0
+        """Steps that are in the shared weights."""
+        self.finished: float | None = None
+        """When the last step was."""
+
+    def take(self, steps: int, members: int) -> int:
+        """Up to ``steps`` steps for each of ``members`` workers; 0 when nothing is left."""
+        steps = min(steps, -(-self._left // members))
+        self._left -= min(self._left, steps * members)
+        return steps
+
+    def give_back(self, steps: int) -> None:
+        """Steps of a group that has died."""
+        self._left += steps
+        self._wake()
+
+    def confirm(self, steps: int) -> None:
+        """Steps of a group are in the shared weights."""
+        self.done += steps
+        self._unconfirmed -= steps
+        if self._unconfirmed <= 0:
+            self.finished = self._environment.now
+            self._wake()
+
+    def change(self) -> simpy.Event:
+        """Happens when there are steps again, or when all are done."""
+        return self._change
+
+    def _wake(self) -> None:
+        change, self._change = self._change, self._environment.event()
+        change.succeed()

@@ -1,0 +1,106 @@
+"""What is simulated."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from modum.plan.cluster import Cluster
+from modum.plan.estimate import RULES, Rule
+
+if TYPE_CHECKING:
+    from modum.update.rule import Auto
+
+Distribution = Literal["lognormal", "exponential"]
+DISTRIBUTIONS: tuple[Distribution, ...] = ("lognormal", "exponential")
+MOST_WORKERS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scenario:
+    """A job on a cluster.
+
+    nbytes
+        Of the model's weights.
+    step_seconds, spread, distribution
+        The mean of a local step, and how its time is distributed: ``spread`` is the standard deviation over the
+        mean of a log-normal distribution (0: every step takes the mean); ``exponential`` has a fixed part
+        of ``1 - spread`` of the mean and an exponential rest.
+    steps
+        Local steps per worker, in the mean: all workers take steps from one pool of ``steps * workers``, as
+        samples are shared out, so faster ones do more. A synchronous job does ``steps`` together.
+    rule
+        ``elastic`` (with ``cluster.group_size`` above 1: hybrid), ``downpour``, or ``allreduce`` over all workers.
+    interval, overlap
+        As in `modum.update.Elastic`. For ``allreduce``, ``overlap`` hides it under the backward pass.
+    stragglers, slowdown
+        So many workers need ``slowdown`` times as long for every step.
+    failure_seconds
+        Mean time until a worker fails, of an exponential distribution; None: never. What its group has done since
+        its last exchange is lost and done again by others; a synchronous job stops, all of it.
+    replace_seconds
+        After so long a new group is there in place of a failed one (a synchronous job goes on); None: never.
+    joiners, join_seconds
+        So many of the workers come ``join_seconds`` after the others.
+    seed
+        Of everything random.
+    """
+
+    cluster: Cluster = field(default_factory=Cluster)
+    nbytes: int = 100_000_000
+    step_seconds: float = 0.2
+    spread: float = 0.0
+    distribution: Distribution = "lognormal"
+    steps: int = 100
+    rule: Rule = "elastic"
+    interval: int | Auto = "auto"
+    overlap: bool = True
+    stragglers: int = 0
+    slowdown: float = 1.0
+    failure_seconds: float | None = None
+    replace_seconds: float | None = None
+    joiners: int = 0
+    join_seconds: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        workers, group_size = self.cluster.workers, self.cluster.group_size
+        if workers > MOST_WORKERS:
+            raise ValueError(f"workers ({workers}) must be at most {MOST_WORKERS}")
+        for what, least in (("nbytes", 1), ("steps", 1), ("stragglers", 0), ("joiners", 0)):
+            if (count := getattr(self, what)) < least:
+                raise ValueError(f"{what} ({count}) must be at least {least}")
+        for what in ("step_seconds", "failure_seconds"):
+            if (value := getattr(self, what)) is not None and not 0 < value < math.inf:
+                raise ValueError(f"{what} ({value}) must be greater than 0")
+        for what, floor in (("spread", 0.0), ("slowdown", 1.0), ("replace_seconds", 0.0), ("join_seconds", 0.0)):
+            if (value := getattr(self, what)) is not None and not floor <= value < math.inf:
+                raise ValueError(f"{what} ({value}) must be at least {floor:g}")
+        if self.rule not in RULES:
+            raise ValueError(f"rule ({self.rule}) must be one of {', '.join(RULES)}")
+        if self.distribution not in DISTRIBUTIONS:
+            raise ValueError(f"distribution ({self.distribution}) must be one of {', '.join(DISTRIBUTIONS)}")
+        if self.distribution == "exponential" and self.spread > 1:
+            raise ValueError(f"spread ({self.spread}) must be at most 1 with an exponential distribution")
+        if self.interval != "auto" and self.interval < 1:
+            raise ValueError(f'interval ({self.interval}) must be at least 1, or "auto"')
+        if self.stragglers > workers:
+            raise ValueError(f"stragglers ({self.stragglers}) must be at most workers ({workers})")
+        if self.joiners > workers - group_size:
+            raise ValueError(f"joiners ({self.joiners}) must leave a group of workers ({workers}) to begin")
+        if self.rule == "allreduce":
+            if group_size > 1:
+                raise ValueError("allreduce is over all workers: group_size must be 1")
+            if self.joiners:
+                raise ValueError("allreduce has a fixed number of workers: nobody can join")
+        elif self.joiners % group_size:
+            raise ValueError(f"joiners ({self.joiners}) must make whole groups of {group_size}")
+        if self.failure_seconds is not None and self.replace_seconds is None and self.rule == "allreduce":
+            raise ValueError("a synchronous job needs replace_seconds: the time it takes to start again")
+
+    @property
+    def speed(self) -> float:
+        """Steps per second of all workers together if none ever waited: the sum of their speeds."""
+        workers = self.cluster.workers - self.stragglers
+        return (workers + self.stragglers / self.slowdown) / self.step_seconds
