@@ -6,6 +6,8 @@ import pytest
 
 from modum.box import TRANSPORTS, Box, Server
 
+AVAILABLE = [name for name, kind in TRANSPORTS.items() if not kind.unavailable()]  # rdma needs a device
+
 
 @pytest.fixture
 def server() -> Iterator[Server]:
@@ -15,7 +17,7 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(
-    params=[(transport, count) for transport in TRANSPORTS for count in (1, 3)], ids=lambda p: f"{p[0]}-{p[1]}"
+    params=[(transport, count) for transport in AVAILABLE for count in (1, 3)], ids=lambda p: f"{p[0]}-{p[1]}"
 )
 def box(request: pytest.FixtureRequest) -> Iterator[Box]:
     """A box over each transport, of one server and of three."""
@@ -29,7 +31,7 @@ def box(request: pytest.FixtureRequest) -> Iterator[Box]:
             each.close()
 
 
-@pytest.fixture(params=list(TRANSPORTS))
+@pytest.fixture(params=AVAILABLE)
 def client(request: pytest.FixtureRequest, server: Server) -> Iterator[Box]:
     """A box of the one server over each transport."""
     with Box.connect(server.address, transport=request.param, timeout=10) as one:

@@ -43,7 +43,7 @@ def test_the_transport_is_chosen_or_an_error(server: Server, monkeypatch: pytest
         assert box.transports == ("tcp",)
     with Box.connect(server.address, transport="local") as box:
         assert box.transports == ("local",)
-    with pytest.raises(ValueError, match="'pigeon' is not one of auto, local, tcp"):
+    with pytest.raises(ValueError, match="'pigeon' is not one of auto, local, rdma, tcp"):
         Box.connect(server.address, transport="pigeon")
     monkeypatch.setattr("modum.box.transport.local_host", lambda: "another")
     with pytest.raises(TransportError, match=r"'local' cannot be used.*another machine"):

@@ -22,7 +22,6 @@ from modum.box.wire import (
     MAX_DIMENSIONS,
     MAX_NAME,
     SESSION_BYTES,
-    Bye,
     Create,
     Delete,
     Join,
@@ -83,8 +82,9 @@ class Box:
             servers: addresses "host:port", in a list or separated by commas. Every client must give the same list in
                 the same order.
             token: the job's token; None takes the environment variable MODUM_TOKEN.
-            transport: "auto" (default), "local" or "tcp"; None takes MODUM_TRANSPORT. "auto" maps the memory of a
-                server on this machine and uses TCP for others; a choice that cannot be had is an error.
+            transport: "auto" (default), "local", "rdma" or "tcp"; None takes MODUM_TRANSPORT. "auto" maps the memory of
+                a server on this machine, and uses RDMA for another where both have a device for it, else TCP; a choice
+                that cannot be had is an error.
             timeout: seconds without any progress after which a call gives up.
             threads: how many threads one operation may use where this client computes; default: the CPUs that this
                 process may use, at most 4.
@@ -126,7 +126,7 @@ class Box:
                 way.close()
             raise
         for way in opened:
-            log.info("box: %s via %s", way.address, way.name)
+            log.info("box: %s via %s", way.address, way.route)
         return cls(Servers(opened, timeout), session.hex(), namespace)
 
     def close(self) -> None:
@@ -138,7 +138,7 @@ class Box:
             buffer.close()
         for server in range(len(self._servers)):
             try:
-                self._servers.transports[server].call(Bye(), type(None), patience=1.0)
+                self._servers.transports[server].leave(patience=1.0)
             except (ModumError, OSError) as error:
                 log.info("goodbye failed: %s", error)
         self._servers.close()

@@ -12,12 +12,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from modum.box.auth import new_nonce, proof, proof_matches
 from modum.box.sockets import receive_exactly, receive_greeting, send_frame, send_greeting, tune, unsent
 from modum.box.wire import (
     HEADER_BYTES,
+    STAGED,
     WINDOW,
     Challenge,
     Failure,
@@ -34,6 +35,7 @@ from modum.box.wire import (
 from modum.errors import AuthenticationError, ConnectionLostError, DeadlineError, ModumError, ProtocolError
 
 SPIN_SECONDS: Final = 150e-6  # a sleeping core takes 70 us to wake up: wait so long for small replies without sleeping
+NAP_SECONDS: Final = 0.02  # a carrier was seen to miss a wake-up
 SMALL: Final = 64 << 10  # bytes both ways up to which a request is small
 REFUSED_PATIENCE: Final = 2.0  # seconds after which a server whose port is closed counts as gone
 _RETRY_PAUSE: Final = 0.05  # seconds between two tries to connect
@@ -50,6 +52,7 @@ class Pending:
         sink: where the payload of the reply is to land; None takes any length, into `reply`.
         landed: called when it is there.
         reply: payload of the reply, if there is no sink.
+        staged: what a carrier puts into the lane's ring before the header is sent.
     """
 
     header: Header
@@ -57,11 +60,42 @@ class Pending:
     sink: memoryview | None = None
     landed: Callable[[], None] | None = None
     reply: memoryview = _EMPTY
+    staged: memoryview = _EMPTY
 
     @property
     def small(self) -> bool:
         """Whether the reply is worth waiting for without going to sleep."""
-        return len(self.payload) + len(self.sink or _EMPTY) <= SMALL
+        return len(self.payload) + len(self.staged) + len(self.sink or _EMPTY) <= SMALL
+
+
+class Carrier(Protocol):
+    """Moves the numbers of staged requests beside the connection, into and out of the lane's ring at the server.
+
+    It goes on by itself with what it was asked once; to ask for the same again does no harm.
+    """
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is under way."""
+
+    def stage(self, request: Pending) -> bool:
+        """Put `request.staged` into the ring; whether it is there."""
+
+    def fetch(self, request: Pending) -> bool:
+        """Take the reply's numbers out of the ring, into `request.sink`; whether they are there."""
+
+    def progress(self) -> bool:
+        """Go on; whether something has come to its end.
+
+        Raises:
+            ModumError: it does not go on.
+        """
+
+    def arm(self) -> bool:
+        """Have `fileno` become readable when there is something to do; False if there is already."""
+
+    def fileno(self) -> int:
+        """A descriptor to sleep on, once armed, for `NAP_SECONDS` at most."""
 
 
 @dataclass(slots=True)
@@ -196,13 +230,16 @@ class Lane:
         endpoint.server = challenge.server
         return welcome
 
-    def transact(self, requests: Iterable[Pending], patience: float, phase: object) -> None:
+    def transact(
+        self, requests: Iterable[Pending], patience: float, phase: object, carrier: Carrier | None = None
+    ) -> None:
         """Send requests, up to a window of them ahead of the replies, and take the replies.
 
         Args:
             requests: in order; taken one by one as the window allows.
             patience: seconds without any progress after which to give up.
             phase: what for; its text stands in errors.
+            carrier: for staged requests. After an error it may be busy still.
 
         Raises:
             ModumError, ValueError: the first failure that the server reported; the requests before it were applied.
@@ -210,11 +247,13 @@ class Lane:
         """
         source = iter(requests)
         pending: deque[Pending] = deque()
+        answered: deque[Header] = deque()  # of the first ones that are pending
         failure: Exception | None = None
         if self.lost:
             self.close()  # while it was idle: nothing was under way
-        flow = _Flow(())
-        sent = expired = False
+        flow = _Flow((), carrier)
+        # a ring that the server made anew is empty, so a lane with one cannot be begun again either
+        sent, expired = carrier is not None, False
         spin = 0.0
         deadline = time.monotonic() + patience
         while True:
@@ -223,26 +262,34 @@ class Lane:
                 request.header.sequence = self._last
                 pending.append(request)
                 flow.queue.append(request)
+                if carrier is not None:
+                    carrier.stage(request)
             if not pending:
                 break
             try:
                 if self.connection is None:
                     self.connect(max(deadline - time.monotonic(), 0.01), phase, risky=sent)
-                    flow = _Flow(pending)
+                    flow = _Flow(pending, carrier)
+                    answered.clear()
                 assert self.connection is not None
                 sent = True
-                flow.progress = False
+                flow.progress = carrier is not None and carrier.progress()
                 flow.send(self.connection)
-                while pending and (header := flow.receive(self.connection, pending[0])):
+                while len(answered) < len(pending) and (
+                    header := flow.receive(self.connection, pending[len(answered)])
+                ):
                     if header.status is Status.REFUSED:
-                        raise exception_of(decode(pending[0].reply, Failure), self.endpoint.address)
-                    if header.status is Status.FAILED:
-                        failure = failure or exception_of(decode(pending[0].reply, Failure), self.endpoint.address)
-                    self._acknowledged = pending.popleft().header.sequence
+                        raise exception_of(decode(pending[len(answered)].reply, Failure), self.endpoint.address)
+                    if carrier is not None and header.flags & STAGED:
+                        carrier.fetch(pending[len(answered)])
+                    answered.append(header)
+                    failure = self._settle(pending, answered, carrier, failure)
+                failure = self._settle(pending, answered, carrier, failure)
                 now = time.monotonic()
                 if flow.progress:
                     deadline = now + patience
-                    spin = now + SPIN_SECONDS if pending and pending[0].small else now
+                    quick = pending and (pending[0].small or (carrier is not None and carrier.busy))
+                    spin = now + SPIN_SECONDS if quick else now
                     expired = False
                     continue
                 if now < spin:
@@ -251,9 +298,7 @@ class Lane:
                     raise DeadlineError(
                         f"{phase}: memory server {self.endpoint.address} did not answer for {patience:g} s"
                     )
-                self._poll.modify(self.connection, select.POLLIN | (select.POLLOUT if flow.unsent else 0))
-                self._wake_at(flow.due)
-                expired = not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+                expired = not self._sleep(flow, carrier, deadline - now) and time.monotonic() >= deadline
             except ModumError:
                 self.close()
                 raise
@@ -261,6 +306,38 @@ class Lane:
                 self.close()  # and connect again, in the next round
         if failure is not None:
             raise failure
+
+    def _settle(
+        self, pending: deque[Pending], answered: deque[Header], carrier: Carrier | None, failure: Exception | None
+    ) -> Exception | None:
+        """Take leave of the first requests, as far as they were answered and their numbers are here."""
+        while answered:
+            request, header = pending[0], answered[0]
+            if carrier is not None and header.flags & STAGED and not carrier.fetch(request):
+                break
+            if header.status is Status.FAILED:
+                failure = failure or exception_of(decode(request.reply, Failure), self.endpoint.address)
+            elif request.landed:
+                request.landed()
+            self._acknowledged = request.header.sequence
+            pending.popleft()
+            answered.popleft()
+        return failure
+
+    def _sleep(self, flow: "_Flow", carrier: Carrier | None, seconds: float) -> bool:
+        """Wait until something can be done; whether there is."""
+        assert self.connection is not None
+        events = select.POLLIN | (select.POLLOUT if flow.unsent else 0)
+        self._wake_at(flow.due)
+        if carrier is None or not carrier.busy:
+            self._poll.modify(self.connection, events)
+            return bool(self._poll.poll(max(0.0, seconds) * 1000))
+        if not carrier.arm():
+            return True
+        both = select.poll()
+        both.register(self.connection, events)
+        both.register(carrier.fileno(), select.POLLIN)
+        return bool(both.poll(min(max(0.0, seconds), NAP_SECONDS) * 1000))
 
     def _wake_at(self, nbytes: int) -> None:
         """Have the kernel wake this thread when so much has come, not for every packet of it."""
@@ -300,8 +377,9 @@ class Lane:
 class _Flow:
     """One connection's progress: what is still to be sent, and what has come of the next reply. Never blocks."""
 
-    def __init__(self, queue: Iterable[Pending]) -> None:
+    def __init__(self, queue: Iterable[Pending], carrier: Carrier | None) -> None:
         self.queue = deque(queue)
+        self._carrier = carrier
         self.progress = False
         self._parts: list[bytes | memoryview] = []
         self._start = memoryview(bytearray(HEADER_BYTES))
@@ -312,7 +390,7 @@ class _Flow:
     @property
     def unsent(self) -> bool:
         """Whether something waits until the connection takes more."""
-        return bool(self._parts or self.queue)
+        return bool(self._parts)
 
     @property
     def due(self) -> int:
@@ -323,6 +401,8 @@ class _Flow:
         """Send what the connection takes now."""
         while self._parts or self.queue:
             if not self._parts:
+                if self._carrier is not None and not self._carrier.stage(self.queue[0]):
+                    return
                 request = self.queue.popleft()
                 self._parts = [request.header.pack(), request.payload]
             try:
@@ -356,19 +436,17 @@ class _Flow:
                 self._target = self._where(header, request)
                 continue
             self._target = self._start
-            if header.status is Status.OK and request.landed:
-                request.landed()
             return header
 
     @staticmethod
     def _where(header: Header, request: Pending) -> memoryview:
         """Memory for the payload that `header` announces."""
-        if header.status is Status.OK and request.sink is not None:
+        if header.status is not Status.REFUSED and header.sequence != request.header.sequence:
+            raise ProtocolError(f"reply to request {header.sequence} where {request.header.sequence} was due")
+        if header.status is Status.OK and request.sink is not None and not header.flags & STAGED:
             if header.payload != len(request.sink):
                 raise ProtocolError(f"reply of {header.payload} bytes where {len(request.sink)} were due")
             return request.sink
-        if header.status is not Status.REFUSED and header.sequence != request.header.sequence:
-            raise ProtocolError(f"reply to request {header.sequence} where {request.header.sequence} was due")
         request.reply = memoryview(bytearray(header.payload))
         return request.reply
 

@@ -1,8 +1,9 @@
 """Segments: anonymous shared memory, cut into chunks that are locked by the kernel.
 
 A segment is a sealed `memfd`: nothing lies in /dev/shm, and nobody can shrink it under the others. After the data
-comes one page, the trailer: whether it was deleted, its version and its counts, so that clients that map the memory
-keep them without the server.
+comes the trailer: a page that says whether it was deleted, its version and its counts, so that clients that map the
+memory keep them without the server; and a mark for every chunk, which is odd while the chunk is changed and goes up
+each time, for those who read from afar without a lock.
 
 Locks are open-file-description byte-range locks (fcntl(2), F_OFD_SETLK). The kernel drops them when their holder dies.
 They belong to the open file description, so every party reopens the memfd to have its own: see `Locks`.
@@ -36,6 +37,7 @@ _LONGEST_PAUSE: Final = 1e-3
 # words of the trailer, 8 bytes each; the counts of operation `op` are at 2 op (operations) and 2 op + 1 (bytes)
 _DELETED: Final = 0
 _VERSION: Final = 1
+_FIRST_MARK: Final = PAGE // 8
 
 
 def create_memfd(name: str, nbytes: int) -> int:
@@ -48,7 +50,18 @@ def create_memfd(name: str, nbytes: int) -> int:
 
 def file_bytes(nbytes: int) -> int:
     """Bytes of the file of a segment of `nbytes`: whole pages, and the trailer."""
-    return -(-nbytes // PAGE) * PAGE + PAGE
+    chunks = -(-nbytes // CHUNK)
+    return trailer_offset(nbytes) + PAGE + -(-8 * chunks // PAGE) * PAGE
+
+
+def trailer_offset(nbytes: int) -> int:
+    """Where the trailer of a segment of `nbytes` begins in its file."""
+    return -(-nbytes // PAGE) * PAGE
+
+
+def mark_offset(nbytes: int, chunk: int) -> int:
+    """Where the mark of a chunk lies in the file of a segment of `nbytes`."""
+    return trailer_offset(nbytes) + 8 * (_FIRST_MARK + chunk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +84,12 @@ class Mapping:
     def __init__(self, descriptor: int, nbytes: int) -> None:
         memory = mmap.mmap(descriptor, file_bytes(nbytes))
         self.bytes: NDArray[np.uint8] = np.frombuffer(memory, np.uint8, nbytes)
-        self.trailer = memoryview(memory)[-PAGE:].cast("Q")
+        self.trailer = memoryview(memory)[trailer_offset(nbytes) :].cast("Q")
+
+    @property
+    def address(self) -> int:
+        """Where the file begins in this process."""
+        return self.bytes.ctypes.data
 
     def typed(self, dtype: str) -> Array:
         """The data as elements of `dtype`."""
@@ -81,6 +99,16 @@ class Mapping:
     def version(self) -> int:
         """Number of published operations."""
         return self.trailer[_VERSION]
+
+    def begin(self, offset: int, nbytes: int) -> None:
+        """The chunks of bytes [offset, offset + nbytes), which are locked, begin to change."""
+        for word in _marks(offset, nbytes):
+            self.trailer[word] |= 1  # it is odd already where the last one to change the chunk died of it
+
+    def end(self, offset: int, nbytes: int) -> None:
+        """They have changed. Stores are seen in their order on x86-64; others lock, or read through the server."""
+        for word in _marks(offset, nbytes):
+            self.trailer[word] += 1
 
     def mark_deleted(self) -> None:
         """Tell every party that the buffer was deleted."""
@@ -99,13 +127,17 @@ class Mapping:
         )
 
 
+def _marks(offset: int, nbytes: int) -> range:
+    return range(_FIRST_MARK + offset // CHUNK, _FIRST_MARK + (offset + nbytes - 1) // CHUNK + 1)
+
+
 class Locks:
     """One party's locks on a segment's chunks, through its own open file description. Two threads of a party
     may use it for different chunks."""
 
     def __init__(self, descriptor: int, name: str, nbytes: int) -> None:
         self.name = name
-        self._trailer = file_bytes(nbytes) - PAGE
+        self._trailer = trailer_offset(nbytes)
         self._file = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
 
     def close(self) -> None:
@@ -264,7 +296,12 @@ def apply(
                 waiting.extend([piece] if source is not None or piece.nbytes <= CHUNK else piece.chunks())
                 continue
             try:
-                act(piece)
+                if op is Op.READ:
+                    act(piece)
+                else:
+                    target.mapping.begin(piece.offset, piece.nbytes)
+                    act(piece)
+                    target.mapping.end(piece.offset, piece.nbytes)
             finally:
                 _unlock(target, source, piece)
             progress = True

@@ -15,6 +15,7 @@ from typing import Final
 
 from modum.box.auth import check_exposure, new_nonce, proof, proof_matches
 from modum.box.pool import Pool
+from modum.box.remote import Reachable
 from modum.box.service import Service
 from modum.box.session import Lane, Sessions
 from modum.box.sockets import (
@@ -27,8 +28,10 @@ from modum.box.sockets import (
     tune,
 )
 from modum.box.wire import (
+    CARRIES_NUMBERS,
     HEADER_BYTES,
     SESSION_BYTES,
+    STAGED,
     Challenge,
     Greeting,
     Header,
@@ -84,7 +87,8 @@ class Server:
         self._token = token
         self._pool = Pool(memory)
         self._sessions = Sessions(grace, self._end_session)
-        self._service = Service(self._pool, self._sessions.lanes, self.statistics)
+        self._reachable = Reachable()
+        self._service = Service(self._pool, self._sessions, self._reachable, self.statistics)
         self._started = time.monotonic()
         self._stopping = threading.Event()
         self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
@@ -124,6 +128,7 @@ class Server:
                 pass  # closed by its thread meanwhile
             thread.join()
         self._sessions.close()
+        self._reachable.close()
         self._pool.close()
 
     def __enter__(self) -> "Server":
@@ -223,7 +228,14 @@ class Server:
         send_greeting(
             connection,
             Op.PROVE,
-            Welcome(proof(self._token, "server", *claim), known, self._local_name, local_host()),
+            Welcome(
+                proof(self._token, "server", *claim),
+                known,
+                self._local_name,
+                local_host(),
+                self._reachable.rails,
+                self._reachable.no_rails,
+            ),
         )
         return session, lane
 
@@ -236,12 +248,10 @@ class Server:
                 repeated = header.sequence <= lane.last
                 if not repeated and header.sequence != lane.last + 1:
                     raise ProtocolError(f"request {header.sequence} came after request {lane.last}")
+                payload = self._room(lane, header, repeated)
             except ProtocolError as error:
                 self._refuse(connection, error)
                 return
-            # the slot of a repeated request holds the reply that is asked for again
-            in_slot = header.op < Op.CALL and not repeated
-            payload = lane.slot(header.sequence, header.payload) if in_slot else memoryview(bytearray(header.payload))
             if header.payload and not receive_exactly(connection, payload):
                 return
             if header.op is Op.ATTACH:
@@ -258,6 +268,16 @@ class Server:
             if lane.farewell:
                 self._sessions.end(session)
                 return
+
+    @staticmethod
+    def _room(lane: Lane, header: Header, repeated: bool) -> memoryview:
+        """Memory for the payload of a request; where it is staged, it is there already."""
+        # the slot of a repeated request holds the reply that is asked for again
+        if repeated or header.op >= Op.CALL:
+            return memoryview(bytearray(header.payload))
+        if header.flags & STAGED and header.op in CARRIES_NUMBERS:
+            return lane.slot(header.sequence, header.count, staged=True)
+        return lane.slot(header.sequence, header.payload)
 
     @staticmethod
     def _refuse(connection: socket.socket, error: ProtocolError) -> None:

@@ -77,7 +77,11 @@ class Servers:
         numbers = list(range(len(self)) if chosen is None else chosen)
         if self._workers is None or len(numbers) == 1:
             return [act(number, self.transports[number]) for number in numbers]
-        futures: list[Future[T]] = [self._workers.submit(act, number, self.transports[number]) for number in numbers]
+        futures: list[Future[T]] = []
+        try:
+            futures += [self._workers.submit(act, number, self.transports[number]) for number in numbers]
+        except RuntimeError:  # the interpreter is ending: there are no threads any more, but exit handlers may call
+            return [act(number, self.transports[number]) for number in numbers]
         wait(futures)
         return [future.result() for future in futures]
 

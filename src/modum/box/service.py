@@ -14,7 +14,8 @@ from modum.box.coordination import Coordination
 from modum.box.kernels import FLOATING, STORAGE, Array, factor_for, portable
 from modum.box.memory import Party, Piece, apply
 from modum.box.pool import Pool, check_create
-from modum.box.session import Lane, Reply
+from modum.box.remote import Reachable
+from modum.box.session import Lane, Reply, Sessions
 from modum.box.sockets import send_frame
 from modum.box.wire import (
     LAST,
@@ -22,6 +23,7 @@ from modum.box.wire import (
     MAX_NAME,
     MAX_WAIT,
     PUBLISH,
+    STAGED,
     Bye,
     CounterAdd,
     CounterWait,
@@ -32,6 +34,7 @@ from modum.box.wire import (
     LeaseAcquire,
     LeaseRelease,
     LeaseRenew,
+    Link,
     ListBuffers,
     ListLeases,
     Look,
@@ -42,6 +45,7 @@ from modum.box.wire import (
     QueueLook,
     QueueOpen,
     QueueTake,
+    Reach,
     ServerStatistics,
     Status,
     Version,
@@ -61,9 +65,12 @@ _SOURCED: Final = frozenset({Op.COPY, Op.SCALE, Op.AXPY})
 class Service:
     """The pool, what is coordinated, and the identity of the box that they belong to."""
 
-    def __init__(self, pool: Pool, lanes: Callable[[], list[Lane]], statistics: Callable[[], ServerStatistics]) -> None:
+    def __init__(
+        self, pool: Pool, sessions: Sessions, reachable: Reachable, statistics: Callable[[], ServerStatistics]
+    ) -> None:
         self._pool = pool
-        self._lanes = lanes
+        self._sessions = sessions
+        self._reachable = reachable
         self._statistics = statistics
         self._coordination = Coordination()
         self._identity: Join | None = None
@@ -126,7 +133,8 @@ class Service:
                     raise ProtocolError(f"{op.name} from {source.dtype} to {target.dtype}")
             if op is Op.EXCHANGE and target.dtype not in FLOATING:
                 raise ProtocolError(f"EXCHANGE with a buffer of {target.dtype}")
-            slot = lane.slot(header.sequence, header.count) if op is Op.READ else payload
+            staged = bool(header.flags & STAGED)
+            slot = lane.slot(header.sequence, header.count, staged=staged) if op is Op.READ else payload
             data: Array = np.frombuffer(slot, STORAGE[target.dtype])
             apply(
                 portable,
@@ -146,8 +154,12 @@ class Service:
                 lane.moved = 0
                 if publish:
                     self._coordination.wake()
-        numbers = slot if op in (Op.READ, Op.EXCHANGE) else memoryview(b"")
-        return Reply(Header(op, header.sequence, len(numbers), offset=header.offset, count=header.count), numbers)
+        answered = op in (Op.READ, Op.EXCHANGE)
+        numbers = slot if answered and not staged else memoryview(b"")
+        flags = STAGED if answered and staged else 0
+        return Reply(
+            Header(op, header.sequence, len(numbers), flags, offset=header.offset, count=header.count), numbers
+        )
 
     # ---- everything else
 
@@ -168,8 +180,9 @@ class Service:
                 return pool.named(name).info()
             case Delete(name):
                 number = pool.delete(name)
-                for other in self._lanes():
+                for other in self._sessions.lanes():
                     other.forget(number)
+                self._reachable.forget(number)
             case ListBuffers():
                 return [segment.info() for segment in pool.segments()]
             case Version(segment, at_least):
@@ -199,6 +212,13 @@ class Service:
                 shared.queue_done(name, session, item)
             case QueueLook(name):
                 return shared.queue_look(name)
+            case Link(number, rail):
+                other = self._sessions.lane(session, number)
+                other.ring, linked = self._reachable.link(other.ring, rail)
+                return linked
+            case Reach(segment, rail):
+                found = pool.numbered(segment)
+                return self._reachable.reach(segment, found.spec.name, found.mapping, rail)
             case Look():
                 return self._statistics()
             case Bye():

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from modum.box.memory import Locks, Party
 from modum.box.pool import Pool
+from modum.box.remote import Ring
 from modum.box.wire import CHUNK, WINDOW, Header
 from modum.errors import ProtocolError
 
@@ -39,13 +40,22 @@ class Lane:
         self.socket: socket.socket | None = None
         self.moved = 0  # bytes of the operation under way
         self.farewell = False  # the client said goodbye
+        self.ring: Ring | None = None  # where the numbers of staged requests lie
         self._replies: list[Reply | None] = [None] * WINDOW
         self._slots: list[bytearray | None] = [None] * WINDOW
         self._parties: dict[int, Party] = {}
 
-    def slot(self, sequence: int, nbytes: int) -> memoryview:
-        """Memory for the payload of request `sequence`: the request a window before was acknowledged."""
+    def slot(self, sequence: int, nbytes: int, *, staged: bool = False) -> memoryview:
+        """Memory for the payload of request `sequence`: the request a window before was acknowledged.
+
+        Raises:
+            ProtocolError: it is said to be staged, and this lane has no ring.
+        """
         index = sequence % WINDOW
+        if staged:
+            if self.ring is None:
+                raise ProtocolError("a staged request came over a lane that was never linked")
+            return self.ring.slot(index)[:nbytes]
         slot = self._slots[index]
         if slot is None:
             slot = self._slots[index] = bytearray(CHUNK)
@@ -90,6 +100,8 @@ class Lane:
     def close(self) -> None:
         """End the connection, and let go of everything."""
         self.hang_up()
+        if self.ring:
+            self.ring.close()
         for number in list(self._parties):
             self.forget(number)
 
@@ -141,6 +153,18 @@ class Sessions:
                 lane = session.lanes[number] = Lane(acknowledged)
             session.connected += 1
             return lane, known
+
+    def lane(self, name: str, number: int) -> Lane:
+        """A lane of a session.
+
+        Raises:
+            ProtocolError: there is none.
+        """
+        with self._mutex:
+            session = self._sessions.get(name)
+            if session is None or number not in session.lanes:
+                raise ProtocolError(f"this client has no lane {number}")
+            return session.lanes[number]
 
     def leave(self, name: str) -> bool:
         """A connection of the session was lost or closed; whether the session goes on."""

@@ -46,13 +46,15 @@ class Op(enum.IntEnum):
 
 
 DATA_OPS: Final = tuple(op for op in Op if op < Op.CALL)
-_CARRIES_NUMBERS: Final = frozenset({Op.WRITE, Op.ADD, Op.EXCHANGE})
+CARRIES_NUMBERS: Final = frozenset({Op.WRITE, Op.ADD, Op.EXCHANGE})
 _HAS_SOURCE: Final = frozenset({Op.COPY, Op.SCALE, Op.AXPY})
 
 
 # Flags of a data request.
 LAST: Final = 1  # ends an operation on this server: it is counted
 PUBLISH: Final = 2  # the buffer's version goes up by one
+STAGED: Final = 4  # the numbers are not in the frame but in the lane's ring, one-sidedly: transport/rdma.py
+FLAGS: Final = LAST | PUBLISH | STAGED
 
 
 class Status(enum.IntEnum):
@@ -117,7 +119,7 @@ def parse_header(data: bytes | bytearray | memoryview, *, limit: int = MAX_MESSA
     outcome = _STATUSES.get(status)
     if operation is None or outcome is None:
         raise ProtocolError(f"frame has an unknown code: operation {op}, status {status}")
-    if flags & ~(LAST | PUBLISH):
+    if flags & ~FLAGS:
         raise ProtocolError(f"frame has unknown flags {flags:#x}")
     if operation < Op.CALL:
         limit = min(limit, CHUNK) if outcome is Status.OK else limit
@@ -151,7 +153,7 @@ def check_request(header: Header) -> None:
     if header.status is not Status.OK:
         raise ProtocolError(f"a request must have status 0, this one has {header.status}")
     if header.op < Op.CALL:
-        expected = header.count if header.op in _CARRIES_NUMBERS else 0
+        expected = header.count if header.op in CARRIES_NUMBERS and not header.flags & STAGED else 0
         if header.payload != expected:
             raise ProtocolError(f"{header.op.name} of {header.count} bytes has {header.payload} bytes of payload")
         if header.op in _HAS_SOURCE and header.source_offset % CHUNK + header.count > CHUNK:
@@ -256,6 +258,20 @@ class QueueLook(Message, frozen=True):
     name: str
 
 
+class Link(Message, frozen=True):
+    """Makes, or makes anew, the one-sided connection of a lane of this session: its ring over the server's `rail`."""
+
+    lane: int
+    rail: int
+
+
+class Reach(Message, frozen=True):
+    """Asks for what a one-sided read of a segment needs over the server's `rail`."""
+
+    segment: int
+    rail: int
+
+
 class Look(Message, frozen=True):
     """Asks for the server's statistics."""
 
@@ -282,6 +298,8 @@ Request = (
     | QueueTake
     | QueueDone
     | QueueLook
+    | Link
+    | Reach
     | Look
     | Bye
 )
@@ -298,6 +316,21 @@ class SegmentInfo(msgspec.Struct, frozen=True):
     segment_bytes: int
     version: int
     meta: bytes
+
+
+class Remote(msgspec.Struct, frozen=True):
+    """Memory of the server that a client may reach one-sidedly: its address there, and the key to it."""
+
+    address: int
+    key: bytes
+
+
+class Linked(msgspec.Struct, frozen=True):
+    """Answers `Link`: the address of the server's worker, the device, and the lane's ring of `WINDOW` chunks."""
+
+    worker: bytes
+    device: str
+    ring: Remote
 
 
 class ServerStatistics(msgspec.Struct, frozen=True):
@@ -344,12 +377,18 @@ class Proof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Welcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """PROVE, server to client. `resumed`: the server still knows this lane, and will not apply anything twice."""
+    """PROVE, server to client.
+
+    `resumed`: the server still knows this lane, and will not apply anything twice. `rails`: its RDMA devices, and where
+    it has none, `no_rails` says why.
+    """
 
     proof: bytes
     resumed: bool
     local_socket: str
     local_host: str
+    rails: list[str] = []
+    no_rails: str = ""
 
 
 class Failure(msgspec.Struct, frozen=True):

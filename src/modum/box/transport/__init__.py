@@ -9,6 +9,7 @@ from modum.box.lane import Endpoint, Lanes
 from modum.box.sockets import format_address, local_host, parse_address
 from modum.box.transport.base import Attachment, Transport, Work
 from modum.box.transport.local import LocalTransport
+from modum.box.transport.rdma import RdmaTransport
 from modum.box.transport.tcp import TcpTransport
 from modum.box.wire import Welcome
 from modum.errors import TransportError
@@ -17,7 +18,9 @@ __all__ = ["TRANSPORTS", "Attachment", "Transport", "Work", "check_choice", "ope
 
 log = logging.getLogger("modum.box")
 
-TRANSPORTS: Final[dict[str, type[Transport]]] = {kind.name: kind for kind in (LocalTransport, TcpTransport)}
+TRANSPORTS: Final[dict[str, type[Transport]]] = {
+    kind.name: kind for kind in (LocalTransport, RdmaTransport, TcpTransport)
+}
 TRANSPORT_VARIABLE: Final = "MODUM_TRANSPORT"
 
 
@@ -44,7 +47,8 @@ def open_transport(
 
     Args:
         address: host:port.
-        choice: from `check_choice`; "auto" is local where server and client share a kernel, else tcp.
+        choice: from `check_choice`; "auto" is local where server and client share a kernel, else rdma where both have a
+            device for it, else tcp.
         token: the job's token.
         session: 16 random bytes that name this client.
         threads: how many threads an operation may use where the client computes.
@@ -60,14 +64,14 @@ def open_transport(
     lanes = Lanes(endpoint)
     with lanes.lane() as lane:
         welcome = lane.connect(patience, "connect")
-    if choice == "tcp":
-        return TcpTransport(lanes)
+    if choice in ("tcp", "rdma"):
+        return _over_network(lanes, welcome, choice, patience)
     reason = _why_not_local(welcome)
     if reason and choice == "local":
         lanes.close()
         raise TransportError(f"transport 'local' cannot be used with memory server {address}: {reason}")
     if reason:
-        return TcpTransport(lanes)
+        return _over_network(lanes, welcome, choice, patience)
     nearby = Endpoint(address, socket.AF_UNIX, f"\0{welcome.local_socket}", token, session, endpoint.server)
     nearby_lanes = Lanes(nearby, first=1)  # numbers of lanes are never used again: 0 was the greeting over TCP
     try:
@@ -76,6 +80,22 @@ def open_transport(
     finally:
         lanes.close()
     return LocalTransport(nearby_lanes, threads)
+
+
+def _over_network(lanes: Lanes, welcome: Welcome, choice: str, patience: float) -> Transport:
+    here = RdmaTransport.unavailable()
+    there = None if welcome.rails else f"the server cannot: {welcome.no_rails}"
+    if choice == "tcp" or (choice == "auto" and (here or there)):
+        return TcpTransport(lanes)
+    try:
+        if here or there:
+            raise TransportError(
+                f"transport 'rdma' cannot be used with memory server {lanes.endpoint.address}: {here or there}"
+            )
+        return RdmaTransport(lanes, welcome.rails, patience)
+    except BaseException:
+        lanes.close()
+        raise
 
 
 def _why_not_local(welcome: Welcome) -> str | None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from modum.box.kernels import Array
-from modum.box.lane import Lanes, Pending
+from modum.box.lane import Lane, Lanes, Pending
 from modum.box.memory import Piece
-from modum.box.wire import MAX_WAIT, Header, Op, Publish, Request, SegmentInfo, Version, decode, encode
+from modum.box.wire import MAX_WAIT, Bye, Header, Op, Publish, Request, SegmentInfo, Version, decode, encode
 
 T = TypeVar("T")
 
@@ -71,6 +71,15 @@ class Transport(ABC):
         """The server, as the user named it."""
         return self.lanes.endpoint.address
 
+    @property
+    def route(self) -> str:
+        """How the server is reached, for people: the transport, and what else tells one way from another."""
+        return self.name
+
+    def leave(self, patience: float) -> None:
+        """Say goodbye: the session's leases and work items go back at once."""
+        self.call(Bye(), type(None), patience)
+
     @classmethod
     @abstractmethod
     def unavailable(cls) -> str | None:
@@ -90,11 +99,8 @@ class Transport(ABC):
 
     def call(self, request: Request, kind: type[T], patience: float) -> T:
         """Make a request; its answer, of type `kind`."""
-        payload = encode(request)
-        pending = Pending(Header(Op.CALL, 0, len(payload)), payload)
         with self.lanes.lane() as lane:
-            lane.transact([pending], patience, f"request {type(request).__name__}")
-        return decode(pending.reply, kind)
+            return call(lane, request, kind, patience)
 
     def version(self, attachment: Attachment, patience: float, at_least: int = 0) -> int:
         """The buffer's version, once it is `at_least` that or a moment has gone by."""
@@ -108,3 +114,11 @@ class Transport(ABC):
     def close(self) -> None:
         """Close the connections."""
         self.lanes.close()
+
+
+def call(lane: Lane, request: Request, kind: type[T], patience: float) -> T:
+    """Make a request over one connection; its answer, of type `kind`."""
+    payload = encode(request)
+    pending = Pending(Header(Op.CALL, 0, len(payload)), payload)
+    lane.transact([pending], patience, f"request {type(request).__name__}")
+    return decode(pending.reply, kind)

@@ -1,0 +1,94 @@
+"""The RDMA devices of this machine, from what the kernel shows of them; loads no library."""
+
+import os
+import platform
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+CLASS: Final = Path("/sys/class/infiniband")
+NODES: Final = Path("/dev/infiniband")
+DEVICES_VARIABLE: Final = "UCX_NET_DEVICES"
+_EMPTY_GID: Final = "0000:0000:0000:0000:0000:0000:0000:0000"
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One port of one device, named as UCX does: `mlx5_0:1`."""
+
+    name: str
+    state: str
+    link: str
+    """`InfiniBand` or `Ethernet` (RoCE)."""
+    rate: str
+    interface: str
+    """The network interface that it shares, if any."""
+    gids: tuple[str, ...]
+
+    @property
+    def active(self) -> bool:
+        """Whether it can carry anything."""
+        return self.state == "ACTIVE"
+
+
+def ports() -> list[Port]:
+    """All ports of all devices, by name."""
+    found = []
+    for directory in sorted(CLASS.glob("*/ports/*")):
+        device = directory.parent.parent
+        gids = [_line(path) for path in sorted(directory.glob("gids/*"), key=lambda path: int(path.name))]
+        interfaces = sorted(path.name for path in device.glob("device/net/*")) or [_line(device / "parent")]
+        found.append(
+            Port(
+                name=f"{device.name}:{directory.name}",
+                state=_line(directory / "state").partition(": ")[2],
+                link=_line(directory / "link_layer"),
+                rate=_line(directory / "rate"),
+                interface=", ".join(filter(None, interfaces)),
+                gids=tuple(gid for gid in gids if gid and gid != _EMPTY_GID),
+            )
+        )
+    return found
+
+
+def rails() -> list[str]:
+    """The active ports that are used, in order: those of UCX_NET_DEVICES if it is set, else all.
+
+    The k-th of a client is connected with the k-th of a server.
+    """
+    active = [port.name for port in ports() if port.active]
+    chosen = os.environ.get(DEVICES_VARIABLE, "all")
+    return active if chosen == "all" else [name for name in chosen.split(",") if name in active]
+
+
+def why_no_rails() -> str | None:
+    """Why RDMA cannot be used here, and what to do about it; None if there are rails and rights to use them."""
+    if platform.machine() != "x86_64":
+        return f"one-sided reads rely on the order of stores of x86-64, this is {platform.machine()}"
+    known = ports()
+    if not known:
+        return "the kernel shows no RDMA device (HINT: ls /sys/class/infiniband; is the adapter's driver loaded?)"
+    if not rails():
+        listed = ", ".join(f"{port.name} is {port.state or 'unknown'}" for port in known)
+        wish = os.environ.get(DEVICES_VARIABLE)
+        return f"no active port{f' in {DEVICES_VARIABLE}={wish}' if wish else ''}: {listed}"
+    nodes = sorted(NODES.glob("uverbs*"))
+    if not nodes:
+        return f"there is no {NODES}/uverbs* (HINT: modprobe ib_uverbs; in a container: --device={NODES})"
+    if not any(os.access(node, os.R_OK | os.W_OK) for node in nodes):
+        return f"{nodes[0]} may not be opened by this user (HINT: add the user to the group of {nodes[0]})"
+    return None
+
+
+def locked_memory_limit() -> int | None:
+    """How many bytes this process may register with an RDMA device; None means any number."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _line(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""  # entries of the GID table that are not in use cannot be read
