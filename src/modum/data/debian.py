@@ -12,29 +12,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def unpack(package: str, into: Path) -> None:
-    """Download the Debian package `package` and unpack its files under the directory `into`.
+def unpack(packages: str | Sequence[str], into: Path) -> None:
+    """Download the Debian package, or packages, and unpack their files under the directory `into`.
 
     Uses the machine's package lists, or where it has none (fresh containers) fetches lists into a
     scratch directory. Nothing is installed and nothing is written outside `into`.
 
     Raises `OSError` saying what failed: no apt here, no network, or no such package.
     """
+    names = [packages] if isinstance(packages, str) else packages
     for command in ("apt-get", "dpkg-deb"):
         if shutil.which(command) is None:
             raise FileNotFoundError(f"{command} is not on this machine")
     with tempfile.TemporaryDirectory(prefix="modum-apt-") as scratch:
         private = ["-o", f"Dir::State::Lists={scratch}/lists", "-o", f"Dir::Cache={scratch}/cache"]
         try:
-            _run(["apt-get", *_APT_OPTIONS, "download", package], scratch)
+            _run(["apt-get", *_APT_OPTIONS, "download", *names], scratch)
         except OSError:
             for part in ("lists/partial", "cache/archives/partial"):
                 (Path(scratch) / part).mkdir(parents=True)
             _run(["apt-get", *_APT_OPTIONS, *private, "update"], scratch)
-            _run(["apt-get", *_APT_OPTIONS, *private, "download", package], scratch)
-        (archive,) = Path(scratch).glob("*.deb")
+            _run(["apt-get", *_APT_OPTIONS, *private, "download", *names], scratch)
         into.mkdir(parents=True, exist_ok=True)
-        _run(["dpkg-deb", "--extract", str(archive), str(into.resolve())], scratch)
+        for archive in Path(scratch).glob("*.deb"):
+            _run(["dpkg-deb", "--extract", str(archive), str(into.resolve())], scratch)
 
 
 # As root apt would drop to the user _apt, who may not write into the scratch directory.
