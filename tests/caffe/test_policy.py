@@ -1,5 +1,7 @@
 """Learning rates at chosen iterations, worked out by hand."""
 
+import math
+
 import pytest
 
 from modum.caffe import ModelError, read_solver
@@ -21,8 +23,9 @@ def policy(text: str) -> Policy:
             'lr_policy: "multistep" base_lr: 1 gamma: 0.5 stepvalue: 5 stepvalue: 7',
             {0: 1, 4: 1, 5: 0.5, 6: 0.5, 7: 0.25, 100: 0.25},
         ),
-        ('lr_policy: "poly" base_lr: 4 power: 2 max_iter: 10', {0: 4, 5: 1, 10: 0}),
-        ('lr_policy: "sigmoid" base_lr: 1 gamma: -1 stepsize: 5', {5: 0.5, 105: 0.0}),
+        ('lr_policy: "poly" base_lr: 4 power: 2 max_iter: 10', {0: 4, 5: 1, 10: 0, 11: 0}),
+        ('lr_policy: "sigmoid" base_lr: 1 gamma: -1 stepsize: 5', {4: 1 / (1 + 1 / math.e), 5: 0.5, 105: 0.0}),
+        ('lr_policy: "sigmoid" base_lr: 2 gamma: 0.1 stepsize: 10000', {0: 0.0, 10000: 1.0, 20000: 2.0}),
     ],
 )
 def test_the_rate_of_an_iteration(text: str, rates: dict[int, float]) -> None:

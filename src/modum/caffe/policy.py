@@ -35,11 +35,12 @@ def _inv(solver: SolverParameter, iteration: int, step: int) -> float:
 
 
 def _poly(solver: SolverParameter, iteration: int, step: int) -> float:
-    return float(solver.base_lr * (1.0 - iteration / solver.max_iter) ** solver.power)
+    return float(solver.base_lr * max(0.0, 1.0 - iteration / solver.max_iter) ** solver.power)
 
 
 def _sigmoid(solver: SolverParameter, iteration: int, step: int) -> float:
-    return float(solver.base_lr / (1.0 + math.exp(-solver.gamma * (iteration - solver.stepsize))))
+    exponent = solver.gamma * (iteration - solver.stepsize)
+    return float(solver.base_lr * (1.0 + math.tanh(exponent / 2)) / 2)  # exp() would overflow
 
 
 POLICIES: dict[str, Callable[[SolverParameter, int, int], float]] = {
@@ -65,7 +66,7 @@ class Policy:
     exp        ``base_lr * gamma ^ i``
     inv        ``base_lr * (1 + gamma i) ^ -power``
     multistep  ``base_lr * gamma ^ (stepvalues that are not above i)``
-    poly       ``base_lr * (1 - i / max_iter) ^ power``
+    poly       ``base_lr * (1 - i / max_iter) ^ power``; as at max_iter behind it, where Caffe has no number
     sigmoid    ``base_lr / (1 + exp(-gamma (i - stepsize)))``
     =========  ==================================================
 

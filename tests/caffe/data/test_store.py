@@ -1,5 +1,9 @@
 """Databases: the same records in the same order from both kinds, and plain words about what cannot be read."""
 
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import lmdb
@@ -124,6 +128,30 @@ def test_a_leveldb_in_use_by_its_writer_can_be_read(tmp_path: Path) -> None:
     assert read(cursor, len(RECORDS)) == RECORDS
     cursor.close()
     writer.close()
+
+
+def test_what_a_killed_reader_of_a_leveldb_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = write_leveldb(tmp_path / "database", RECORDS)
+    views = tmp_path / "views"
+    views.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(views))
+    here = open_store(database, "LEVELDB")
+    code = f"from modum.caffe.data.store import open_store; c = open_store({str(database)!r}, 'LEVELDB'); print(flush=True)"
+    command = [sys.executable, "-c", f"{code}; input()"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(views)}
+    ) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline()
+        left = set(views.iterdir())
+        reader.kill()
+    again = open_store(database, "LEVELDB")
+    assert len(left) == 2
+    assert len(left & set(views.iterdir())) == 1
+    assert read(here, len(RECORDS)) == RECORDS
+    again.close()
+    here.close()
+    assert not list(views.iterdir())
 
 
 def test_an_lmdb_can_be_opened_again_after_its_last_cursor_is_closed(tmp_path: Path) -> None:

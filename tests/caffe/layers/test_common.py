@@ -154,7 +154,7 @@ def test_a_tie_of_maxima_goes_to_the_second_bottom_and_not_to_the_third() -> Non
     [
         ("", (2, 4), "must have the same shape"),
         ("coeff: 1", (2, 3), "2 bottoms want as many coeff, but there are 1"),
-        ("operation: PROD coeff: 1 coeff: 1", (2, 3), "coeff is for operation SUM only"),
+        ("operation: PROD coeff: 1 coeff: 1", (2, 3), "coeff is not for operation PROD"),
     ],
 )
 def test_mistakes_in_eltwise(fields: str, second: tuple[int, ...], problem: str) -> None:

@@ -6,11 +6,14 @@ from a directory that they may not write to.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib
 import os
 import shutil
 import tempfile
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +31,10 @@ LEVELDB_FILE = "CURRENT"
 """The file that every LevelDB has."""
 NOT_READ = frozenset({"LOCK", "LOG", "LOG.old"})
 """What a LevelDB's folder holds for its writers alone."""
+VIEW = "modum-leveldb-"
+"""How the names of the temporary folders begin by which LevelDBs are read."""
+OWNER = "modum.owner"
+"""The file in such a folder that its user keeps locked."""
 META_PAGES = 2
 """Pages at the start of every LMDB that no count of its pages includes."""
 
@@ -182,7 +189,8 @@ class LevelDBCursor(Cursor):
     """A cursor over a LevelDB.
 
     LevelDB locks its folder and writes to it even when it only reads. So it opens a temporary folder of
-    symbolic links to the files of the database, and what it writes goes there.
+    symbolic links to the files of the database, and what it writes goes there. A folder that a killed process left
+    is removed when the next one is made.
     """
 
     def __init__(self, path: Path) -> None:
@@ -190,16 +198,18 @@ class LevelDBCursor(Cursor):
         if not (path / LEVELDB_FILE).exists():
             raise DataError(f"{path} is no LevelDB: it has no file {LEVELDB_FILE}")
         package = _leveldb_package()
-        self._view: Path | None = Path(tempfile.mkdtemp(prefix="modum-leveldb-"))
+        _remove_abandoned()
+        view = Path(tempfile.mkdtemp(prefix=VIEW))
+        self._remove_view = weakref.finalize(self, _remove, view, _take(view))  # at the end of the process too
         for file in path.iterdir():
             if file.name == LEVELDB_FILE:  # is replaced when opened
-                shutil.copyfile(file, self._view / file.name)
+                shutil.copyfile(file, view / file.name)
             elif file.name not in NOT_READ:
-                (self._view / file.name).symlink_to(file.absolute())
+                (view / file.name).symlink_to(file.absolute())
         try:
-            self._database: Any = package.DB(str(self._view))
+            self._database: Any = package.DB(str(view))
         except package.Error as error:
-            shutil.rmtree(self._view)
+            self._remove_view()
             raise DataError(f"{path} cannot be read as a LevelDB: {error}") from error
         self._package = package
         self._iterator: Any = self._database.raw_iterator(verify_checksums=True, fill_cache=False)
@@ -234,12 +244,37 @@ class LevelDBCursor(Cursor):
             return sum(1 for _ in keys)
 
     def close(self) -> None:
-        if self._view is None:
+        if not self._remove_view.alive:
             return
         self._iterator.close()
         self._database.close()
-        shutil.rmtree(self._view)
-        self._view = None
+        self._remove_view()
+
+
+def _take(view: Path) -> int:
+    """A descriptor that holds the lock of a new folder, which nobody else can have before it has its name."""
+    unnamed = view / f"{OWNER}.new"
+    owner = os.open(unnamed, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(owner, fcntl.LOCK_EX)
+    unnamed.rename(view / OWNER)
+    return owner
+
+
+def _remove(view: Path, owner: int) -> None:
+    shutil.rmtree(view)
+    os.close(owner)
+
+
+def _remove_abandoned() -> None:
+    """Remove folders whose lock nobody holds any more: the kernel gave it back when their users died."""
+    for file in Path(tempfile.gettempdir()).glob(f"{VIEW}*/{OWNER}"):
+        with contextlib.suppress(OSError):  # it is in use, somebody else's, or gone by now
+            owner = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(file.parent)
+            finally:
+                os.close(owner)
 
 
 def _leveldb_package() -> ModuleType:

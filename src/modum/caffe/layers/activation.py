@@ -192,8 +192,8 @@ class Dropout(Elementwise):
 
     def make(self, bottoms: Sequence[Shape], generator: torch.Generator | None) -> None:
         self.ratio = self.spec.dropout_param.dropout_ratio
-        if not 0 < self.ratio < 1:
-            raise self.error(f"dropout_ratio ({self.ratio:g}) must be between 0 and 1, both excluded")
+        if not 0 <= self.ratio < 1:
+            raise self.error(f"dropout_ratio ({self.ratio:g}) must be at least 0 and less than 1")
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         return (bottoms[0] if self.phase == TEST else F.dropout(bottoms[0], self.ratio),)

@@ -178,8 +178,8 @@ class Eltwise(Layer):
         param = self.spec.eltwise_param
         self.operation = param.operation
         self.coefficients = list(param.coeff) or [1.0] * len(bottoms)
-        if param.coeff and self.operation != EltwiseParameter.SUM:
-            raise self.error("coeff is for operation SUM only")
+        if param.coeff and self.operation == EltwiseParameter.PROD:
+            raise self.error("coeff is not for operation PROD")
         if len(self.coefficients) != len(bottoms):
             raise self.error(f"{len(bottoms)} bottoms want as many coeff, but there are {len(self.coefficients)}")
 

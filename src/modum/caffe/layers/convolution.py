@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from modum.caffe.layers.base import Layer, Shape, count, register
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    import torch
-
-MOST_SPATIAL_AXES = 3
-"""PyTorch convolves over up to so many axes."""
+CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+"""PyTorch's own, by the number of spatial axes."""
 
 
 class Window(Layer):
@@ -86,12 +87,6 @@ class Filters(Window):
     def make(self, bottoms: Sequence[Shape], generator: torch.Generator | None) -> None:
         param = self.spec.convolution_param
         self.read_window(bottoms[0])
-        spatial = len(self.kernel)
-        if not 1 <= spatial <= MOST_SPATIAL_AXES:
-            raise self.error(
-                f"bottom has shape {bottoms[0]}: there must be 1 to {MOST_SPATIAL_AXES} spatial axes behind axis "
-                f"{self.channel_axis}"
-            )
         channels, outputs, group = bottoms[0][self.channel_axis], param.num_output, param.group
         if outputs < 1:
             raise self.error("num_output must be at least 1")
@@ -103,10 +98,6 @@ class Filters(Window):
         self.with_bias = bool(param.bias_term)
         if self.with_bias:
             self.add_blob((outputs,), param.bias_filler, generator)
-        functions: Sequence[Callable[..., Tensor]] = (F.conv1d, F.conv2d, F.conv3d)
-        if self.transposed:
-            functions = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-        self.convolve = functions[spatial - 1]
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         self.same_shapes(bottoms)
@@ -135,9 +126,18 @@ class Filters(Window):
         tops = (self.apply_to(bottom) for bottom in flat)
         return tuple(top.reshape(*self.images, *top.shape[1:]) for top in tops)
 
+    @abstractmethod
     def apply_to(self, bottom: Tensor) -> Tensor:
         """The output for one bottom of shape (N, C, spatial...)."""
-        raise NotImplementedError
+
+    def correlate(self, padded: Tensor, weight: Tensor, stride: Shape) -> Tensor:
+        """What a convolution without pad makes of (N, C, spatial...), over any number of axes; then the bias."""
+        seen = windows(padded, 2, self.kernel, stride, self.dilation)
+        places = seen.shape[2 : 2 + len(self.kernel)]
+        x = seen.reshape(len(seen), self.group, -1, count(places), count(self.kernel))
+        w = weight.reshape(self.group, self.outputs // self.group, -1, count(self.kernel))
+        top = torch.einsum("ngcpk,gock->ngop", x, w).reshape(len(seen), self.outputs, *places)
+        return top + self.blobs[1].reshape(-1, *(1 for _ in places)) if self.with_bias else top
 
 
 @register("Convolution")
@@ -145,8 +145,10 @@ class Convolution(Filters):
     """Cross-correlation with learned filters: weights (num_output, channels / group, kernel...), then the bias."""
 
     def apply_to(self, bottom: Tensor) -> Tensor:
+        if (convolve := CONVOLUTIONS.get(len(self.kernel))) is None:
+            return self.correlate(padded(bottom, self.pad), self.blobs[0], self.stride)
         bias = self.blobs[1] if self.with_bias else None
-        return self.convolve(bottom, self.blobs[0], bias, self.stride, self.pad, self.dilation, self.group)
+        return convolve(bottom, self.blobs[0], bias, self.stride, self.pad, self.dilation, self.group)
 
 
 @register("Deconvolution")
@@ -156,8 +158,21 @@ class Deconvolution(Filters):
     transposed = True
 
     def apply_to(self, bottom: Tensor) -> Tensor:
+        if (convolve := TRANSPOSED.get(len(self.kernel))) is None:
+            return self._correlate_stretched(bottom)
         bias = self.blobs[1] if self.with_bias else None
-        return self.convolve(bottom, self.blobs[0], bias, self.stride, self.pad, 0, self.group, self.dilation)
+        return convolve(bottom, self.blobs[0], bias, self.stride, self.pad, 0, self.group, self.dilation)
+
+    def _correlate_stretched(self, bottom: Tensor) -> Tensor:
+        """The same over any number of axes: zeros between the inputs, and the kernel turned round."""
+        sizes = [step * (size - 1) + 1 for step, size in zip(self.stride, bottom.shape[2:], strict=True)]
+        stretched = bottom.new_zeros(*bottom.shape[:2], *sizes)
+        inputs = (slice(None), slice(None), *(slice(None, None, step) for step in self.stride))
+        stretched[inputs] = bottom
+        edges = tuple(self.extent(axis) - 1 - pad for axis, pad in enumerate(self.pad))
+        ahead = self.blobs[0].reshape(self.group, -1, self.outputs // self.group, *self.kernel).transpose(1, 2)
+        weight = ahead.flip([*range(3, ahead.dim())])
+        return self.correlate(padded(stretched, edges), weight, (1,) * len(self.kernel))
 
 
 @register("Im2col")
@@ -178,8 +193,21 @@ class Im2col(Window):
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         spatial, first = len(self.kernel), self.channel_axis + 1
-        windows = F.pad(bottoms[0], [pad for pad in reversed(self.pad) for _ in range(2)])
-        for axis in range(spatial):  # the place in the window becomes a further axis at the end
-            windows = windows.unfold(first + axis, self.extent(axis), self.stride[axis])[..., :: self.dilation[axis]]
+        seen = windows(padded(bottoms[0], self.pad), first, self.kernel, self.stride, self.dilation)
         order = [*range(first), *range(first + spatial, first + 2 * spatial), *range(first, first + spatial)]
-        return (windows.permute(order).reshape(self._top),)
+        return (seen.permute(order).reshape(self._top),)
+
+
+def padded(x: Tensor, pad: Shape) -> Tensor:
+    """``x`` with so many zeros at both ends of its last axes; a negative number cuts them off."""
+    return F.pad(x, [one for pad in reversed(pad) for one in (pad, pad)])
+
+
+def windows(x: Tensor, first: int, kernel: Shape, stride: Shape, dilation: Shape) -> Tensor:
+    """Where a kernel may lie on the axes from ``first`` on: the places take their position; the kernel's axes follow.
+
+    A view where the stride and the kernel allow for it.
+    """
+    for axis, (size, step, apart) in enumerate(zip(kernel, stride, dilation, strict=True)):
+        x = x.unfold(first + axis, apart * (size - 1) + 1, step)[..., ::apart]
+    return x

@@ -6,6 +6,7 @@ Labels are class numbers, stored as floats and cut to integers. No gradient reac
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -103,9 +104,9 @@ class ClassLoss(NormalizedLoss):
 
     top_range = (1, 2)
 
+    @abstractmethod
     def class_axis(self) -> int:
         """The axis as the definition gives it."""
-        raise NotImplementedError
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         self.same_items(bottoms)

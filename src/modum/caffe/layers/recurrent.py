@@ -7,6 +7,7 @@ it a bottom and a top; no gradient crosses that border either.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -102,9 +103,9 @@ class Recurrent(Layer):
         self.kept = [] if self.exposed else last
         return (self.output(torch.stack(hidden)), *(tensor[None] for tensor in last[: self.exposed]))
 
+    @abstractmethod
     def step(self, given: Tensor, goes_on: Tensor, state: list[Tensor]) -> list[Tensor]:
         """The next state, hidden output first, from what the inputs contribute (N, gates * D) and cont (N, 1)."""
-        raise NotImplementedError
 
     def output(self, hidden: Tensor) -> Tensor:
         """The top, from the hidden outputs of all steps (T, N, D)."""
