@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from modum.box import new_token, parse_bytes
-from modum.box.sockets import local_host
+from modum.box.sockets import local_host, parse_address
 from modum.errors import MismatchError, ModumError
 from modum.launch.commands import free_port
 from modum.launch.environment import ClusterEnvironment, integer_variable
@@ -91,6 +91,20 @@ class Assembly:
     def agree(self, problem: Exception | None) -> None:
         """The last round: raises this worker's `problem`, or the first that another one has, or returns for all."""
         self._gather(_Answer(problem="" if problem is None else _describe(problem)), _Answer, problem)
+
+    def unreachable(self, error: ModumError) -> ModumError:
+        """What to tell when this worker cannot reach a server of the box: from where it tried."""
+        me = self._hellos[self._place.rank]
+        ways = ", ".join(
+            f"{server} from {route_source(parse_address(server)[0]) or 'no address (there is no route)'}"
+            for server in self.servers
+        )
+        return ModumError(
+            f"{me.host} cannot reach the box: {error}\n"
+            f"tried {ways}; network interfaces here: {', '.join(map(str, me.interfaces)) or 'none'}\n"
+            "HINT: does a firewall close these ports? Or name the interface that joins the hosts: "
+            f"export {INTERFACE_VARIABLE}=ib0"
+        )
 
     def close(self) -> None:
         """Stop the servers of this host."""

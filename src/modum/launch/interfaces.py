@@ -69,7 +69,7 @@ def chosen_interface(choice: str) -> Interface:
     ]
     fitting = [each for each in every if choice in (each.name, each.address)]
     if not fitting:
-        there = ", ".join(sorted({str(each) for each in every}))
+        there = ", ".join(map(str, host_interfaces())) or "none but loopback"
         raise ValueError(
             f"{INTERFACE_VARIABLE}={choice!r} is no network interface of {socket.gethostname()}: there are {there}\n"
             f"HINT: export {INTERFACE_VARIABLE}=eth0 (a name that all hosts have), or leave it out"

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from modum.box import Box, Server, new_token
-from modum.errors import ModumError
+from modum.errors import ConnectionLostError, DeadlineError, ModumError
 from modum.launch.assembly import Assembly
 from modum.launch.environment import ClusterEnvironment
 from modum.launch.local import Single
@@ -130,6 +130,8 @@ def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:
             box = _box(place, assembly.servers, assembly.token, transport, timeout)
             job = _enter(place, box, assembly.carried)
             failing.callback(job._leave, wait=False)
+        except (ConnectionLostError, DeadlineError) as error:
+            problem = assembly.unreachable(error)
         except (ModumError, ValueError, OSError) as error:
             problem = error
         assembly.agree(problem)
