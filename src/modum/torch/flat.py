@@ -75,6 +75,12 @@ def shared_tensors(model: nn.Module) -> list[SharedTensor]:
         for name, buffer in model.named_buffers()
         if name in saved and buffer.is_floating_point() and bool(buffer.isfinite().all())
     ]
+    check_dtypes(found)
+    return found
+
+
+def check_dtypes(found: Sequence[SharedTensor]) -> None:
+    """ValueError unless the box has all dtypes, and all tensors lie on one device."""
     for shared in found:
         if shared.tensor.dtype not in DTYPES:
             raise ValueError(
@@ -83,7 +89,6 @@ def shared_tensors(model: nn.Module) -> list[SharedTensor]:
             )
     if len(devices := {shared.tensor.device for shared in found}) > 1:
         raise ValueError(f"the model's tensors lie on several devices ({devices}); move it to one first")
-    return found
 
 
 class FlatVector(Vector):

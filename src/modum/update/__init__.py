@@ -4,10 +4,12 @@ from modum.update.agreement import join
 from modum.update.averaging import Averaging, AveragingStatistics
 from modum.update.downpour import Downpour
 from modum.update.elastic import Elastic
+from modum.update.feed import Feed
 from modum.update.group import Alone, Group
 from modum.update.hybrid import Hybrid
 from modum.update.membership import Membership
 from modum.update.participant import Participant
+from modum.update.relay import Relay
 from modum.update.rule import UpdateRule
 from modum.update.samples import SharedSamples
 from modum.update.scaling import LearningRateScale
@@ -19,11 +21,13 @@ __all__ = [
     "AveragingStatistics",
     "Downpour",
     "Elastic",
+    "Feed",
     "Group",
     "Hybrid",
     "LearningRateScale",
     "Membership",
     "Participant",
+    "Relay",
     "SharedSamples",
     "UpdateRule",
     "Vector",

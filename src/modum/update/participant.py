@@ -123,10 +123,11 @@ class Participant:
         """Take the shared weights for good. In a group, all members call it."""
         self._averaging.pull()
 
-    def finish(self, timeout: float = 600.0) -> None:
+    def finish(self, timeout: float | None = 600.0) -> None:
         """Do a last exchange, so that nothing learned here is lost, and wait until all others have done theirs.
 
-        Afterwards the shared weights are final. In a group, all members call it; no step may follow.
+        Afterwards the shared weights are final, unless ``timeout`` is None: then this worker does not wait. In a group,
+        all members call it; no step may follow.
 
         Raises:
             DeadlineError: other groups were still training after ``timeout`` seconds.
@@ -136,7 +137,8 @@ class Participant:
         self.progress.flush()
         self._unhook()
         self._membership.leave()
-        self._membership.wait_for_others(timeout)
+        if timeout is not None:
+            self._membership.wait_for_others(timeout)
 
     def statistics(self) -> AveragingStatistics:
         """Steps, exchanges and their times so far, and the interval and moving rate in force."""

@@ -90,7 +90,7 @@ class SharedSamples:
                 f"samples, fewer than the group's {self.group.size} members: use a larger batch_size"
             )
         self._seed = seed
-        self._timeout = timeout
+        self.timeout = timeout
         self._report = report
         self._permutation: tuple[int, NDArray[np.int64]] | None = None
         settings = {"size": size, "epochs": epochs, "block": block, "seed": seed}
@@ -115,18 +115,39 @@ class SharedSamples:
         For loops that cannot go batch by batch (a loader that fetches ahead must not confirm what it
         fetched). Call `processed` for each batch.
         """
-        while (item := self._take()) is not None:
-            yield self._batches(item)
-            if self.group.rank == 0:
-                self._queue.done(item)
+        while (item := self._agreed()) is not None:
+            yield self.batches(item)
+            self.done(item)
+
+    def take(self, timeout: float) -> int | None:
+        """The number of the next block, or None when all are done; of a group, the leader alone takes.
+
+        Raises:
+            DeadlineError: others still work on the last blocks after ``timeout`` seconds.
+        """
+        return self._queue.take(timeout)
+
+    def batches(self, block: int) -> list[NDArray[np.int64]]:
+        """This member's batches of the block that was taken; `epoch` and `progress` are its own from now on."""
+        self.progress = block / (self.epochs * self._blocks)
+        self.epoch, number = divmod(block, self._blocks)
+        start = number * self._block
+        positions = self._order()[start : start + self._length(number)]
+        batches = np.array_split(positions, self._steps(number))
+        return [np.array_split(batch, self.group.size)[self.group.rank] for batch in batches]
+
+    def done(self, block: int) -> None:
+        """All samples of the block were done. All members of a group say so; the leader's word counts."""
+        if self.group.rank == 0:
+            self._queue.done(block)
 
     def processed(self, samples: int) -> None:
         """Report that ``samples`` more samples were done here."""
         if self._report is not None:
             self._report(samples=samples, total=self.total)
 
-    def _take(self) -> int | None:
-        item = self._queue.take(self._timeout) if self.group.rank == 0 else None
+    def _agreed(self) -> int | None:
+        item = self.take(self.timeout) if self.group.rank == 0 else None
         item = self.group.broadcast(-1 if item is None else item)
         return None if item < 0 else item
 
@@ -136,14 +157,6 @@ class SharedSamples:
 
     def _steps(self, block: int) -> int:
         return -(-self._length(block) // self._batch_size)
-
-    def _batches(self, item: int) -> list[NDArray[np.int64]]:
-        self.progress = item / (self.epochs * self._blocks)
-        self.epoch, block = divmod(item, self._blocks)
-        start = block * self._block
-        positions = self._order()[start : start + self._length(block)]
-        batches = np.array_split(positions, self._steps(block))
-        return [np.array_split(batch, self.group.size)[self.group.rank] for batch in batches]
 
     def _order(self) -> NDArray[np.int64]:
         if self._permutation is None or self._permutation[0] != self.epoch:

@@ -1,0 +1,197 @@
+"""TensorFlow variables as one flat vector for each dtype, through one array in host memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+
+from modum.update import Vector
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from modum.box import Buffer
+    from modum.tensorflow.group import TensorFlowGroup
+
+STORAGE: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
+"""What can be shared, and how NumPy holds it: bfloat16 as its bits."""
+ALIGNMENT = 64
+"""Every variable begins at a multiple of so many bytes: TensorFlow slices the flat tensor without a copy then."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SharedVariable:
+    """A variable that is shared."""
+
+    name: str
+    variable: tf.Variable
+    trainable: bool
+
+    @property
+    def text(self) -> str:
+        """Dtype and shape: must be alike in all workers."""
+        return f"{self.variable.dtype.name} {tuple(self.variable.shape)}" + ("" if self.trainable else " statistic")
+
+
+def check_dtypes(variables: Sequence[SharedVariable]) -> None:
+    """ValueError unless something is trainable and the box has every dtype."""
+    if not any(shared.trainable for shared in variables):
+        raise ValueError("there is no trainable variable to share")
+    for shared in variables:
+        if shared.variable.dtype.name not in STORAGE:
+            raise ValueError(
+                f"{shared.name} is {shared.variable.dtype.name}, but only float32 and bfloat16 can be shared: "
+                "make it float32; for mixed precision use a policy such as mixed_bfloat16, whose variables are float32"
+            )
+
+
+class VariableVector(Vector):
+    """The shared variables of one dtype. They stay where they are; nothing but this reads or writes them.
+
+    Variables in host memory are copied straight into `staging`, and a correction is subtracted straight out of it.
+    Variables on an accelerator are put together there, so that one copy crosses in each direction.
+    """
+
+    def __init__(self, variables: Sequence[SharedVariable], group: TensorFlowGroup) -> None:
+        ordered = sorted(variables, key=lambda shared: not shared.trainable)
+        self.dtype = ordered[0].variable.dtype.name
+        storage = STORAGE[self.dtype]
+        step = ALIGNMENT // storage.itemsize
+        self._variables = [shared.variable for shared in ordered]
+        self._starts: list[int] = []
+        end = trainable = 0
+        for shared in ordered:
+            self._starts.append(end)
+            end += -(-_elements(shared.variable) // step) * step
+            trainable = end if shared.trainable else trainable
+        self.size = max(end, step)
+        self.trainable = trainable
+        self._group = group
+        share = -(-self.size // (group.size * step)) * step
+        self.bounds = [min(member * share, self.size) for member in range(group.size + 1)]
+        self.offset = self.bounds[group.rank]
+        self._share = _aligned(share, storage)
+        """This member's slice, and room up to the longest: all members' are gathered as one tensor."""
+        self.staging = self._share[: self.bounds[group.rank + 1] - self.offset]
+        self._staged = _tensor(self._share)
+        on_host = all("CPU" in variable.device for variable in self._variables)
+        self._device = None if on_host else self._variables[0].device
+        self._statistics = [shared.variable for shared in ordered if not shared.trainable]
+        self._sent: list[tf.Tensor] = [tf.identity(variable) for variable in self._statistics]
+        self._saved: list[tf.Tensor] | None = None
+        self._subtract = tf.function(self._subtract_flat)
+        self._assign = tf.function(self._assign_flat)
+        self._flatten = tf.function(partial(self._flat_of, self._variables, self._starts))
+
+    def check(self) -> None:
+        """A variable cannot be moved."""
+
+    def snapshot(self) -> None:
+        self._group.average_all(self._statistics, "statistics")
+        self._sent = [tf.identity(variable) for variable in self._statistics]
+        if self._device is not None:
+            flat = _bits(self._flatten())
+            self.staging[:] = flat[self.offset : self.offset + self.staging.size]
+            return
+        for variable, start in zip(self._variables, self._starts, strict=True):
+            low = max(start, self.offset)
+            high = min(start + _elements(variable), self.offset + self.staging.size)
+            if low < high:
+                bits = _bits(variable.read_value())
+                self.staging[low - self.offset : high - self.offset] = bits[low - start : high - start]
+
+    def arrived(self) -> None:
+        """The copy is made when `snapshot` returns."""
+
+    def subtract(self, rate: float) -> None:
+        self._subtract(self._group.gather(self._on_device(self._staged), "correction"), self._sent, tf.constant(rate))
+
+    def read(self, buffer: Buffer) -> None:
+        flat = _aligned(self.size, STORAGE[self.dtype])
+        buffer.read(flat)
+        self._assign(self._on_device(_tensor(flat)))
+
+    def write(self, buffer: Buffer) -> None:
+        flat = np.zeros(self.size, STORAGE[self.dtype])
+        for variable, start in zip(self._variables, self._starts, strict=True):
+            flat[start : start + _elements(variable)] = _bits(variable.read_value())
+        buffer.write(flat)
+
+    def align(self) -> None:
+        self._group.align_all(self._variables, "weights")
+
+    def save(self) -> None:
+        self._saved = [tf.identity(variable) for variable in self._variables]
+
+    def restore(self) -> None:
+        assert self._saved is not None, "nothing was saved"
+        for variable, value in zip(self._variables, self._saved, strict=True):
+            variable.assign(value)
+        self._saved = None
+
+    def _on_device(self, flat: tf.Tensor) -> tf.Tensor:
+        if self._device is None:
+            return flat
+        with tf.device(self._device):
+            return tf.identity(flat)
+
+    def _subtract_flat(self, flat: tf.Tensor, sent: Sequence[tf.Tensor], rate: tf.Tensor) -> None:
+        first = len(self._variables) - len(self._statistics)
+        for variable, start in zip(self._variables[:first], self._starts, strict=False):
+            variable.assign_sub(self._part(flat, start, variable))
+        for variable, start, then in zip(self._statistics, self._starts[first:], sent, strict=True):
+            moved = tf.cast(rate, variable.dtype) * (then - variable)
+            variable.assign_add(moved - self._part(flat, start, variable))
+
+    def _assign_flat(self, flat: tf.Tensor) -> None:
+        for variable, start in zip(self._variables, self._starts, strict=True):
+            variable.assign(self._part(flat, start, variable))
+
+    def _part(self, flat: tf.Tensor, start: int, variable: tf.Variable) -> tf.Tensor:
+        part = flat[start : start + _elements(variable)]
+        if part.dtype != variable.dtype:
+            part = tf.bitcast(part, variable.dtype)
+        return tf.reshape(part, variable.shape)
+
+    def _flat_of(self, variables: Sequence[tf.Variable], starts: Sequence[int]) -> tf.Tensor:
+        """The variables in the vector's layout."""
+        ends = [*starts[1:], self.size]
+        pieces = [
+            tf.pad(tf.reshape(variable, [-1]), [[0, end - start - _elements(variable)]])
+            for variable, start, end in zip(variables, starts, ends, strict=True)
+        ]
+        return tf.concat(pieces, axis=0)
+
+
+def flatten(variables: Sequence[SharedVariable], group: TensorFlowGroup) -> list[VariableVector]:
+    """One `VariableVector` for each dtype there is, float32 first."""
+    by_dtype = {dtype: [shared for shared in variables if shared.variable.dtype.name == dtype] for dtype in STORAGE}
+    return [VariableVector(some, group) for some in by_dtype.values() if some]
+
+
+def _elements(variable: tf.Variable) -> int:
+    return int(np.prod(variable.shape, dtype=np.int64))
+
+
+def _aligned(elements: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Zeros in host memory that begin where TensorFlow takes them over without a copy."""
+    raw = np.zeros(elements * dtype.itemsize + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + elements * dtype.itemsize].view(dtype)
+
+
+def _tensor(array: NDArray[Any]) -> tf.Tensor:
+    """A tensor that is the array: what is written there is seen here."""
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+
+
+def _bits(tensor: tf.Tensor) -> NDArray[Any]:
+    """The values, 1-D, as NumPy holds them; a tensor in host memory is not copied."""
+    array: NDArray[Any] = np.asarray(tensor).reshape(-1)
+    return array.view(STORAGE[tensor.dtype.name])
