@@ -138,12 +138,12 @@ class TestTheSameScript:
         check(result)
         assert "modum: 4 workers on 1 host (started by torchrun)" in errors
 
-    def test_by_srun(self, hosts: Hosts) -> None:
-        command = ["srun", "--nodes=1", f"--ntasks={WORLD}", *worker("train.py")]
-        output, errors = finish(hosts.start(2, command, environment()))
+    def test_by_srun_also_with_a_group_over_two_hosts(self, hosts: Hosts) -> None:
+        command = ["srun", "--nodes=2", "--ntasks-per-node=2", *worker("train.py")]
+        output, errors = finish(hosts.start(2, command, environment(MODUM_GROUP_SIZE=str(WORLD))))
         (result,) = said(output)
         check(result)
-        assert "modum: 4 workers on 1 host (started by srun)" in errors
+        assert "modum: 4 workers on 2 hosts (started by srun), 1 group of 4; 2 memory servers: 10.77.0.1:" in errors
 
 
 class TestSeveralHosts:
@@ -199,10 +199,16 @@ class TestSeveralHosts:
                 for rank, place in enumerate(places)
             ]
             results = [said(finish(each)[0])[0] for each in workers]
+            second = {**variables, "MODUM_JOB": "second", "MODUM_GROUP_SIZE": "2"}
+            output, errors = finish(hosts.start(1, ["srun", "--nodes=2", *worker("sums.py")], environment(**second)))
         for result, nearest in zip(results, (1, 2), strict=True):
             assert (result["place"], result["sums"]) == ([2, 2, 1], [3.0])
             assert result["servers"] == servers
             assert result["transports"] == ["local" if server == nearest else "tcp" for server in range(4)]
+        assert [(each["place"], each["sums"], each["servers"]) for each in said(output)] == [
+            ([2, 1, 2], [3.0], servers)
+        ] * 2
+        assert f"1 group of 2; 4 memory servers: {', '.join(servers)}\n" in errors
 
 
 def ready(launcher: "subprocess.Popen[str]") -> list[psutil.Process]:
@@ -254,6 +260,23 @@ class TestAnEnd:
             finish(hosts.start(3, ["scancel", "--state=RUNNING"], environment()))
             assert launcher.wait(PATIENCE) != 0
         assert_gone(servers)
+
+
+def test_a_job_that_torchrun_starts_again_meets_again(tmp_path: Path) -> None:
+    script = tmp_path / "again.py"
+    script.write_text("""
+import os, sys, modum
+attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+with modum.connect() as job:
+    job.box.counter("here").add(1)
+    assert job.box.counter("here").wait(2) == 2
+    print("attempt", attempt, flush=True)
+    if attempt == "0":
+        os._exit(1)
+""")
+    output, errors = finish(start([BIN / "torchrun", "--nproc-per-node=2", "--max-restarts=1", script]))
+    assert output.count("attempt 1\n") == 2
+    assert errors.count("modum: 2 workers on 1 host (started by torchrun)") == 2
 
 
 class TestAMislaunch:

@@ -30,6 +30,7 @@ _WINDOWS: Final = 1250
 _MEMORY: Final = 64 << 20
 _PAUSE: Final = 0.1
 _PATIENCE: Final = 2.0  # seconds for one try
+_BOX_SECONDS: Final = 30.0
 _LONGEST_NOTE: Final = 16384
 _TOKEN_HINT: Final = (
     "HINT: before srun: export MODUM_TOKEN=$(python -c 'import secrets; print(secrets.token_urlsafe(32))')"
@@ -69,7 +70,7 @@ def meet(place: Slurm, seconds: float) -> "BoxMeeting":
             try:
                 note = _ask(host, port, place)
                 token = place.token or note.token
-                box = Box.connect(format_address(host, note.port), token=token, transport="tcp", timeout=_PATIENCE)
+                box = Box.connect(format_address(host, note.port), token=token, transport="tcp", timeout=_BOX_SECONDS)
             except (OSError, ModumError) as error:
                 reasons[port] = str(error)
                 continue
@@ -137,7 +138,7 @@ class _Host(BoxMeeting):
         self._sealed = place.token is None
         self._desk = threading.Thread(target=self._serve, name="modum-meeting", daemon=True)
         self._desk.start()
-        box = Box.connect(f"127.0.0.1:{port}", token=token, transport="tcp", timeout=_PATIENCE)
+        box = Box.connect(f"127.0.0.1:{port}", token=token, transport="tcp", timeout=_BOX_SECONDS)
         super().__init__(box, place.rank, place.world_size, seconds)
         self.address = _address_of(first_host(place.hosts))
 
