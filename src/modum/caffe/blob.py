@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-__all__ = ["Activation", "Blob", "Weight"]
+    from modum.caffe.layers.base import Layer
+
+__all__ = ["Activation", "Blob", "LayerView", "Weight"]
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 LEGACY_AXES = 4
@@ -162,6 +164,21 @@ class Activation(Blob):
     def keep_gradient(self, gradient: Tensor | None) -> None:
         """What a backward pass found; None: nothing came here."""
         self._diff = gradient
+
+
+class LayerView:
+    """A layer as pycaffe shows it, with its `type` and `blobs`; all else is the layer's own."""
+
+    def __init__(self, layer: Layer, blobs: list[Weight]) -> None:
+        self.layer = layer
+        self.type: str = layer.spec.type
+        self.blobs = blobs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.layer, name)
+
+    def __repr__(self) -> str:
+        return f"<{self.type} layer {self.layer.name!r}>"
 
 
 def as_array(tensor: Tensor) -> NDArray[np.float32]:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
-from modum.caffe.blob import Activation, Weight
+from modum.caffe.blob import Activation, LayerView, Weight
 from modum.caffe.debug import Trace
 from modum.caffe.device import default_device
 from modum.caffe.diffs import write_diffs
 from modum.caffe.errors import CaffeError
 from modum.caffe.filters import filter_net
 from modum.caffe.graph import build
+from modum.caffe.in_batches import forward_all, forward_backward_all
 from modum.caffe.proto import TRAIN, NetParameter, NetState
 from modum.caffe.prototxt import read_net
 from modum.caffe.weights import read_weights, same_shape, write_weights
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from modum.caffe.blob import Blob
     from modum.caffe.graph import Learnable, Step
     from modum.caffe.layers.base import Layer
     from modum.caffe.parameters import Parameters
@@ -93,9 +93,12 @@ class Net:
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         self._graph = graph = build(self.spec, phase, generator, fuse=fuse)
         self._steps = graph.steps
-        self.layers: list[Layer] = [step.layer for step in graph.steps]
         self._layer_names: list[str] = [step.name for step in graph.steps]
-        self.layer_dict: dict[str, Layer] = OrderedDict(zip(self._layer_names, self.layers, strict=True))
+        self.layers: list[LayerView] = [
+            LayerView(step.layer, [Weight(_finder(step.layer, index)) for index in range(len(step.layer.blobs))])
+            for step in graph.steps
+        ]
+        self.layer_dict: dict[str, LayerView] = OrderedDict(zip(self._layer_names, self.layers, strict=True))
         self.inputs: list[str] = [graph.names[number] for number in graph.inputs]
         self.outputs: list[str] = [graph.names[number] for number in graph.outputs]
         self._values: list[Tensor | None] = [None] * len(graph.names)
@@ -107,10 +110,8 @@ class Net:
             for number, name in enumerate(graph.names)
             if name != "(automatic)"
         )
-        self.params: dict[str, list[Blob]] = OrderedDict(
-            (step.name, [Weight(_finder(step.layer, index)) for index in range(len(step.layer.blobs))])
-            for step in graph.steps
-            if len(step.layer.blobs)
+        self.params: dict[str, list[Weight]] = OrderedDict(
+            (layer.name, layer.blobs) for layer in self.layers if layer.blobs
         )
         self._losses: list[tuple[Tensor, float]] = []
         self._differentiable = False
@@ -210,6 +211,23 @@ class Net:
         wanted = self._steps[self._layer_names.index(end)].spec.bottom if end is not None else self.inputs
         return {name: self._blob(name).diff for name in (*wanted, *(diffs or ()))}
 
+    def forward_all(self, blobs: Sequence[str] | None = None, **inputs: NDArray[Any]) -> Arrays:
+        """As `forward`, for ``inputs`` of any number of rows, batch by batch; returns copies of all rows."""
+        return forward_all(self, blobs, inputs)
+
+    def forward_backward_all(
+        self, blobs: Sequence[str] | None = None, diffs: Sequence[str] | None = None, **arrays: NDArray[Any]
+    ) -> tuple[Arrays, Arrays]:
+        """As `forward` and `backward`, for ``arrays`` of any number of rows: inputs, and gradients of outputs."""
+        return forward_backward_all(self, blobs, diffs, arrays)
+
+    def clear_param_diffs(self) -> None:
+        """Set the gradients of all parameters to zero."""
+        for blobs in self.params.values():
+            for blob in blobs:
+                if blob.tensor.grad is not None:
+                    blob.tensor.grad.zero_()
+
     def reshape(self) -> None:
         """Carry new shapes of inputs through all layers, so that all blobs have their shapes before a forward pass."""
         shapes = self._graph.shapes
@@ -230,14 +248,14 @@ class Net:
             CaffeError: a layer of the same name has other blobs there.
         """
         for step in self._steps:
-            theirs = other.layer_dict.get(step.name)
-            if theirs is None or not len(theirs.blobs):
+            view = other.layer_dict.get(step.name)
+            if view is None or not view.blobs:
                 continue
-            mine = step.layer.blobs
-            shapes = [tuple(blob.shape) for blob in mine], [tuple(blob.shape) for blob in theirs.blobs]
+            mine, theirs = step.layer.blobs, view.layer.blobs
+            shapes = [tuple(blob.shape) for blob in mine], [tuple(blob.shape) for blob in theirs]
             if shapes[0] != shapes[1]:
                 raise CaffeError(f'layer "{step.name}" cannot share its blobs: {shapes[0]} here, {shapes[1]} there')
-            for index, blob in enumerate(theirs.blobs):
+            for index, blob in enumerate(theirs):
                 mine[index] = blob
 
     def save(self, path: str | Path, *, diff: bool = False) -> None:
@@ -256,10 +274,11 @@ class Net:
             CaffeError: the file cannot be read, or a layer's blobs are not of the same number and shapes.
         """
         for name, arrays in read_weights(Path(path)).items():
-            layer = self.layer_dict.get(name)
-            if layer is None:
+            view = self.layer_dict.get(name)
+            if view is None:
                 _log.info("Ignoring source layer %s", name)
                 continue
+            layer = view.layer
             if arrays and len(arrays) != len(layer.blobs):
                 raise CaffeError(
                     f'{path}: layer "{name}" has {len(arrays)} blobs in the file, but {len(layer.blobs)} in the net'
@@ -335,13 +354,13 @@ class Net:
     def to(self, device: torch.device | str) -> Self:
         """Move all parameters to ``device`` and compute there."""
         self.device = torch.device(device)
-        for layer in self.layers:
-            layer.to(self.device)
+        for step in self._steps:
+            step.layer.to(self.device)
         return self
 
     def close(self) -> None:
         """End the threads and close the files of the data layers."""
-        for layer in self.layers:
+        for layer in (step.layer for step in self._steps):
             if close := getattr(layer, "close", None):
                 close()
 

@@ -6,6 +6,7 @@ in a descriptor pool of their own, so that pycaffe or another schema of package 
 `proto.pyi` says for type checkers which classes there are.
 """
 
+import sys
 from importlib.resources import files
 
 from google.protobuf import descriptor_pool, message_factory
@@ -31,4 +32,7 @@ _classes = {
 }
 globals().update(_classes)
 
-__all__ = ["TEST", "TRAIN", "Message", "Phase", *_classes]
+caffe_pb2 = sys.modules[__name__]
+"""So that `from modum.caffe.proto import caffe_pb2` is what it is in pycaffe."""
+
+__all__ = ["TEST", "TRAIN", "Message", "Phase", "caffe_pb2", *_classes]

@@ -11,6 +11,7 @@ class Message(_Message, metaclass=_Named):
     def __getattr__(self, name: str) -> Any: ...
     def __setattr__(self, name: str, value: Any) -> None: ...
 
+caffe_pb2: Any
 Phase: EnumTypeWrapper
 TRAIN: int
 TEST: int

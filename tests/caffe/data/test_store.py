@@ -136,8 +136,8 @@ def test_what_a_killed_reader_of_a_leveldb_left_is_removed(tmp_path: Path, monke
     views.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(views))
     here = open_store(database, "LEVELDB")
-    code = f"from modum.caffe.data.store import open_store; c = open_store({str(database)!r}, 'LEVELDB'); print(flush=True)"
-    command = [sys.executable, "-c", f"{code}; input()"]
+    opened = f"from modum.caffe.data.store import open_store; cursor = open_store({str(database)!r}, 'LEVELDB')"
+    command = [sys.executable, "-c", f"{opened}; print(flush=True); input()"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(views)}
     ) as reader:

@@ -1,7 +1,12 @@
 """Caffe's layers: each a `torch.nn.Module`, found by the name that net files have for it.
 
 Data layers are in `modum.caffe.data`; `layer_types` has them too.
+
+As in pycaffe, `layers.Convolution(...)` and its like, for every type, make layers of a `NetSpec`.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 from modum.caffe.layers import (  # each registers its layers
     activation,
@@ -32,3 +37,11 @@ __all__ = [
     "register",
     "shape",
 ]
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    if name[:1] == "_" or name not in layer_types():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}, and Caffe no such layer type")
+    from modum.caffe.net_spec import layer_function
+
+    return layer_function(name)

@@ -157,7 +157,8 @@ class PythonLayer(Layer):
 
     def _make_user(self) -> Any:
         param = self.spec.python_param
-        sys.modules.setdefault("caffe", _stand_in())
+        if "caffe" not in sys.modules:
+            _stand_in()
         try:
             module = importlib.import_module(param.module)
         except ModuleNotFoundError as error:
@@ -180,11 +181,14 @@ class PythonLayer(Layer):
         return tops
 
 
-def _stand_in() -> types.ModuleType:
+def _stand_in() -> None:
+    """Make `import caffe` work, with what `modum.caffe` has."""
     module = types.ModuleType("caffe", "Modum's stand-in for pycaffe.")
 
     def from_modum(name: str) -> Any:
         return getattr(importlib.import_module("modum.caffe"), name)
 
-    module.__dict__.update(Layer=UserLayer, __getattr__=from_modum)
-    return module
+    module.__dict__.update(Layer=UserLayer, __getattr__=from_modum, __path__=[])
+    sys.modules["caffe"] = module
+    for name, own in {"io": "io", "proto": "proto", "proto.caffe_pb2": "proto"}.items():
+        sys.modules[f"caffe.{name}"] = importlib.import_module(f"modum.caffe.{own}")

@@ -1,0 +1,12 @@
+"""The values of Caffe's enums by the layer's type, as pycaffe has it: `params.Pooling.MAX`, `params.Data.LMDB`."""
+
+from typing import Any
+
+from modum.caffe import proto
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        return getattr(proto, f"{name}Parameter")
+    except AttributeError:
+        raise AttributeError(f"there is no {name}Parameter") from None

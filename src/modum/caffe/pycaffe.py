@@ -1,0 +1,76 @@
+"""Functions and classes that scripts for pycaffe call, beside nets and solvers themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from modum.caffe.layers.base import layer_types
+from modum.caffe.proto import SolverParameter
+from modum.caffe.prototxt import read_solver
+from modum.caffe.solver import Solver
+
+__all__ = [
+    "AdaDeltaSolver",
+    "AdaGradSolver",
+    "AdamSolver",
+    "NesterovSolver",
+    "RMSPropSolver",
+    "SGDSolver",
+    "get_solver",
+    "layer_type_list",
+    "set_random_seed",
+]
+
+
+def get_solver(solver: str | Path) -> Solver:
+    """The solver that a file describes, of the type that it says."""
+    return Solver(solver)
+
+
+def set_random_seed(seed: int) -> None:
+    """Seed everything that is random in nets made from now on."""
+    torch.manual_seed(seed)
+
+
+def layer_type_list() -> list[str]:
+    """The names of all layer types."""
+    return list(layer_types())
+
+
+class _TypedSolver(Solver):
+    """A solver of one type, whatever type its file says."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, solver: str | Path | SolverParameter, **options: Any) -> None:
+        param = SolverParameter()
+        param.CopyFrom(read_solver(solver) if isinstance(solver, str | Path) else solver)
+        param.type = self.kind
+        super().__init__(param, **options)
+
+
+class SGDSolver(_TypedSolver):
+    kind = "SGD"
+
+
+class NesterovSolver(_TypedSolver):
+    kind = "Nesterov"
+
+
+class AdaGradSolver(_TypedSolver):
+    kind = "AdaGrad"
+
+
+class RMSPropSolver(_TypedSolver):
+    kind = "RMSProp"
+
+
+class AdaDeltaSolver(_TypedSolver):
+    kind = "AdaDelta"
+
+
+class AdamSolver(_TypedSolver):
+    kind = "Adam"
