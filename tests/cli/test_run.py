@@ -292,6 +292,41 @@ class TestAnExistingBox:
             assert f"; 1 memory server ({address})" in result.stderr
             assert read_progress(box) is None
 
+    def test_is_shared_by_jobs_of_different_names_and_refuses_a_second_of_one_name(
+        self, script: Script, server: tuple[Server, str]
+    ) -> None:
+        script("""
+            import sys, modum
+            from modum.observe import WorkerProgress
+            with modum.connect() as job:
+                progress = WorkerProgress(job.box, job.rank, job.world_size)
+                progress.report(samples=int(sys.argv[1]), total=100)
+                progress.close()
+                job.box.counter("here").add(1)
+                job.box.counter("here").wait(2)
+                print("here", flush=True)
+                job.box.counter("end").wait(1)
+            """)
+        address, token = server[0].address, server[1]
+        with Box.connect(address, token=token, namespace="first") as box:
+            command = [*RUN, "-n", "2", "--box", address, "--name", "first", "train.py", "7"]
+            environment = {**os.environ, "MODUM_TOKEN": token}
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as first:
+                assert first.stdout is not None
+                assert sorted(first.stdout.readline() for _ in range(2)) == ["[0] here\n", "[1] here\n"]
+                again = run("-n", "3", "--box", address, "train.py", "1", MODUM_TOKEN=token, MODUM_JOB="first")
+                with Box.connect(address, token=token) as whole:
+                    whole.counter("second/end").add(1)
+                second = run("-n", "2", "--box", address, "--name", "second", "train.py", "5", MODUM_TOKEN=token)
+                progress = read_progress(box)
+                box.counter("end").add(1)
+            assert first.returncode == 0
+        assert again.returncode == 1
+        assert "error: 2 workers of a job called 'first' use this box now\nHINT: give this job another" in again.stderr
+        assert (second.returncode, second.stdout.count("here")) == (0, 2), second.stderr
+        assert progress is not None
+        assert (progress.samples, progress.world_size) == (14, 2)
+
     def test_that_refuses_the_token_is_told_before_anything_starts(
         self, script: Script, server: tuple[Server, str]
     ) -> None:
