@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from modum.caffe import TEST, TRAIN, CaffeError, ModelError, Net
+from modum.caffe import TEST, TRAIN, CaffeError, ModelError, Net, read_net
 from tests.caffe.nets import CLASSIFIER, LINEAR, net, spec
 
 
@@ -319,3 +319,27 @@ def test_a_fused_normalization_computes_what_two_layers_do(phase: int) -> None:
         results[-1] += [blob.diff for blob in model.params["scale"]]
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        'type: "InnerProduct" bottom: "x" inner_product_param { num_output: 1 weight_filler { type: "xavir" } }',
+        'type: "DummyData" dummy_data_param { shape { dim: 2 } data_filler { type: "xavir" } }',
+    ],
+)
+def test_a_wrong_filler_is_told_with_its_layer_before_anything_runs(layer: str) -> None:
+    text = f'input: "x" input_shape {{ dim: 1 dim: 2 }}\nlayer {{ name: "l" top: "y" {layer} }}'
+    with pytest.raises(ModelError, match=r'net\.prototxt:2: layer "l": filler "xavir" is not known; there are'):
+        Net(read_net("net.prototxt", text=text))
+
+
+@pytest.mark.parametrize("kind", ["SoftmaxWithLoss", "Accuracy", "HingeLoss", "MultinomialLogisticLoss"])
+def test_a_label_that_is_too_large_is_told_with_its_layer(kind: str) -> None:
+    text = f"""layer {{ name: "d" type: "DummyData" top: "x" top: "label" dummy_data_param {{
+        shape {{ dim: 2 dim: 5 }} shape {{ dim: 2 }}
+        data_filler {{ type: "uniform" }} data_filler {{ type: "constant" value: 7 }} }} }}
+        layer {{ name: "l" type: "{kind}" bottom: "x" bottom: "label" top: "l" }}"""
+    net = Net(read_net("net.prototxt", text=text))
+    with pytest.raises(ModelError, match=r'net\.prototxt:4: layer "l": a label or index is too large: .* 7 '):
+        net.forward()

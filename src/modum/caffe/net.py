@@ -383,7 +383,13 @@ class Net:
             self._fit(step, shapes)
         for position in step.cut:
             bottoms[position] = bottoms[position].detach()
-        return list(step.layer(*bottoms))
+        try:
+            return list(step.layer(*bottoms))
+        except (IndexError, RuntimeError) as error:
+            if step.spec.type == "Python":
+                raise  # the user's own: with its traceback
+            wrong = "bounds" in str(error) or "range" in str(error)
+            raise step.layer.error(f"{'a label or index is too large: ' if wrong else ''}{error}") from error
 
     def _run(self, steps: Sequence[Step]) -> None:
         values = self._values

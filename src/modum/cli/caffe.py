@@ -267,6 +267,12 @@ def _launch(context: typer.Context, workers: int, group_size: int, box: str) -> 
     from modum.launch.supervisor import Supervisor
     from modum.observe.console import RunConsole
 
+    class Console(RunConsole):
+        """Leaves the first worker's lines as they are: they are Caffe's log, and others read it."""
+
+        def output(self, label: str, number: int, stream: Literal["stdout", "stderr"], lines: list[str]) -> None:
+            super().output("" if label.strip() == "[0]" else label, number, stream, lines)
+
     if detect().world_size > 1:
         raise typer.BadParameter(
             "this is a worker of `modum run` already: give -n and --group-size to `modum run` alone"
@@ -282,7 +288,7 @@ def _launch(context: typer.Context, workers: int, group_size: int, box: str) -> 
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     try:
-        status = Supervisor(plan, RunConsole(plan.workers)).run()
+        status = Supervisor(plan, Console(plan.workers)).run()
     except KeyboardInterrupt:
         os._exit(128 + signal.SIGINT)  # the second Ctrl-C: nothing runs any more
     raise typer.Exit(status)

@@ -67,12 +67,13 @@ class RunConsole:
             self._live.stop()
 
     def output(self, label: str, number: int, stream: Literal["stdout", "stderr"], lines: list[str]) -> None:
-        """Show lines that a process wrote to `stream`, each behind `label` in the colour of `number`."""
+        """Show lines that a process wrote to `stream`, each behind `label`, if it has one, in the colour of `number`."""
+        gap = " " if label else ""
         if self._live and self._streams[stream].isatty():
             prefix = (label, _COLOURS[number % len(_COLOURS)])
-            self._print(Text("\n").join(Text.assemble(prefix, " ", Text.from_ansi(line)) for line in lines))
+            self._print(Text("\n").join(Text.assemble(prefix, gap, Text.from_ansi(line)) for line in lines))
         else:
-            self._write(stream, "".join(f"{label} {line}\n" for line in lines))
+            self._write(stream, "".join(f"{label}{gap}{line}\n" for line in lines))
 
     def message(self, text: str, *, error: bool = False) -> None:
         """Show what the launcher itself has to say."""

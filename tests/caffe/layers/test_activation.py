@@ -131,7 +131,7 @@ def test_the_gradient_of_dropout_is_dropped_too() -> None:
     ("kind", "fields", "problem"),
     [
         ("Dropout", "dropout_param { dropout_ratio: 1 }", r"dropout_ratio \(1\)"),
-        ("Dropout", "dropout_param { dropout_ratio: 0 }", r"dropout_ratio \(0\)"),
+        ("Dropout", "dropout_param { dropout_ratio: -0.5 }", r"dropout_ratio \(-0.5\)"),
         ("Exp", "exp_param { base: 0 }", r"base \(0\)"),
         ("Log", "log_param { base: 1 }", r"base \(1\)"),
         ("Clip", "", "clip_param with min and max is missing"),

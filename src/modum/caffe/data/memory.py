@@ -14,7 +14,6 @@ from modum.caffe.data.base import seed_from
 from modum.caffe.data.datum import Image
 from modum.caffe.data.transform import Transformer
 from modum.caffe.errors import CaffeError
-from modum.caffe.fillers import fill
 from modum.caffe.layers.base import Layer, Range, Shape, register
 from modum.caffe.proto import BlobShape, FillerParameter
 from modum.data import DataError
@@ -120,6 +119,8 @@ class DummyData(Layer):
         self._generator = torch.Generator()
         if any(filler.type != "constant" for filler in self._fillers):
             self._seed = seed_from(generator)
+        for shape, filler in zip(self._shapes, self._fillers, strict=True):
+            self.fill(torch.empty((1, *shape[1:])), filler, self._generator)  # what is wrong with it is told now
         self.rewind()
 
     def _read_shapes(self) -> list[Shape]:
@@ -156,7 +157,7 @@ class DummyData(Layer):
         for index, filler in enumerate(self._fillers):
             if first or filler.type != "constant":
                 self._tops[index] = torch.empty(self._shapes[index])
-                fill(self._tops[index], filler, self._generator)
+                self.fill(self._tops[index], filler, self._generator)
         return tuple(self._tops)
 
 

@@ -145,10 +145,17 @@ class Layer(nn.Module):
                 )
             value.copy_(numbers.reshape(shape))
         elif filler is not None:
-            fill(value, filler, generator)
+            self.fill(value, filler, generator)
         parameter = nn.Parameter(value)
         self.blobs.append(parameter)
         return parameter
+
+    def fill(self, tensor: Tensor, filler: FillerParameter, generator: torch.Generator | None) -> None:
+        """Fills a tensor, in place; a `ModelError` that the filler is wrong tells the layer."""
+        try:
+            fill(tensor, filler, generator)
+        except ModelError as error:
+            raise self.error(str(error)) from None
 
     def axis(self, index: int, bottom: Shape, *, end: bool = False) -> int:
         """The axis that ``index`` means in a bottom, counted from 0; negative ones count from the end.
