@@ -2,5 +2,6 @@
 
 from modum.data.fashion import Images, default_directory, fashion_mnist
 from modum.data.idx import DataError
+from modum.data.shakespeare import Text, shakespeare
 
-__all__ = ["DataError", "Images", "default_directory", "fashion_mnist"]
+__all__ = ["DataError", "Images", "Text", "default_directory", "fashion_mnist", "shakespeare"]

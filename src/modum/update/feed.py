@@ -52,7 +52,6 @@ class Feed:
         self._taking = False
         self._done = False
         self._paused = False
-        self._epoch = 0
         self._changed = threading.Condition()
 
     def batches(self) -> Iterator[NDArray[np.int64]]:
@@ -79,17 +78,17 @@ class Feed:
         """
         with self._changed:
             batches = min(self.together, self._yielded)
+            epoch = self._batches[0].epoch if self._batches else 0
             for _ in range(batches):
                 batch = self._batches.popleft()
                 self._yielded -= 1
-                self._epoch = batch.epoch
                 if batch.finishes is not None:
                     self.samples.done(batch.finishes)
                 self.samples.processed(len(batch.indices))
             self._changed.notify_all()
             while not (self._batches or self._done or self._paused):
                 self._take_or_wait()
-            return batches, not self._batches or self._batches[0].epoch != self._epoch
+            return batches, not self._batches or self._batches[0].epoch != epoch
 
     @property
     def done(self) -> bool:

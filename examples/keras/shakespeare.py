@@ -1,0 +1,84 @@
+"""Train an LSTM to foretell the next character of Shakespeare's tragedies, alone or with many workers.
+
+python examples/keras/shakespeare.py
+modum run -n 4 examples/keras/shakespeare.py
+"""
+
+import argparse
+import math
+from typing import Any
+
+import keras
+import modum.keras
+import numpy as np
+from keras import layers
+
+import modum
+from modum.data import shakespeare
+
+LENGTH = 64
+"""Characters in a sample."""
+
+
+def lstm(characters: int) -> keras.Model:
+    """An embedding, an LSTM and a dense layer: 120,000 parameters."""
+    return keras.Sequential(
+        [
+            *(keras.Input((LENGTH,), dtype="int32"), layers.Embedding(characters, 32)),
+            *(layers.LSTM(128, return_sequences=True), layers.Dense(characters)),
+        ],
+        name="lstm",
+    )
+
+
+def windows(text: Any) -> tuple[Any, Any]:
+    """[samples, LENGTH] characters, and those that follow each of them."""
+    starts = np.arange(0, len(text) - LENGTH, LENGTH)[:, None]
+    positions = starts + np.arange(LENGTH)
+    return text[positions].astype(np.int32), text[positions + 1].astype(np.int32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rule", choices=("elastic", "downpour"), default="elastic")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--batch-size", type=int, default=32, help="samples in a step of one group")
+    parser.add_argument("--learning-rate", type=float, default=0.002)
+    parser.add_argument("--learning-rate-scale", choices=("linear", "sqrt"), help="with the number of groups")
+    parser.add_argument("--interval", type=int, default=4, help="steps between exchanges")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    text = shakespeare()
+    test = windows(text.test)
+    between = {"elastic": modum.Elastic, "downpour": modum.Downpour}[options.rule]
+    rule = modum.Hybrid(between=between(interval=options.interval))
+    scale = {"learning_rate_scale": options.learning_rate_scale, "warmup_steps": 100}
+
+    with modum.connect() as job, modum.keras.Averaging(job.box, rule, **scale) as averaging:
+        keras.utils.set_random_seed(options.seed + job.rank)
+        model = lstm(len(text.characters))
+        model.compile(
+            optimizer=keras.optimizers.Adam(options.learning_rate),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile=False,  # on a CPU, XLA takes long to compile the steps of an LSTM
+        )
+        samples = averaging.shard(
+            *windows(text.train), batch_size=options.batch_size, epochs=options.epochs, seed=options.seed
+        )
+        model.fit(
+            samples,
+            epochs=options.epochs,
+            shuffle=False,  # the samples are drawn at random
+            callbacks=[averaging],
+            validation_data=test if job.rank == 0 else None,  # of the shared weights
+            validation_batch_size=256,
+            verbose=2 if job.rank == 0 else 0,
+        )
+        if job.rank == 0:
+            loss = model.evaluate(*test, batch_size=256, verbose=0)
+            print(f"test perplexity {math.exp(loss):.3f} after {averaging.samples.total:,} samples of {LENGTH} characters")
+            model.save("lstm.keras")
+
+
+if __name__ == "__main__":
+    main()
