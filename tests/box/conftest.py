@@ -1,11 +1,13 @@
 """Boxes for the tests: real servers in this process, over every transport and with one or several servers."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from modum.box import TRANSPORTS, Box, Server
 
+EMULATED = "SOFTROCE" in os.environ  # in a machine that is emulated in software everything takes ten times as long
 AVAILABLE = [name for name, kind in TRANSPORTS.items() if not kind.unavailable()]  # rdma needs a device
 
 

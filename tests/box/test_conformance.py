@@ -5,15 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from tests.box.conftest import EMULATED
 
 from modum.box import Box, Buffer, Server
 from modum.box.wire import CHUNK, STRIPE
 from modum.errors import BufferExistsError, BufferNotFoundError, DeadlineError, PoolFullError
 
 FLOATS = CHUNK // 4  # elements of float32 in a chunk
-MANY = 3 * STRIPE // 4 + 1237  # elements that reach over stripes, with a ragged end
+MANY = (1 if EMULATED else 3) * STRIPE // 4 + 1237  # elements that reach over stripes, with a ragged end
 
 
 def whole_numbers(count: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -98,65 +97,6 @@ def test_bfloat16_rounds_to_nearest_even_once(box: Box) -> None:
     np.testing.assert_array_equal(buffer.read(), expected.view(torch.uint16).numpy())
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_any_range_can_be_read_written_added_and_exchanged(box: Box, data: st.DataObject) -> None:
-    if not any(info.name == "b" for info in box.list()):
-        box.create("b", MANY)
-    buffer = box.open("b")
-    start = data.draw(st.integers(0, MANY - 1))
-    count = data.draw(st.integers(1, MANY - start))
-    before = buffer.read()
-    x = whole_numbers(count, data.draw(st.integers(0, 9)))
-    match data.draw(st.sampled_from(["write", "add", "exchange", "read"])):
-        case "write":
-            buffer.write(x, offset=start)
-            before[start : start + count] = x
-        case "add":
-            buffer.add(x, 2, offset=start)
-            before[start : start + count] += 2 * x
-        case "exchange":
-            d = np.float32(0.5) * (x - before[start : start + count])
-            buffer.exchange(x, 0.5, offset=start, difference=True)
-            np.testing.assert_array_equal(x, d)
-            before[start : start + count] += d
-        case _:
-            np.testing.assert_array_equal(buffer.read(offset=start, count=count), before[start : start + count])
-    np.testing.assert_array_equal(buffer.read(), before)
-    buffer.close()
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_two_buffers_are_combined_at_any_offsets(box: Box, data: st.DataObject) -> None:
-    existing = {info.name for info in box.list()}
-    target = box.open("target") if "target" in existing else box.create("target", MANY)
-    source = box.open("source") if "source" in existing else box.create("source", MANY - 99)
-    x, y = whole_numbers(MANY, 3), whole_numbers(MANY - 99, 4)
-    target.write(x)
-    source.write(y)
-    # whole stripes apart, so that both sides of a piece lie on one server; or anywhere
-    step = data.draw(st.sampled_from([1, STRIPE // 4]))
-    here = data.draw(st.integers(0, (target.size - 1) // step)) * step
-    there = data.draw(st.integers(0, (source.size - 1) // step)) * step
-    count = data.draw(st.integers(1, min(target.size - here, source.size - there)))
-    part, other = slice(here, here + count), slice(there, there + count)
-    match data.draw(st.sampled_from(["copy", "scale", "axpy"])):
-        case "copy":
-            target.copy(source, offset=here, source_offset=there, count=count)
-            x[part] = y[other]
-        case "scale":
-            target.scale(3, source, offset=here, source_offset=there, count=count)
-            x[part] = 3 * y[other]
-        case _:
-            target.axpy(-2, source, offset=here, source_offset=there, count=count)
-            x[part] -= 2 * y[other]
-    np.testing.assert_array_equal(target.read(), x)
-    np.testing.assert_array_equal(source.read(), y)
-    target.close()
-    source.close()
-
-
 def test_a_buffer_is_scaled_in_place_and_copied_within_itself(box: Box) -> None:
     x = whole_numbers(MANY)
     buffer = box.create("b", MANY)
@@ -170,7 +110,7 @@ def test_a_buffer_is_scaled_in_place_and_copied_within_itself(box: Box) -> None:
 
 
 def test_adds_of_many_clients_all_count(box: Box) -> None:
-    workers, rounds, size = 4, 12, STRIPE // 4 + 77
+    workers, rounds, size = 4, 2 if EMULATED else 12, STRIPE // 4 + 77
     box.create("sum", size)
 
     def work(seed: int) -> None:
@@ -224,7 +164,7 @@ def test_a_reader_never_sees_a_chunk_half_changed(box: Box) -> None:
     try:
         while buffer.version < 5:
             pass
-        for _ in range(50):
+        for _ in range(10 if EMULATED else 50):
             seen = buffer.read()
             assert (seen == seen[0]).all()
     finally:

@@ -6,16 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.box.acts import FIRST, PIECES, add, difference, exchange
 from tests.box.cutting import Cut, CuttingProxy
-from tests.box.test_conformance import whole_numbers
 
 from modum.box import Box, Server
-from modum.box.wire import CHUNK, HEADER_BYTES, WINDOW
+from modum.box.wire import CHUNK, HEADER_BYTES
 from modum.errors import ConnectionLostError
-
-PIECES = WINDOW + 3  # more frames than may be under way
-SIZE = (PIECES - 1) * CHUNK // 4 + 100
-FIRST = 2  # request frames before the operation: JOIN and CREATE
 
 # before the header, inside it, between header and payload, inside the payload, and right behind the frame
 POINTS = (0, 10, HEADER_BYTES, HEADER_BYTES + 5000, HEADER_BYTES + 2 * CHUNK)
@@ -28,39 +24,12 @@ EVERYWHERE = [
     "cut", EVERYWHERE, ids=lambda cut: f"{cut.direction}-frame{cut.frame - FIRST}-byte{cut.octets}"
 )
 def test_adds_and_exchanges_count_once_when_a_connection_is_cut(server: Server, cut: Cut) -> None:
-    for act in (_add, _exchange, _difference):
+    for act in (add, exchange, difference):
         with CuttingProxy(server.address, [cut]) as proxy:
             with Box.connect(proxy.address, transport="tcp", timeout=10) as box:
                 act(box)
                 box.delete("b")
             assert not proxy.left, "the cut was not reached"
-
-
-def _add(box: Box) -> None:
-    x = whole_numbers(SIZE)
-    buffer = box.create("b", SIZE)
-    buffer.add(x)
-    buffer.add(x, 2)
-    np.testing.assert_array_equal(buffer.read(), 3 * x)
-    assert buffer.version == 2
-
-
-def _exchange(box: Box) -> None:
-    x = 2 * whole_numbers(SIZE, 1)
-    moved = x.copy()
-    buffer = box.create("b", SIZE)
-    buffer.exchange(moved, 0.5)
-    np.testing.assert_array_equal(moved, x / 2)
-    np.testing.assert_array_equal(buffer.read(), x / 2)
-
-
-def _difference(box: Box) -> None:
-    x = 2 * whole_numbers(SIZE, 1)
-    d = x.copy()
-    buffer = box.create("b", SIZE)
-    buffer.exchange(d, 0.5, difference=True)
-    np.testing.assert_array_equal(d, x / 2)
-    np.testing.assert_array_equal(buffer.read(), x / 2)
 
 
 cuts = st.builds(
@@ -72,7 +41,7 @@ cuts = st.builds(
 @given(st.lists(cuts, max_size=8))
 def test_any_number_of_cuts_changes_no_sum(server: Server, cuts: list[Cut]) -> None:
     act: Callable[[Box], None]
-    for act in (_add, _exchange):
+    for act in (add, exchange):
         with (
             CuttingProxy(server.address, cuts) as proxy,
             Box.connect(proxy.address, transport="tcp", timeout=10) as box,

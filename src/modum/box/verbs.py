@@ -19,37 +19,32 @@ class Port:
 
     name: str
     state: str
-    link: str
-    """`InfiniBand` or `Ethernet` (RoCE)."""
-    rate: str
-    interface: str
-    """The network interface that it shares, if any."""
-    gids: tuple[str, ...]
+    """`ACTIVE` if it can carry anything."""
+    directory: Path
 
     @property
-    def active(self) -> bool:
-        """Whether it can carry anything."""
-        return self.state == "ACTIVE"
+    def link(self) -> str:
+        """`InfiniBand` or `Ethernet` (RoCE), and its rate."""
+        return f"{_line(self.directory / 'link_layer')} {_line(self.directory / 'rate')}"
+
+    @property
+    def interface(self) -> str:
+        """The network interface that it shares, if any."""
+        device = self.directory.parent.parent
+        return ", ".join(path.name for path in sorted(device.glob("device/net/*"))) or _line(device / "parent")
+
+    def gids(self) -> list[str]:
+        """Its addresses. The table may have a thousand places: this takes a moment."""
+        places = sorted(self.directory.glob("gids/*"), key=lambda path: int(path.name))
+        return [gid for gid in map(_line, places) if gid and gid != _EMPTY_GID]
 
 
 def ports() -> list[Port]:
     """All ports of all devices, by name."""
-    found = []
-    for directory in sorted(CLASS.glob("*/ports/*")):
-        device = directory.parent.parent
-        gids = [_line(path) for path in sorted(directory.glob("gids/*"), key=lambda path: int(path.name))]
-        interfaces = sorted(path.name for path in device.glob("device/net/*")) or [_line(device / "parent")]
-        found.append(
-            Port(
-                name=f"{device.name}:{directory.name}",
-                state=_line(directory / "state").partition(": ")[2],
-                link=_line(directory / "link_layer"),
-                rate=_line(directory / "rate"),
-                interface=", ".join(filter(None, interfaces)),
-                gids=tuple(gid for gid in gids if gid and gid != _EMPTY_GID),
-            )
-        )
-    return found
+    return [
+        Port(f"{path.parent.parent.name}:{path.name}", _line(path / "state").partition(": ")[2], path)
+        for path in sorted(CLASS.glob("*/ports/*"))
+    ]
 
 
 def rails() -> list[str]:
@@ -57,7 +52,7 @@ def rails() -> list[str]:
 
     The k-th of a client is connected with the k-th of a server.
     """
-    active = [port.name for port in ports() if port.active]
+    active = [port.name for port in ports() if port.state == "ACTIVE"]
     chosen = os.environ.get(DEVICES_VARIABLE, "all")
     return active if chosen == "all" else [name for name in chosen.split(",") if name in active]
 
@@ -68,16 +63,16 @@ def why_no_rails() -> str | None:
         return f"one-sided reads rely on the order of stores of x86-64, this is {platform.machine()}"
     known = ports()
     if not known:
-        return "the kernel shows no RDMA device (HINT: ls /sys/class/infiniband; is the adapter's driver loaded?)"
+        return "this machine has no RDMA device"
     if not rails():
-        listed = ", ".join(f"{port.name} is {port.state or 'unknown'}" for port in known)
+        listed = ", ".join(f"{port.name} is {port.state or 'in an unknown state'}" for port in known)
         wish = os.environ.get(DEVICES_VARIABLE)
-        return f"no active port{f' in {DEVICES_VARIABLE}={wish}' if wish else ''}: {listed}"
+        return f"no active port{f' among {DEVICES_VARIABLE}={wish}' if wish else ''}: {listed}"
     nodes = sorted(NODES.glob("uverbs*"))
     if not nodes:
-        return f"there is no {NODES}/uverbs* (HINT: modprobe ib_uverbs; in a container: --device={NODES})"
+        return f"there is no {NODES}/uverbs0 (HINT: modprobe ib_uverbs; for a container: --device={NODES})"
     if not any(os.access(node, os.R_OK | os.W_OK) for node in nodes):
-        return f"{nodes[0]} may not be opened by this user (HINT: add the user to the group of {nodes[0]})"
+        return f"{nodes[0]} may not be opened by this user (HINT: chmod 666 {NODES}/*, as rdma-core's udev rules do)"
     return None
 
 

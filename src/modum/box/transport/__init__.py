@@ -25,13 +25,14 @@ TRANSPORT_VARIABLE: Final = "MODUM_TRANSPORT"
 
 
 def check_choice(choice: str | None) -> str:
-    """The transport that was asked for: the argument, else MODUM_TRANSPORT, else "auto".
+    """The transport that was asked for: the argument, or if that is None or "auto" MODUM_TRANSPORT, else "auto".
 
     Raises:
         ValueError: there is no such transport.
         TransportError: this machine cannot use it.
     """
-    choice = choice or os.environ.get(TRANSPORT_VARIABLE) or "auto"
+    if choice in (None, "auto"):
+        choice = os.environ.get(TRANSPORT_VARIABLE) or "auto"
     if choice != "auto":
         if choice not in TRANSPORTS:
             raise ValueError(f"transport {choice!r} is not one of auto, {', '.join(TRANSPORTS)}")

@@ -23,7 +23,7 @@ from modum.errors import ConnectionLostError, DeadlineError, TransportError
 T = TypeVar("T")
 Ask = Callable[[Request, type[T], float], T]
 
-_MOST_FAILURES: Final = 3  # of a connection in a row, without anything moved in between
+_RETRY_PAUSE: Final = 0.05  # seconds between two tries to connect
 
 
 class _Contexts:
@@ -84,7 +84,7 @@ class RdmaLink:
         rail: number of the server's device.
         device: of this machine.
         ask: makes a request over any connection.
-        patience: seconds for the first connection.
+        patience: seconds for a connection to come about, and to stand after it failed.
 
     Raises:
         TransportError: it cannot be made; the message says why.
@@ -100,7 +100,7 @@ class RdmaLink:
         self._staged: dict[int, Transfer] = {}  # by the number of the request
         self._fetched: dict[int, Transfer] = {}
         self._keys: dict[int, tuple[RdmaAttachment, Any]] = {}
-        self._failures = 0
+        self._failing_since: float | None = None  # nothing has moved since then
         self._worker: ucx.Worker | None = None
         self._endpoint: ucx.Endpoint | None = None
         self._context: ucx.Context | None = None
@@ -193,7 +193,7 @@ class RdmaLink:
         self._active = [transfer for transfer in self._active if not transfer.ended]
         if len(self._active) == before:
             return False
-        self._failures = 0
+        self._failing_since = None
         return True
 
     def arm(self) -> bool:
@@ -274,13 +274,14 @@ class RdmaLink:
 
     def _renew(self, error: ucx.UcxError) -> None:
         """Connect again, and start again what was under way."""
+        if self._failing_since is None:
+            self._failing_since = time.monotonic()
         while True:
-            self._failures += 1
             self._disconnect()
-            if self._failures > _MOST_FAILURES:
+            if time.monotonic() - self._failing_since > self._patience:
                 raise ConnectionLostError(
-                    f"memory server {self._address}: the one-sided connection {self.devices} failed"
-                    f" {self._failures} times in a row, at last with: {error}"
+                    f"memory server {self._address}: the one-sided connection {self.devices} has failed for"
+                    f" {self._patience:g} s: {error}"
                 )
             try:
                 self._connect()
@@ -297,6 +298,7 @@ class RdmaLink:
                 return
             except ucx.UcxError as another:
                 error = another
+                time.sleep(_RETRY_PAUSE)
 
 
 def rail_of(turn: int, rails: int) -> int:
