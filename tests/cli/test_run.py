@@ -107,9 +107,10 @@ class TestAWorker:
     @pytest.mark.parametrize(
         ("options", "variables", "expected"),
         [
-            ([], {}, ("1", "PASSIVE")),
-            ([], {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "ACTIVE"}, ("3", "ACTIVE")),
-            (["--threads", "2"], {"OMP_NUM_THREADS": "3"}, ("2", "PASSIVE")),
+            ([], {}, ("1", "PASSIVE", "1", "1")),
+            ([], {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "ACTIVE"}, ("3", "ACTIVE", "3", "3")),
+            (["--threads", "2"], {"OMP_NUM_THREADS": "3"}, ("2", "PASSIVE", "2", "2")),
+            ([], {"TF_NUM_INTRAOP_THREADS": "4"}, ("1", "PASSIVE", "4", "1")),
         ],
     )
     def test_computes_on_one_thread_unless_told_otherwise(
@@ -117,12 +118,13 @@ class TestAWorker:
         script: Script,
         options: list[str],
         variables: dict[str, str],
-        expected: tuple[str, str],
+        expected: tuple[str, ...],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+        names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+        for name in names:
             monkeypatch.delenv(name, raising=False)
-        script("import os; print(os.environ['OMP_NUM_THREADS'], os.environ['OMP_WAIT_POLICY'])")
+        script(f"import os; print(*(os.environ[name] for name in {names}))")
         assert run(*options, "train.py", **variables).stdout == f"[0] {' '.join(expected)}\n"
 
     def test_can_be_a_module(self, script: Script, tmp_path: Path) -> None:

@@ -48,16 +48,21 @@ def worker_environment(plan: Plan, rank: int, box: Sequence[str], token: str | N
     """The launcher's own environment, with the place of one worker in the job.
 
     The worker computes on one thread and its OpenMP threads sleep while they wait, as co-located workers that
-    spin for each other's cores are several times slower; what the user has set stays.
+    spin for each other's cores are several times slower; what the user has set stays. TensorFlow has thread pools
+    of its own, takes a GPU's whole memory if it is not told otherwise, and greets every worker with several lines.
     """
     environment = {
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
         "PYTHONUNBUFFERED": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "1",
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         **os.environ,
     }
     if plan.threads is not None:
         environment["OMP_NUM_THREADS"] = str(plan.threads)
+    threads = environment["OMP_NUM_THREADS"].split(",")[0]  # nested levels have numbers of their own
+    environment = {"TF_NUM_INTRAOP_THREADS": threads, "TF_NUM_INTEROP_THREADS": threads, **environment}
     environment |= {
         "RANK": str(rank),
         "WORLD_SIZE": str(plan.workers),
