@@ -81,8 +81,8 @@ class _Micro:
     weight: float
     """Its share of its batch."""
     progress: float
-    results: Array | None = None
-    """Of the last stage: loss and metrics."""
+    results: dict[str, float] | None = None
+    """Loss and metrics: on the last stage at once, elsewhere with the gradients."""
 
 
 class Pipeline:
@@ -372,7 +372,7 @@ class Pipeline:
         source = self._source(batches)
         in_flight: deque[_Micro] = deque()
         ended = held = False
-        gathered: list[tuple[_Micro, Array]] = []
+        batch: list[_Micro] = []
         while True:
             while not ended and not held and len(in_flight) < self._depth:
                 micro, arrays = self._next(source)
@@ -385,15 +385,16 @@ class Pipeline:
             if not in_flight:
                 return
             micro = in_flight.popleft()
-            gathered.append((micro, self._backward(micro)))
+            self._backward(micro)
+            batch.append(micro)
             if micro.last:
                 self._timed(self.stage.update)
                 self._updates += 1
                 held = False
                 if self._averaging is not None:
                     self._averaging.step()
-                yield self._step(gathered)
-                gathered = []
+                yield self._step(batch)
+                batch = []
 
     def _next(self, source: Iterator[tuple[_Micro, Sequence[Array]]]) -> tuple[_Micro | None, Sequence[Array]]:
         """The next micro-batch and what comes with it; at the end the stage behind is told."""
@@ -450,40 +451,35 @@ class Pipeline:
         self._number += 1
         self._most_versions = max(self._most_versions, stage.versions)
         if self._forward_out is None or self._backward_in is None:
-            micro.results = outputs[0]
+            micro.results = dict(zip(stage.results, outputs[0].tolist(), strict=True))
         else:
             self._forward_out.send(_note(micro), [micro.batch, *outputs])
             self._backward_in.ask()
 
-    def _backward(self, micro: _Micro) -> Array:
-        """Returns the results of the micro-batch, which travel with its gradients."""
+    def _backward(self, micro: _Micro) -> None:
         gradients: Sequence[Array] = []
-        results = micro.results
         if self._backward_in is not None:
             message = self._receive(self._backward_in)
-            if message.note != {"number": micro.number}:
-                raise ProtocolError(f"{self.place}: gradients {message.note} came where {micro.number} were due")
-            results, *gradients = message.arrays
-        assert results is not None
+            if message.note["number"] != micro.number:
+                raise ProtocolError(
+                    f"{self.place}: gradients of {message.note['number']} came where those of {micro.number} were due"
+                )
+            gradients, micro.results = message.arrays, message.note["results"]
         inputs = self._timed(self.stage.backward, micro.number, gradients)
         if self._backward_out is not None:
-            self._backward_out.send({"number": micro.number}, [results, *inputs])
-        return results
+            self._backward_out.send({"number": micro.number, "results": micro.results}, inputs)
 
-    def _step(self, gathered: list[tuple[_Micro, Array]]) -> Step:
+    def _step(self, batch: Sequence[_Micro]) -> Step:
         """The batch's results from those of its micro-batches, and a report of them."""
-        means = sum(micro.weight * results for micro, results in gathered)
-        loss, *metrics = np.asarray(means).tolist()
-        samples = sum(micro.batch.size for micro, _ in gathered)
+        means: dict[str, float] = {}
+        for micro in batch:
+            for name, value in (micro.results or {}).items():
+                means[name] = means.get(name, 0.0) + micro.weight * value
+        samples = sum(micro.batch.size for micro in batch)
+        loss = means.pop("loss")
         if self.stage.first:
             self._progress.report(samples=samples, steps=1, total=self._total, loss=loss)
-        return Step(
-            number=self._updates - 1,
-            samples=samples,
-            loss=loss,
-            metrics=dict(zip(self.stage.results[1:], metrics, strict=True)),
-            progress=gathered[0][0].progress,
-        )
+        return Step(number=self._updates - 1, samples=samples, loss=loss, metrics=means, progress=batch[0].progress)
 
     # ---- evaluation and gathering
 
@@ -491,7 +487,7 @@ class Pipeline:
         self, batches: Iterable[Any], inputs: Callable[[Array], Any], labels: Callable[[Array], Any]
     ) -> dict[str, float]:
         stage = self.stage
-        sums: Array = np.zeros(len(stage.results))
+        sums: Array = np.zeros(1)
         samples = 0
         source = self._source(batches)
         while True:
@@ -504,18 +500,18 @@ class Pipeline:
             if self._forward_out is not None:
                 self._forward_out.send(_note(micro), [micro.batch, *outputs])
             else:
-                sums += outputs[0] * micro.batch.size
+                sums = sums + outputs[0] * micro.batch.size
                 samples += micro.batch.size
         if self._backward_in is not None:
             self._backward_in.ask()
-            sums = self._receive(self._backward_in).arrays[0]
+            results: dict[str, float] = self._receive(self._backward_in).note["results"]
         elif samples == 0:
             raise ValueError("evaluate: there was no batch")
         else:
-            sums /= samples
+            results = dict(zip(stage.results, (sums / samples).tolist(), strict=True))
         if self._backward_out is not None:
-            self._backward_out.send({"evaluated": True}, [sums])
-        return dict(zip(stage.results, sums.tolist(), strict=True))
+            self._backward_out.send({"results": results})
+        return results
 
     def _gather(self) -> Any:
         """Every other stage sends its weights to the first one, array by array."""

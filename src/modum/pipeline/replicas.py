@@ -34,9 +34,10 @@ class StageVector(Vector):
                     "convert the model, or train one pipeline"
                 )
         self.size = sum(weight.array.size for weight in shared)
-        self._trainable = sum(weight.array.size for weight in shared if weight.trainable)
+        self.trainable = sum(weight.array.size for weight in shared if weight.trainable)
+        self.bounds = (0, self.size)
         self.staging: NDArray[np.float32] = np.zeros(self.size, np.float32)
-        self._statistics_sent = np.zeros(self.size - self._trainable, np.float32)
+        self._statistics_sent = np.zeros(self.size - self.trainable, np.float32)
         self._saved: NDArray[np.float32] | None = None
 
     @property
@@ -49,7 +50,7 @@ class StageVector(Vector):
 
     def snapshot(self) -> None:
         self._load(self.staging)
-        self._statistics_sent[:] = self.staging[self._trainable :]
+        self._statistics_sent[:] = self.staging[self.trainable :]
 
     def arrived(self) -> None:
         """Host memory is there at once."""
@@ -57,7 +58,7 @@ class StageVector(Vector):
     def subtract(self, rate: float) -> None:
         weights = np.empty(self.size, np.float32)
         self._load(weights)
-        statistics = weights[self._trainable :]
+        statistics = weights[self.trainable :]
         statistics += np.float32(rate) * (self._statistics_sent - statistics)
         weights -= self.staging
         self._store(weights)

@@ -43,7 +43,9 @@ class Stage(ABC):
     layers: tuple[str, ...]
     """Names of this stage's layers."""
     results: tuple[str, ...]
-    """What the last stage tells of each micro-batch: "loss" first, then the names of the metrics."""
+    """What the last stage tells of each micro-batch: "loss" first, then the names of the metrics. Known at the latest
+    after its first `forward` or `evaluate`; the other stages learn it from its messages.
+    """
 
     stash = True
     """Whether updates may come between `forward` and `backward` of a micro-batch; the pipeline sets it."""
@@ -70,8 +72,7 @@ class Stage(ABC):
             inputs: the arrays that the stage before returned; for the first stage the model's inputs, in whatever form
                 the user has them.
             labels: for the last stage: as the user has them.
-            weight: for the last stage: the factor on the loss before it is differentiated, the micro-batch's share
-                of its batch.
+            weight: the micro-batch's share of its batch, a factor on every loss before it is differentiated.
 
         Returns:
             What the next stage gets. The last stage returns `results` as one float64 array.
