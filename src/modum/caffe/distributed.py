@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -12,10 +12,9 @@ import torch
 from modum.caffe.batches import split_batches
 from modum.caffe.solver import Action, Solver
 from modum.launch import detect
-from modum.observe.progress import WorkerProgress
-from modum.torch.flat import SharedTensor, flatten, shared_weights
+from modum.torch.flat import SharedTensor, flatten
 from modum.torch.group import launched_group
-from modum.update import Averaging, Elastic, Hybrid, LearningRateScale, Membership, join
+from modum.update import Elastic, Hybrid, LearningRateScale, Participant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +32,7 @@ JOIN_SECONDS = 300.0
 """How long the first worker may take to write the first weights."""
 
 FINISH_SECONDS = 24 * 3600.0
-"""How long the first worker waits for the others at the end; they do an iteration at most."""
+"""How long workers wait for the others at the end; those do an iteration at most."""
 
 WARM_UP = 20
 """The scale of the learning rate is full after this part of all iterations."""
@@ -94,8 +93,6 @@ class SharedSolver(Solver):
         self._first = place.rank == 0
         super().__init__(solver, tests=self._first, **options)
         param = self.param
-        warmup_steps = param.max_iter // WARM_UP // place.groups
-        self._scale = LearningRateScale(scale=learning_rate_scale, warmup_steps=warmup_steps)
         if param.random_seed >= 0:
             torch.manual_seed(param.random_seed + place.rank)  # the same dropout everywhere would be less of it
         for layer in self.net.layers:
@@ -104,35 +101,27 @@ class SharedSolver(Solver):
         if resume is not None:
             self.restore(resume)
         self._start = self.iter
-        self._steps = self.iter // place.groups
-        """Steps that this group has taken, in the runs before too."""
         self._has_shared_weights = False
-        self._box = box
         self.group = launched_group(place, self.net.device)
-        self._closing = ExitStack()
-        self._closing.callback(self.group.close)
-        self.worker = WorkerProgress(box, place.rank, place.world_size)
-        self._closing.callback(self.worker.close)
+        self._participant = Participant(box, name, self.group)
         tensors = self._shared_tensors()
-        self._vectors = flatten(tensors, self.group)
+        vectors = flatten(tensors, self.group)
         learning = self.parameters.flat.numel()
-        self.parameters.bind(self._vectors[0].flat[:learning])
+        self.parameters.bind(vectors[0].flat[:learning])
         self.rule.rebind()
-        meta = {
-            "tensors": [[one.name, one.text] for one in tensors],
-            "settings": {**_settings(param, rule), "learning_rate_scale": learning_rate_scale},
-        }
-        self._buffers = join(box, name, self._vectors, meta, JOIN_SECONDS)
-        for buffer in self._buffers:
-            self._closing.callback(buffer.close)
-        self._membership = Membership(box, name, leader=self.group.rank == 0)
-        self._closing.callback(self._membership.leave)
-        self._averaging = Averaging(rule, self._vectors, self._buffers, self.group, self._membership)
-        self._closing.callback(self._averaging.close)
-        self._averaging.pull()
+        self._scale = LearningRateScale(
+            scale=learning_rate_scale, warmup_steps=param.max_iter // WARM_UP // place.groups
+        )
+        self._participant.join(
+            rule,
+            vectors,
+            self._scale,
+            model={"tensors": [[one.name, one.text] for one in tensors], "solver": _settings(param)},
+            timeout=JOIN_SECONDS,
+            steps=self._start // place.groups,
+        )
         self._iterations = box.counter(f"{name}/iterations")
         self._samples = self._batch_size() * param.iter_size
-        self._reported = (0.0, 0.0)
 
     def solve(self, resume: str | Path | None = None) -> None:
         if (factor := self._scale.factor(self._scale.warmup_steps, self._place.groups)) != 1:
@@ -162,10 +151,10 @@ class SharedSolver(Solver):
             if self._factor != 1.0:
                 self.parameters.gradient.mul_(self._factor)
             self.group.average(self.parameters.gradient)
-            self.apply_update(number, self._steps)
-            self._averaging.step()
-            self._steps += 1
-            self._report(loss, limit)
+            self.apply_update(number, self._participant.steps)
+            self._participant.stepped()
+            total = (limit - self._start) * self._samples * self.group.size
+            self._participant.progress.report(samples=self._samples, total=total, loss=float(loss))
             action = self._action()
             if action is Action.SNAPSHOT and self._first:
                 self._passed, self.iter = 1, number + 1
@@ -181,13 +170,9 @@ class SharedSolver(Solver):
         self._passed, self.iter = max(1, limit - self.iter), limit
 
     def finish(self) -> None:
-        """Share what was learned here; the first worker then waits for the others, and does what comes at the end."""
-        self._averaging.finish()
-        self._report_exchanges()
-        self.worker.flush()
-        self._membership.leave()
+        """Share what was learned here and wait for the others; the first worker then does what comes at the end."""
+        self._participant.finish(FINISH_SECONDS)
         if self._first:
-            self._membership.wait_for_others(FINISH_SECONDS)
             if self._stopped:
                 self.iter = self._start + self._iterations.value % STOPPED
             self._passed = 1
@@ -214,7 +199,7 @@ class SharedSolver(Solver):
     def close(self) -> None:
         """Leave the job."""
         try:
-            self._closing.close()
+            self._participant.close()
         finally:
             super().close()
 
@@ -223,7 +208,7 @@ class SharedSolver(Solver):
         return spec
 
     def _rate(self, iteration: int) -> float:
-        return super()._rate(iteration) * self._scale.factor(self._steps, self._averaging.groups)
+        return super()._rate(iteration) * self._participant.learning_rate_factor
 
     def _take(self, limit: int) -> int:
         """The number of the next iteration of this group; `limit` or more if there is none left."""
@@ -242,7 +227,7 @@ class SharedSolver(Solver):
             return
         self._has_shared_weights = True
         try:
-            with shared_weights(self._vectors, self._buffers):
+            with self._participant.shared_weights():
                 yield
         finally:
             self._has_shared_weights = False
@@ -265,23 +250,11 @@ class SharedSolver(Solver):
                 return shape[0] if shape else 1
         return 1
 
-    def _report(self, loss: torch.Tensor, limit: int) -> None:
-        total = (limit - self._start) * self._samples * self.group.size
-        self.worker.report(samples=self._samples, steps=1, total=total, loss=float(loss))
-        self._report_exchanges()
 
-    def _report_exchanges(self) -> None:
-        now = self._averaging.statistics()
-        exchange, hidden = self._reported
-        self.worker.report(exchange_seconds=now.exchange_seconds - exchange, hidden_seconds=now.hidden_seconds - hidden)
-        self._reported = (now.exchange_seconds, now.hidden_seconds)
-
-
-def _settings(solver: SolverParameter, rule: Hybrid) -> dict[str, Any]:
-    """What all workers of a job must have in common, by name."""
-    own = {
+def _settings(solver: SolverParameter) -> dict[str, str]:
+    """What the solver files of all workers must have in common, by name."""
+    return {
         field.name: str(value)
         for field, value in solver.ListFields()
         if not field.name.startswith("modum_") and not field.name.endswith("_param")
     }
-    return {**rule.settings(), **own}

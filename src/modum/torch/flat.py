@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from modum.update import Vector
-from modum.update.vector import shared_weights as shared_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -50,6 +50,7 @@ class Participant:
         model: dict[str, Any],
         timeout: float,
         members: str | None = None,
+        steps: int = 0,
     ) -> None:
         """Take part. On return the vectors hold the shared weights: those of the first worker.
 
@@ -59,12 +60,15 @@ class Participant:
             Seconds to wait for the worker that makes the shared weights; DeadlineError after that.
         members
             Name under which the groups count each other, if not that of the model.
+        steps
+            Local steps that were taken before, in a run that this one goes on from: the learning rate warms up once.
 
         Raises:
             MismatchError: the model or the settings differ from the first worker's.
         """
         settings = {**rule.settings(), "learning_rate_scale": scale.scale, "warmup_steps": scale.warmup_steps}
         self._scale = scale
+        self._steps = steps
         self._vectors = vectors
         self._buffers = join(self._box, self._name, vectors, {**model, "settings": settings}, timeout)
         for buffer in self._buffers:
@@ -168,6 +172,11 @@ class Participant:
         """RuntimeError inside `shared_weights`, where no step is allowed."""
         if self._shared_weights:
             raise RuntimeError("a step inside shared_weights(): leave the context first")
+
+    @property
+    def steps(self) -> int:
+        """Local steps taken, those before this run too."""
+        return self._steps
 
     @property
     def learning_rate_factor(self) -> float:
