@@ -70,7 +70,8 @@ def run(
     Options for **modum run** go before the script: what follows it is the script's own.
 
     The exit status is 0 if all workers succeed (with --on-failure continue: all of at least one group), else
-    the first failing worker's. Ctrl-C stops everything within a second.
+    the first failing worker's. Ctrl-C stops everything within a second,
+    unless all workers handle SIGINT themselves: then it is passed on to them, as SIGHUP is.
 
     For several machines, start the same script by mpirun, torchrun or srun: see docs/launching.md.
     """
