@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from bench import caffe, exchange, gloo, memory, mpi, overlap, small, tcp
+from bench import caffe, exchange, gloo, memory, mpi, overlap, pipeline, small, tcp
 from bench.row import Effort, Row
 
 
@@ -38,6 +38,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "overlap": Benchmark(
         measure=overlap.measure, about="a worker's step while an exchange runs under it", needs=("torch",)
     ),
+    "pipeline": Benchmark(measure=pipeline.measure, about="asynchronous stages against one stage"),
     "caffe": Benchmark(
         measure=caffe.measure, about="Caffe's nets against the same nets by hand", needs=("torch", "lmdb", "h5py")
     ),

@@ -9,12 +9,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from modum.box import TRANSPORTS, Box, Server
+from modum.box import Box, Server
 from modum.errors import DeadlineError, PoolFullError, ProtocolError
 from modum.pipeline import Reader, Writer
+from tests.box.conftest import AVAILABLE
 
 
-@pytest.fixture(params=[(transport, count) for transport in TRANSPORTS for count in (1, 2)], ids=str)
+@pytest.fixture(params=[(transport, count) for transport in AVAILABLE for count in (1, 2)], ids=str)
 def ends(request: pytest.FixtureRequest) -> Iterator[tuple[Box, Box]]:
     """Two clients of one box, of one server and of two."""
     transport, count = request.param

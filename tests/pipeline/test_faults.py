@@ -163,6 +163,8 @@ def test_wrong_settings_are_refused(box: Box) -> None:
         Pipeline(stage, job_of(box, 1, 2), micro_batches=4)
     with pytest.raises(ValueError, match="mode"):
         Pipeline(stage, job_of(box, 1, 2), mode="fast")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"ahead \(-1\)"):
+        Pipeline(stage, job_of(box, 1, 2), ahead=-1)
     with pytest.raises(ValueError, match="timeout"):
         Pipeline(stage, job_of(box, 1, 2), timeout=0)
 

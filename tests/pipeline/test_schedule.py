@@ -33,10 +33,11 @@ def train(
     *,
     mode: Mode = "asynchronous",
     micro_batches: int = 1,
+    ahead: int = 0,
 ) -> list[list[Step]]:
     def worker(stage: DenseStage, box: Box) -> list[Step]:
         job = job_of(box, stage.index, len(stages))
-        with Pipeline(stage, job, mode=mode, micro_batches=micro_batches, timeout=20) as pipeline:
+        with Pipeline(stage, job, mode=mode, micro_batches=micro_batches, ahead=ahead, timeout=20) as pipeline:
             return list(pipeline.train(batches, inputs=inputs, labels=labels))
 
     boxes = [connect() for _ in stages]
@@ -81,6 +82,16 @@ def test_asynchronous_stages_follow_the_published_equation(count: int, connect: 
         np.testing.assert_allclose([step.loss for step in own], losses, rtol=1e-5)
         assert [(step.number, step.samples) for step in own] == [(number, 6) for number in range(len(BATCHES))]
     assert steps[0][3].metrics.keys() == {"error"}
+
+
+def test_with_a_batch_ahead_all_stages_but_the_last_are_one_update_staler(connect: Callable[[], Box]) -> None:
+    stages = [DenseStage(index, network(3)) for index in range(3)]
+    train(connect, stages, ahead=1)
+    _, final = reference(network(3), delays=[3, 2, 0])
+    for stage in stages:
+        np.testing.assert_allclose(stage.W, final[stage.index], rtol=0, atol=2e-6)
+    assert stages[1].order[:7] == ["F0", "F1", "F2", "B0", "U", "F3", "B1"]
+    assert stages[2].order[:6] == ["F0", "B0", "U", "F1", "B1", "U"]
 
 
 @pytest.mark.parametrize(("count", "micro_batches"), [(2, 1), (3, 4)])

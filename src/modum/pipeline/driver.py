@@ -110,6 +110,11 @@ class Pipeline:
     micro_batches
         Parts of a batch; 1 in the asynchronous mode, where it must be left alone. About 4 times the stages keep the
         synchronous mode's workers busy.
+    ahead
+        Batches under way beyond one for every stage that is left. 0 is PipeDream's schedule, which keeps all stages
+        busy while what they send arrives in no time. Where `PipelineStatistics.waited_seconds` is large beside
+        ``compute_seconds`` on every stage, 1 hides the time on the wire: for one more update of staleness, and one
+        more version of the weights, on all stages but the last.
     rule
         How the same stages of several pipelines share their weights; `Elastic()` by default, unused with one pipeline.
     name
@@ -131,11 +136,12 @@ class Pipeline:
         *,
         mode: Mode = "asynchronous",
         micro_batches: int = 1,
+        ahead: int = 0,
         rule: UpdateRule | None = None,
         name: str = "pipeline",
         timeout: float = 300.0,
     ) -> None:
-        _check(stage, job, mode, micro_batches, timeout)
+        _check(stage, job, mode, micro_batches, ahead, timeout)
         self.stage = stage
         stage.stash = mode == "asynchronous"
         self.replica = job.rank // stage.stages
@@ -147,7 +153,8 @@ class Pipeline:
         self._micro_batches = micro_batches
         self._name = name
         self._prefix = f"{name}/{self.replica}"
-        self._depth = stage.stages - stage.index
+        self._ahead = ahead
+        self._depth = 1 if stage.last else stage.stages - stage.index + ahead
         self._updates = self._number = self._most_versions = 0
         self._computed = self._waited = 0.0
         self._pools = self._pooled = 0
@@ -307,12 +314,19 @@ class Pipeline:
         return f"stage {index} of {self.stage.stages}{which} (rank {rank}{layers})"
 
     def _agree(self) -> None:
-        settings = {"stages": self.stage.stages, "mode": self._mode, "micro_batches": self._micro_batches}
+        settings = {
+            "stages": self.stage.stages,
+            "mode": self._mode,
+            "micro_batches": self._micro_batches,
+            "ahead": self._ahead,
+        }
         open_or_create(self._job.box, f"{self._name}/settings", 1, "int64", {"pipeline": settings}).close()
 
     def _open(self, rule: UpdateRule | None, timeout: float) -> None:
         stage, box, roster, stack = self.stage, self._job.box, self._roster, self._stack
-        bound = self._depth + 1  # more are never under way while training, so that sending never waits there
+        bound = (
+            stage.stages - stage.index + 1 + self._ahead
+        )  # more are never under way while training, so that sending never waits there
 
         def outbox(cut: int, direction: str, receiver: int) -> Outbox:
             wait = roster.waiting(f"sending {direction} to stage {receiver}")
@@ -556,7 +570,7 @@ class Pipeline:
         return value
 
 
-def _check(stage: Stage, job: Job, mode: str, micro_batches: int, timeout: float) -> None:
+def _check(stage: Stage, job: Job, mode: str, micro_batches: int, ahead: int, timeout: float) -> None:
     if mode not in ("asynchronous", "synchronous"):
         raise ValueError(f'mode ({mode!r}) must be "asynchronous" or "synchronous"')
     if micro_batches < 1:
@@ -566,6 +580,8 @@ def _check(stage: Stage, job: Job, mode: str, micro_batches: int, timeout: float
             f"micro_batches ({micro_batches}) is for the synchronous mode: whole batches keep an asynchronous pipeline "
             "full. Use a smaller batch_size, or mode='synchronous'"
         )
+    if ahead < 0:
+        raise ValueError(f"ahead ({ahead}) must be at least 0")
     if timeout <= 0:
         raise ValueError(f"timeout ({timeout}) must be greater than 0 seconds")
     if job.world_size % stage.stages or job.rank % stage.stages != stage.index:
