@@ -100,6 +100,13 @@ def test_time_tells_of_every_layer() -> None:
 
 
 def test_four_workers_train_one_model_and_count_their_iterations_together() -> None:
+    data = CLASSIFIER[: CLASSIFIER.index('layer { name: "conv"')]
+    scored = data.replace('name: "small"', "").replace("dim: 6", "dim: 1")  # which no group could share out
+    phases = (
+        text.replace('top: "label"', f'top: "label" include {{ phase: {phase} }}')
+        for text, phase in ((data, "TRAIN"), (scored, "TEST"))
+    )
+    Path("net.prototxt").write_text("".join(phases) + CLASSIFIER.removeprefix(data))
     done = caffe("train", "-solver", "solver.prototxt", "-n", "4", "--group_size", "2", "--update-interval=2")
     assert done.returncode == 0, done.stderr
     found = messages(done)  # as they are, for those who read logs of Caffe

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from modum.caffe.batches import split_batches
+from modum.caffe.filters import filter_net
 from modum.caffe.solver import Action, Solver
 from modum.launch import detect
 from modum.torch.flat import SharedTensor, flatten
@@ -204,8 +205,9 @@ class SharedSolver(Solver):
             super().close()
 
     def _own_part(self, spec: NetParameter) -> NetParameter:
-        spec, self._factor = split_batches(spec, self._place.group_rank, self._place.group_size)
-        return spec
+        train = filter_net(spec, spec.state)  # the batches of layers for testing are no concern of a group
+        own, self._factor = split_batches(train, self._place.group_rank, self._place.group_size)
+        return own
 
     def _rate(self, iteration: int) -> float:
         return super()._rate(iteration) * self._participant.learning_rate_factor

@@ -91,9 +91,9 @@ class Solver:
         state.stage.extend(stages)
         if level is not None:
             state.level = level
-        spec = self._own_part(self._train_spec())
+        spec = self._own_part(_in_state(self._train_spec(), TRAIN, state))
         fuse = not param.debug_info
-        self.net = Net(_in_state(spec, TRAIN, state), TRAIN, device=device, fuse=fuse)
+        self.net = Net(spec, TRAIN, device=device, fuse=fuse)
         self.test_nets: list[Net] = []
         if tests:
             self.test_nets = [
@@ -328,7 +328,7 @@ class Solver:
                 raise ModelError.at(param, f"{name} ({value}) must be at least {least}", name)
 
     def _own_part(self, spec: NetParameter) -> NetParameter:
-        """The train net of this worker."""
+        """The train net of this worker, which is in its state already."""
         return spec
 
     def _train_spec(self) -> NetParameter:
