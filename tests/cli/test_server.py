@@ -43,7 +43,20 @@ def test_a_server_can_follow_its_standard_input() -> None:
         assert process.wait(5) == 0
 
 
+def test_a_line_of_its_input_stops_a_server_once_its_clients_have_left() -> None:
+    command = [sys.executable, "-m", "modum", "server", "--interface", "lo", "--port", "0", "--stop-with-stdin"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        address = line_of(process).removeprefix("modum server listening on ").strip()
+        assert process.stdin is not None
+        with Box.connect(address, transport="tcp") as box:
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert box.counter("still there").add(1) == 0
+        assert process.wait(5) == 0
+
+
 def test_wrong_options_are_told() -> None:
+    assert "'eth77' is no network interface" in modum("server", "--interface", "eth77").stderr
     assert "is not an amount of memory" in modum("server", "--memory", "lots").stderr
     assert "refusing to listen on 0.0.0.0" in " ".join(modum("server", "--host", "0.0.0.0").stderr.split())
     with server_process("--port", "0") as (_, address):

@@ -39,6 +39,7 @@ class Hosts:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._slurm: dict[str, str] = {}
+        self._commands = ""
         self._daemons: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
@@ -93,7 +94,7 @@ class Hosts:
             stdout=output,
             stderr=errors,
             text=True,
-            env={**environment, **self._slurm},
+            env={**environment, **self._slurm, "PATH": f"{self._commands}{environment['PATH']}"},
         )
 
     def start_slurm(self, root: Path) -> None:
@@ -102,10 +103,10 @@ class Hosts:
         plugins = libraries / "slurm-wlm"
         # the folders are not where Debian's package would have put them
         self._slurm = {
-            "PATH": f"{root}/usr/bin:{os.environ['PATH']}",
             "LD_LIBRARY_PATH": f"{libraries}:{plugins}",
             "SLURM_CONF": str(self.folder / "slurm.conf"),
         }
+        self._commands = f"{root}/usr/bin:"
         (self.folder / "slurm.conf").write_text(_slurm_conf(self.folder, plugins))
         munged = [str(root / "usr/sbin/munged"), "--foreground"]
         files = [f"--{name}-file=/run/munge/{name}" for name in ("key", "log", "pid", "seed")]

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,17 @@ PATIENCE = 110.0
 WORKERS = Path(__file__).parent / "workers"
 PYTHON = sys.executable
 BIN = Path(sys.prefix) / "bin"
+PATH = f"{BIN}:{os.environ['PATH']}"
+CLUSTER = Path(__file__).parents[2] / "examples" / "cluster"
 WORLD = 4
+
+SSH = """#!/bin/sh
+# Stands in for ssh between the hosts: [options] HOST COMMAND...
+while [ "${1#-}" != "$1" ]; do shift; done
+host=$1
+shift
+exec nsenter --net=/run/netns/$host -- unshare --uts sh -c "hostname $host; $*"
+"""
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -65,6 +76,16 @@ def said(output: str) -> list[dict[str, Any]]:
     """What workers printed as JSON; `modum run` puts their rank in front."""
     lines = (line.removeprefix("[0] ") for line in output.splitlines())
     return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def results_in(file: Path, count: int) -> list[dict[str, Any]]:
+    """What `count` workers of a batch job have printed, once all have."""
+    deadline = time.monotonic() + PATIENCE
+    while not (file.exists() and len(results := said(file.read_text())) == count):
+        text = file.read_text() if file.exists() else "nothing"
+        assert time.monotonic() < deadline, f"the batch job said {text}"
+        time.sleep(0.05)
+    return results
 
 
 def mpich() -> tuple[list[str], dict[str, str]]:
@@ -163,26 +184,48 @@ class TestSeveralHosts:
         assert "modum: 4 workers on 4 hosts (started by srun), 4 groups of 1; 4 memory servers: 10.77.0.1:" in errors
         assert errors.count(", eth0)") == 4
 
-    def test_of_torchrun_make_a_group_each(self, hosts: Hosts) -> None:
-        nodes = ["--nnodes=2", "--nproc-per-node=2", f"--master-addr={address(3)}", "--master-port=29555"]
+    def test_of_torchrun_make_a_group_each_as_in_the_example(self, hosts: Hosts) -> None:
         with contextlib.ExitStack() as stack:
             agents = [
                 stack.enter_context(
                     ended(
                         hosts.start(
                             host,
-                            [str(BIN / "torchrun"), *nodes, f"--node-rank={rank}", str(WORKERS / "sums.py")],
-                            environment(MODUM_SERVERS="2"),
+                            [str(CLUSTER / "torchrun.sh"), str(number), address(3), str(WORKERS / "sums.py")],
+                            environment(PATH=PATH, WORKERS="2", MODUM_SERVERS="2"),
                         )
                     )
                 )
-                for rank, host in enumerate((3, 4))
+                for number, host in enumerate((3, 4))
             ]
             results = [result for agent in agents for result in said(finish(agent)[0])]
-        assert sorted(result["rank"] for result in results) == [0, 1, 2, 3]
+        assert sorted(result["rank"] for result in results) == list(range(4))
         for result in results:
             assert (result["place"], result["sums"]) == ([4, 2, 2], [10.0])
             assert [server.partition(":")[0] for server in result["servers"]] == [address(h) for h in (3, 3, 4, 4)]
+
+    def test_of_mpirun_meet_over_mpi_as_in_the_example(self, hosts: Hosts) -> None:
+        mpirun, variables = open_mpi()
+        agent = hosts.folder / "ssh"
+        agent.write_text(SSH)
+        agent.chmod(0o700)
+        hostfile = hosts.folder / "hostfile"
+        hostfile.write_text("n1 slots=1\nn2 slots=1\n")
+        path = f"{Path(mpirun[0]).parent}:{PATH}"
+        place = environment(PATH=path, HOSTFILE=str(hostfile), PRTE_MCA_plm_ssh_agent=str(agent), **variables)
+        output, errors = finish(hosts.start(1, [str(CLUSTER / "mpirun.sh"), str(WORKERS / "sums.py")], place))
+        assert sorted(each["rank"] for each in said(output)) == [0, 1]
+        assert all((each["place"], each["sums"]) == ([2, 2, 1], [3.0]) for each in said(output))
+        assert re.search(r"2 memory servers: 10\.77\.0\.1:\d+ \(n1, eth0\), 10\.77\.0\.2:\d+ \(n2, eth0\)\n", errors)
+
+    def test_of_a_batch_job_are_as_in_the_example(self, hosts: Hosts) -> None:
+        out = hosts.folder / "example.out"
+        options = ["--ntasks-per-node=1", f"--output={out}", f"--chdir={hosts.folder}"]
+        command = ["sbatch", *options, str(CLUSTER / "slurm.sbatch"), str(WORKERS / "sums.py")]
+        finish(hosts.start(4, command, environment(PATH=PATH, MODUM_MEMORY="64MiB")))
+        results = results_in(out, 2)
+        assert sorted(each["rank"] for each in results) == [0, 1]
+        assert all((each["place"], each["sums"]) == ([2, 2, 1], [3.0]) for each in results)
 
     def test_share_a_box_that_runs_already(self, hosts: Hosts) -> None:
         servers = [f"{address(host)}:7500" for host in (1, 2, 3, 4)]

@@ -2,20 +2,36 @@
 
 import os
 import resource
+import select
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from modum.box import Server
+
 app = typer.Typer()
+
+_GOODBYE_SECONDS = 5.0
+_LOOK_SECONDS = 0.02
 
 
 @app.command()
 def server(
     host: Annotated[str, typer.Option(help="Address to listen on. Anything but loopback needs a token.")] = "127.0.0.1",
+    interface: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            show_default=False,
+            help="Listen on this network interface, such as eth0: instead of --host.",
+        ),
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 7500,
     memory: Annotated[
         str,
@@ -45,8 +61,11 @@ def server(
     import psutil
 
     from modum.box import Server, format_bytes, parse_bytes, read_token
+    from modum.launch.interfaces import chosen_interface
 
     try:
+        if interface is not None:
+            host = chosen_interface(interface).address
         limit = parse_bytes(memory)
         memory_server = Server(host, port, memory=limit, token=read_token(token_file))
     except ValueError as error:
@@ -67,13 +86,18 @@ def server(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     if stop_with_stdin:
-        threading.Thread(target=_wait_for_end_of_input, args=(stopped,), daemon=True).start()
+        threading.Thread(target=_obey_input, args=(memory_server, stopped), daemon=True).start()
     with memory_server:
         print(f"modum server listening on {memory_server.address}", flush=True)
         stopped.wait()
 
 
-def _wait_for_end_of_input(stopped: threading.Event) -> None:
-    while os.read(sys.stdin.fileno(), 4096):
-        pass
+def _obey_input(memory_server: "Server", stopped: threading.Event) -> None:
+    """Stop when standard input ends; a line of input asks to stop once the clients have said goodbye."""
+    source = sys.stdin.fileno()
+    if os.read(source, 4096):
+        deadline = time.monotonic() + _GOODBYE_SECONDS
+        while memory_server.statistics().clients and time.monotonic() < deadline:
+            if select.select([source], [], [], _LOOK_SECONDS)[0] and not os.read(source, 4096):
+                break
     stopped.set()

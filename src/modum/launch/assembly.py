@@ -50,6 +50,9 @@ class _Hello(_Answer, kw_only=True):
     chosen: bool
     """Whether the user named the interface."""
     token: str | None
+    """Rank 0's, if it made one for the job; a token that users give is never sent."""
+    has_token: bool
+    """Whether MODUM_TOKEN is in this worker's environment."""
     box: list[str]
 
 
@@ -78,7 +81,7 @@ class Assembly:
         self.carried: HostServers | None = None
         self._hellos = self._gather(_hello(place), _Hello)
         _check(self._hellos)
-        self.token = self._hellos[0].token
+        self.token = place.token or self._hellos[0].token
         self.servers = place.box_servers
         try:
             self._offers = self._gather(self._offer(), _Offer)
@@ -218,7 +221,8 @@ def _hello(place: ClusterEnvironment) -> _Hello:
         host=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
         interfaces=interfaces,
         chosen=bool(choice),
-        token=(new_token() if new else place.token) if place.rank == 0 else None,
+        token=new_token() if new else None,
+        has_token=place.token is not None,
         box=list(place.box_servers),
         problem=problem,
     )
@@ -234,6 +238,7 @@ def _check(hellos: Sequence[_Hello]) -> None:
             ("group size", "group_size"),
             ("name of the job (MODUM_JOB)", "job"),
             ("box (MODUM_BOX)", "box"),
+            ("token (MODUM_TOKEN, whether there is one)", "has_token"),
         ):
             expected, found = (rank if name == "rank" else getattr(first, name)), getattr(each, name)
             if expected != found:

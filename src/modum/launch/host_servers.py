@@ -1,5 +1,6 @@
 """The memory servers that a worker runs for its host, for as long as itself lives."""
 
+import contextlib
 import os
 import selectors
 import subprocess
@@ -48,11 +49,24 @@ class HostServers:
             self.close()
             raise
 
-    def close(self) -> None:
-        """Stop them and wait for their end. Does nothing the second time."""
+    def finish(self) -> None:
+        """Stop them once their clients have said goodbye, which all are about to do."""
         for server in self._servers:
             assert server.stdin is not None
-            server.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                server.stdin.write("\n")
+                server.stdin.flush()
+        for server in self._servers:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(2 * _STOP_SECONDS)
+        self.close()
+
+    def close(self) -> None:
+        """Stop them at once and wait for their end. Does nothing the second time."""
+        for server in self._servers:
+            assert server.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                server.stdin.close()
         for server in self._servers:
             try:
                 server.wait(_STOP_SECONDS)

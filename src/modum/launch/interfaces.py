@@ -71,8 +71,8 @@ def chosen_interface(choice: str) -> Interface:
     if not fitting:
         there = ", ".join(map(str, host_interfaces())) or "none but loopback"
         raise ValueError(
-            f"{INTERFACE_VARIABLE}={choice!r} is no network interface of {socket.gethostname()}: there are {there}\n"
-            f"HINT: export {INTERFACE_VARIABLE}=eth0 (a name that all hosts have), or leave it out"
+            f"{choice!r} is no network interface of {socket.gethostname()}: there are {there}\n"
+            f"HINT: name one of these, by {INTERFACE_VARIABLE} or --interface, or none: the route decides then"
         )
     return min(fitting, key=lambda each: ":" in each.address)
 

@@ -7,12 +7,13 @@ import sys
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 from modum.box import Box, Server, new_token
 from modum.errors import ConnectionLostError, DeadlineError, ModumError
 from modum.launch.assembly import Assembly
 from modum.launch.environment import ClusterEnvironment
+from modum.launch.host_servers import HostServers
 from modum.launch.local import Single
 from modum.launch.resolver import detect
 from modum.launch.roster import Roster
@@ -24,12 +25,6 @@ _MEET_SECONDS: Final = 120.0
 """How long the first worker waits for the last one, which may be long in starting and importing."""
 _PAUSE: Final = 0.05
 _QUIET_SECONDS: Final = 10.0
-
-
-class _Servers(Protocol):
-    """Memory servers that live as long as this worker: in its own process, or beside it."""
-
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +43,8 @@ class Job:
     groups: int
     group_rank: int
     group_size: int
-    _servers: _Servers | None = field(default=None, repr=False)
+    _embedded: Server | None = field(default=None, repr=False)
+    _carried: HostServers | None = field(default=None, repr=False)
     _roster: Roster | None = field(default=None, repr=False)
     _process: int = field(default_factory=os.getpid, repr=False)
 
@@ -78,12 +74,16 @@ class Job:
             if self._roster is not None and not self._roster.left:
                 with contextlib.suppress(ModumError):  # a server of another host is gone: there is no box any more
                     self._roster.leave()
-                    if wait and self._servers is not None:
+                    if wait and self._carried is not None:
                         self._wait_for_others(self._roster)
             self.box.close()
+            if wait and self._carried is not None:
+                self._carried.finish()  # workers of other hosts may be about to say goodbye still
         finally:
-            if self._servers is not None:
-                self._servers.close()
+            if self._carried is not None:
+                self._carried.close()
+            if self._embedded is not None:
+                self._embedded.close()
 
     def _wait_for_others(self, roster: Roster) -> None:
         tell = time.monotonic() + _QUIET_SECONDS
@@ -155,24 +155,31 @@ def _alone(place: ClusterEnvironment, transport: str, timeout: float) -> Job:
     except BaseException:
         server.close()
         raise
-    return _job(place, box, server, None)
+    return _job(place, box, embedded=server)
 
 
 def _box(place: ClusterEnvironment, servers: tuple[str, ...], token: str | None, transport: str, timeout: float) -> Box:
     return Box.connect(servers, token=token, transport=transport, timeout=timeout, namespace=place.job)
 
 
-def _enter(place: ClusterEnvironment, box: Box, servers: _Servers | None) -> Job:
+def _enter(place: ClusterEnvironment, box: Box, carried: HostServers | None) -> Job:
     """Check in, unless this is a script by itself: several of those may share a box, whose jobs they know."""
     try:
         roster = None if isinstance(place, Single) else Roster(box, place)
     except BaseException:
         box.close()
         raise
-    return _job(place, box, servers, roster)
+    return _job(place, box, carried=carried, roster=roster)
 
 
-def _job(place: ClusterEnvironment, box: Box, servers: _Servers | None, roster: Roster | None) -> Job:
+def _job(
+    place: ClusterEnvironment,
+    box: Box,
+    *,
+    embedded: Server | None = None,
+    carried: HostServers | None = None,
+    roster: Roster | None = None,
+) -> Job:
     job = Job(
         box=box,
         rank=place.rank,
@@ -182,7 +189,8 @@ def _job(place: ClusterEnvironment, box: Box, servers: _Servers | None, roster: 
         groups=place.groups,
         group_rank=place.group_rank,
         group_size=place.group_size,
-        _servers=servers,
+        _embedded=embedded,
+        _carried=carried,
         _roster=roster,
     )
     atexit.register(job.close)
