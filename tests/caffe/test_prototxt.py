@@ -41,6 +41,20 @@ def read(text: str, path: str = "net.prototxt") -> NetParameter:
     return read_net(path, text=text)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '\ufeffname: "net"\r\n# \uacf5\ubd80\r\nlayer { type: "TanH" }\r\n'.encode(),
+        'name: "net"\r# \u6ce8\u91ca\rlayer { type: "TanH" }'.encode("gbk"),
+    ],
+)
+def test_files_of_other_systems_and_comments_in_other_encodings_are_read(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "net.prototxt").write_bytes(content)
+    net = read_net(tmp_path / "net.prototxt")
+    assert (net.name, net.layer[0].type) == ("net", "TanH")
+    assert where(net.layer[0]) == f"{tmp_path / 'net.prototxt'}:3"
+
+
 def test_a_net_is_read_with_all_that_the_text_format_allows() -> None:
     net = read(NET)
     data, conv = net.layer
@@ -135,8 +149,8 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_net(tmp_path / "none.prototxt")
     with pytest.raises(ModelError, match="cannot be read: Is a directory"):
         read_net(tmp_path)
-    (tmp_path / "binary").write_bytes(b"\x0a\xff\xfe")
-    with pytest.raises(ModelError, match="binary: is not text: invalid start byte at byte 1"):
+    (tmp_path / "binary").write_bytes(b"\x0a\x00\xff")
+    with pytest.raises(ModelError, match="binary: is not text: invalid start byte at byte 2"):
         read_solver(tmp_path / "binary")
 
 

@@ -64,7 +64,7 @@ def parse(message: _MessageT, path: str | PathLike[str], text: str | None = None
     file = fspath(path)
     if text is None:
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = _decode(Path(path).read_bytes())
         except FileNotFoundError as error:
             raise MissingFileError(f"{file}: cannot be read: {error.strerror}") from None
         except OSError as error:
@@ -93,6 +93,17 @@ def parse(message: _MessageT, path: str | PathLike[str], text: str | None = None
         owner, path = (message.layer[int(layer[1])], layer[2]) if layer else (message, missing)
         raise ModelError.at(owner, f'"{path}" is missing', path.rpartition(".")[0])
     return message
+
+
+def _decode(content: bytes) -> str:
+    """The text in a file that may have come from Windows, or have comments in any encoding; those mean nothing."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        if b"\0" in content:
+            raise
+        text = content.decode("latin-1")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def write_text(message: Message) -> str:
