@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from modum.box import Server
 from modum.box.sockets import DEFAULT_PORT
 
 MODUM = str(Path(sys.executable).with_name("modum"))
@@ -37,6 +38,19 @@ def test_json_has_every_value() -> None:
     assert report["cores_allowed"] == len(os.sched_getaffinity(0))
     assert report["memory_bytes_per_second"] > 0
     assert report["shared_memory_trouble"] is None
+
+
+def test_a_box_is_measured_on_request() -> None:
+    with Server(memory=80 << 20, token="secret") as server:
+        command = [MODUM, "doctor", "--box", server.address, "--json"]
+        environment = {**os.environ, "MODUM_TOKEN": "secret"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
+    (tcp,) = [way for way in json.loads(done.stdout)["ways"] if way["transport"] == "tcp"]
+    assert tcp["server"] == server.address
+    assert tcp["read_bytes_per_second"] > 1e6
+    bad = subprocess.run([MODUM, "doctor", "--box", "host:x"], capture_output=True, text=True, timeout=60)
+    assert bad.returncode == 2
+    assert "'host:x' is no address of a memory server" in bad.stderr
 
 
 def test_a_table_on_a_terminal() -> None:

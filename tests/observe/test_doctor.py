@@ -12,6 +12,7 @@ import pytest
 
 from modum.box.transport import TRANSPORTS
 from modum.observe import doctor
+from modum.observe.rdma import PortReport, RdmaReport
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,28 @@ def test_a_port_that_is_taken_is_reported_with_the_way_out() -> None:
 
 def test_memory_bandwidth_is_measured_even_with_hardly_any_memory() -> None:
     assert doctor.memory_bandwidth(threads=3, nbytes=0) > 0
+
+
+def test_rdma_devices_are_shown_with_what_is_missing() -> None:
+    nothing = RdmaReport(ports=[], ucx=None, ucx_modules=[], ucx_trouble=None, locked_memory_bytes=65536)
+    assert nothing.lines() == []
+    port = PortReport(
+        name="mlx5_0:1", state="ACTIVE", link="Ethernet 100 Gb/sec", interface="eth2", gids=["fe80::1"], trouble=None
+    )
+    down = dataclasses.replace(port, name="mlx5_1:1", state="DOWN", interface="eth3", gids=[])
+    found = RdmaReport(
+        ports=[port, down], ucx="1.13.1", ucx_modules=["cma", "ib"], ucx_trouble=None, locked_memory_bytes=65536
+    )
+    lines = {topic: (finding, trouble) for topic, finding, trouble in found.lines()}
+    assert lines["rdma mlx5_0:1"] == ("ACTIVE, Ethernet 100 Gb/sec, interface eth2, 1 GIDs: fe80::1", "")
+    assert lines["rdma mlx5_1:1"][1] == "not active: bring its interface up: ip link set eth3 up"
+    assert lines["ucx"] == ("1.13.1 with cma, ib", "")
+    assert lines["registered memory"][0] == "at most 64 KiB"
+    assert "ulimit -l unlimited" in lines["registered memory"][1]
+    without = dataclasses.replace(found, ucx=None, ucx_trouble="UCX cannot be loaded", locked_memory_bytes=None)
+    lines = {topic: (finding, trouble) for topic, finding, trouble in without.lines()}
+    assert lines["ucx"] == ("cannot be used", "UCX cannot be loaded")
+    assert lines["registered memory"] == ("any amount", "")
 
 
 def test_what_is_wrong_stands_in_its_own_row_and_nowhere_else(report: doctor.Report) -> None:

@@ -1,4 +1,4 @@
-"""`modum doctor`: what this machine can do."""
+"""`modum doctor`: what this machine can do, and how fast a box is from here."""
 
 from typing import Annotated
 
@@ -12,31 +12,45 @@ app = typer.Typer()
 @app.command()
 def doctor(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port that a memory server would use.")] = 7500,
+    box: Annotated[
+        str | None, typer.Option(help="Servers of a box, host:port,host:port: measure every way to each of them.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print every value, for programs.")] = False,
 ) -> None:
-    """Show what this machine can do: cores, memory and its speed, transports, ports.
+    """Show what this machine can do: cores, memory and its speed, transports, ports, RDMA devices.
 
     Tries things out for a few seconds and changes nothing. Lines that start with "!" say what is wrong, and
     what to do about it. Paste the output into bug reports; it has this machine's addresses, but no token.
+
+    modum doctor --box 10.0.0.5:7500 also measures GB/s and latency of every transport to every server of that box,
+    with MODUM_TOKEN if it has one, and leaves nothing there.
     """
     import msgspec
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from modum.box import read_token
     from modum.observe.doctor import examine
+    from modum.observe.paths import measure_ways
 
     report = examine(port)
+    servers = [address for address in (box or "").split(",") if address.strip()]
+    try:
+        ways = measure_ways(servers, token=read_token())
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--box") from None
+    rows = [*report.rows(), *(way.row() for way in ways)]
     console = Console()
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(report)).decode())
+        print(msgspec.json.format(msgspec.json.encode({**msgspec.to_builtins(report), "ways": ways})).decode())
     elif console.is_terminal:
         table = Table.grid("", "", "", padding=(0, 2))
-        for row in report.rows():
+        for row in rows:
             mark, trouble = ("[red]![/]", f"[red]{escape(row.trouble)}[/]") if row.trouble else ("[green]✓[/]", "")
             table.add_row(mark, f"[bold]{row.topic}[/]", "\n".join(filter(None, (escape(row.finding), trouble))))
         console.print(table)
     else:
-        for row in report.rows():
+        for row in rows:
             trouble = f": {row.trouble}" if row.trouble else ""
             print(f"{'!' if row.trouble else ' '} {row.topic:<20} {row.finding}{trouble}")

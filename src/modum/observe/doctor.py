@@ -20,6 +20,7 @@ from modum.box.sizes import format_bytes
 from modum.box.sockets import DEFAULT_PORT
 from modum.box.transport import TRANSPORTS
 from modum.observe.cgroup import read_limits
+from modum.observe.rdma import RdmaReport, look_at_rdma
 
 __all__ = ["Report", "Row", "examine"]
 
@@ -67,6 +68,7 @@ class Report:
     descriptors_hard: int
     transports: dict[str, str | None]
     """Why the transport cannot be used here."""
+    rdma: RdmaReport
     port: int
     addresses: dict[str, str | None]
     """Why a server cannot listen on `port` at this address."""
@@ -112,10 +114,8 @@ class Report:
                 if self.descriptors_soft < _ENOUGH_DESCRIPTORS
                 else "",
             ),
-            *(
-                Row(f"transport {name}", "cannot be used" if reason else "can be used", reason or "")
-                for name, reason in self.transports.items()
-            ),
+            *(self._transport(name, reason) for name, reason in self.transports.items()),
+            *(Row(*line) for line in self.rdma.lines()),
             *(
                 Row(f"listen on {address}", self._port_finding(address, reason), reason or "")
                 for address, reason in self.addresses.items()
@@ -126,6 +126,11 @@ class Report:
                 self.loopback_trouble or "",
             ),
         ]
+
+    def _transport(self, name: str, reason: str | None) -> Row:
+        if reason and name == "rdma" and not self.rdma.ports:
+            return Row("transport rdma", reason)  # few machines have a device, and nothing is wrong with the others
+        return Row(f"transport {name}", "cannot be used" if reason else "can be used", reason or "")
 
     def _port_finding(self, address: str, reason: str | None) -> str:
         if reason:
@@ -164,6 +169,7 @@ def examine(port: int = DEFAULT_PORT) -> Report:
         descriptors_soft=soft,
         descriptors_hard=hard,
         transports={name: transport.unavailable() for name, transport in TRANSPORTS.items()},
+        rdma=look_at_rdma(),
         port=port,
         addresses={address: why_not_listen(address, port) for address in _addresses()},
         loopback_bytes_per_second=loopback,

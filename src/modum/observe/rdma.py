@@ -1,0 +1,153 @@
+"""What this machine has for the transport `rdma`, and what is missing."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from modum.box import ucx, verbs
+from modum.box.sizes import format_bytes
+
+__all__ = ["PortReport", "RdmaReport", "look_at_rdma"]
+
+_INSTALL: Final = "apt-get install libucx0 ibverbs-providers, or dnf install ucx-ib rdma-core"
+_SHOWN_GIDS: Final = 2
+_WAIT_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortReport:
+    """One port of one RDMA device."""
+
+    name: str
+    state: str
+    link: str
+    interface: str
+    gids: list[str]
+    trouble: str | None
+    """Why no memory could be read through it; None if it was, or if it is not active or UCX is not there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RdmaReport:
+    """Devices, the library that drives them, and how much memory may be registered."""
+
+    ports: list[PortReport]
+    ucx: str | None
+    """Version of the host's UCX, if it can be loaded."""
+    ucx_modules: list[str]
+    """What it was built with; `ib` drives RDMA devices, `cuda` moves the memory of GPUs."""
+    ucx_trouble: str | None
+    locked_memory_bytes: int | None
+    """None means any number."""
+
+    def lines(self) -> list[tuple[str, str, str]]:
+        """(topic, finding, trouble) for people; nothing is wrong with a machine that has no device."""
+        if not self.ports:
+            return []
+        limit = self.locked_memory_bytes
+        return [
+            *(
+                (
+                    f"rdma {port.name}",
+                    f"{port.state}, {port.link}"
+                    + (f", interface {port.interface}" if port.interface else "")
+                    + f", {len(port.gids)} GIDs: {', '.join(port.gids[:_SHOWN_GIDS])}",
+                    port.trouble or ("" if port.state == "ACTIVE" else f"not active: {_how_to_activate(port)}"),
+                )
+                for port in self.ports
+            ),
+            (
+                "ucx",
+                f"{self.ucx} with {', '.join(self.ucx_modules)}" if self.ucx else "cannot be used",
+                self.ucx_trouble or "",
+            ),
+            (
+                "registered memory",
+                "any amount" if limit is None else f"at most {format_bytes(limit)}",
+                ""
+                if limit is None
+                else "RDMA registers whole buffers: raise it with `ulimit -l unlimited`, or LimitMEMLOCK=infinity in "
+                "the systemd unit of the server (or of slurmd)",
+            ),
+        ]
+
+
+def look_at_rdma() -> RdmaReport:
+    """Look at the devices; where there are some, load UCX and read a little memory through each that is active."""
+    found = verbs.ports()
+    version, modules, trouble = _look_at_ucx() if found else (None, [], None)
+    usable = version is not None and "ib" in modules
+    return RdmaReport(
+        ports=[
+            PortReport(
+                name=port.name,
+                state=port.state,
+                link=port.link,
+                interface=port.interface,
+                gids=port.gids(),
+                trouble=_why_not_read(port.name) if usable and port.name in verbs.rails() else None,
+            )
+            for port in found
+        ],
+        ucx=version,
+        ucx_modules=modules,
+        ucx_trouble=trouble,
+        locked_memory_bytes=verbs.locked_memory_limit(),
+    )
+
+
+def _look_at_ucx() -> tuple[str | None, list[str], str | None]:
+    try:
+        version = ".".join(map(str, ucx.library().version))
+    except ucx.UcxError as error:
+        return None, [], f"{error}: {_INSTALL}"
+    libraries = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libuct.so" in line}
+    modules = sorted(
+        {
+            module.name.removeprefix("libuct_").partition(".")[0]
+            for library in libraries
+            for module in Path(os.path.realpath(library)).parent.glob("ucx/libuct_*.so*")
+        }
+    )
+    return version, modules, None if "ib" in modules else f"this UCX cannot drive RDMA devices: {_INSTALL}"
+
+
+def _why_not_read(device: str) -> str | None:
+    """Connect the device with itself and read memory through it; why that failed."""
+    source, target = np.arange(64, dtype=np.uint8), np.zeros(64, np.uint8)
+    try:
+        context = ucx.Context(device)
+        memory = context.register(source.ctypes.data, source.size, writable=False)
+        near, far = context.worker(), context.worker()
+        endpoint = near.connect(far.address())
+        key = endpoint.unpack(memory.key())
+        request = endpoint.get(target, target.ctypes.data, target.size, source.ctypes.data, key)
+        trouble = None if _wait(request, near, far) else f"nothing came through it in {_WAIT_SECONDS:g} s"
+        if endpoint.close():
+            near.close()
+            far.close()
+            memory.close()
+            context.close()
+    except ucx.UcxError as error:
+        return f"UCX cannot use it: {error} (HINT: UCX_IB_GID_INDEX chooses another GID; `modum doctor` shows them)"
+    return trouble or (None if (source == target).all() else "other bytes came than were sent")
+
+
+def _wait(request: ucx.Request, *workers: ucx.Worker) -> bool:
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while not request.done():
+        for worker in workers:
+            worker.progress()
+        if time.monotonic() > deadline:
+            return False
+    return True
+
+
+def _how_to_activate(port: PortReport) -> str:
+    if port.link.startswith("InfiniBand"):
+        return "check the cable, and that a subnet manager runs (opensm)"
+    return f"bring its interface up: ip link set {port.interface or 'INTERFACE'} up"

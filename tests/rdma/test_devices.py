@@ -1,0 +1,271 @@
+"""What only RDMA can show: one-sided reads, lost links, keys that die, two rails, two hosts. See guest.sh."""
+
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from tests.box.acts import FIRST, add, exchange
+from tests.box.conftest import EMULATED
+from tests.box.cutting import Cut, CuttingProxy
+from tests.box.processes import line_of
+from tests.box.test_conformance import whole_numbers
+from tests.box.test_faults import ADDS_FOREVER, stop
+from tests.rdma.hosts import TOKEN, packets, process, queue_pairs, received_bytes, server
+from tests.rdma.training import BATCH, INTERVAL, SIZE, STEPS, WORKERS, train
+
+from modum.box import Box, Server
+from modum.box.transport.rdma import RdmaTransport
+from modum.box.wire import CHUNK, HEADER_BYTES
+from modum.errors import BufferNotFoundError, ConnectionLostError, DeadlineError, TransportError
+
+pytestmark = pytest.mark.skipif(not EMULATED, reason="for the machine of scripts/softroce, with its devices")
+
+TIMEOUT = 60.0
+TRAINING = Path(__file__).with_name("training.py").read_text()
+
+
+@pytest.fixture(scope="module")
+def there() -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """A server in a process of its own, with the other ends of both pairs of devices: (the process, its address)."""
+    with server("rxb:1,rxd:1") as one:
+        yield one
+
+
+@pytest.fixture
+def here() -> Iterator[Server]:
+    with Server(memory=64 << 20, grace=0.2) as one:
+        yield one
+
+
+def over_rdma(address: str, *, token: str | None = None, timeout: float = TIMEOUT) -> Box:
+    return Box.connect(address, transport="rdma", token=token, timeout=timeout)
+
+
+def route(box: Box) -> str:
+    return box._servers.transports[0].route
+
+
+def cpu_seconds(child: "subprocess.Popen[str]") -> float:
+    times = psutil.Process(child.pid).cpu_times()
+    return times.user + times.system
+
+
+def test_reads_go_through_the_device_and_leave_the_server_asleep(
+    there: tuple["subprocess.Popen[str]", str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UCX_NET_DEVICES", "rxa:1")
+    child, address = there
+    rounds, x = 10, whole_numbers(4 * CHUNK // 4)
+    used = {}
+    for transport in ("rdma", "tcp"):
+        with Box.connect(address, transport=transport, token=TOKEN, timeout=TIMEOUT) as box:
+            buffer = box.create(transport, x.size)
+            buffer.write(x)
+            out = buffer.read()
+            before, sent, came = cpu_seconds(child), packets("rxb"), received_bytes("va")
+            for _ in range(rounds):
+                buffer.read(out)
+            used[transport] = cpu_seconds(child) - before
+            if transport == "rdma":
+                assert route(box) == "rdma rxa:1 to rxb:1"
+                sent, came = packets("rxb") - sent, received_bytes("va") - came
+            np.testing.assert_array_equal(out, x)
+    print(
+        f"rdma: {rounds * x.nbytes} bytes read: {came} bytes came through va in {sent} packets of rxb; the server's CPU"
+        f" worked {used['rdma']:.2f} s, {used['tcp']:.2f} s for as many over tcp"
+    )
+    assert came > rounds * x.nbytes
+    assert sent > rounds * x.nbytes / 4096
+    assert used["rdma"] <= 0.02 + used["tcp"] / 10
+
+
+def test_adds_and_exchanges_go_through_the_device(here: Server) -> None:
+    x = whole_numbers(2 * CHUNK // 4)
+    with over_rdma(here.address) as box:
+        buffer = box.create("b", x.size)
+        before, tcp = packets("rxa") + packets("rxc"), received_bytes("lo")
+        buffer.add(x)
+        buffer.exchange(x, 0.5)
+        assert packets("rxa") + packets("rxc") - before > 3 * x.nbytes / 4096
+        assert received_bytes("lo") - tcp < x.nbytes / 10  # the doorbells, and nothing else
+
+
+def test_two_rails_are_both_used(there: tuple["subprocess.Popen[str]", str]) -> None:
+    x = whole_numbers(CHUNK // 4)
+    _, address = there
+    with ExitStack() as boxes:
+        before = packets("rxa"), packets("rxc")
+        pair = [boxes.enter_context(over_rdma(address, token=TOKEN)) for _ in range(2)]
+        for name, box in zip("ab", pair, strict=True):
+            box.create(name, x.size).write(x)
+            np.testing.assert_array_equal(box.open(name).read(), x)
+        assert {route(box) for box in pair} == {"rdma rxa:1 to rxb:1", "rdma rxc:1 to rxd:1"}
+        assert packets("rxa") - before[0] > x.nbytes / 4096
+        assert packets("rxc") - before[1] > x.nbytes / 4096
+
+
+def test_a_transport_that_was_asked_for_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as without:
+        without.setenv("UCX_NET_DEVICES", "rxz:1")
+        server_without = Server()
+    with server_without:
+        with pytest.raises(TransportError, match="the server cannot: no active port among UCX_NET_DEVICES=rxz:1"):
+            over_rdma(server_without.address)
+
+
+@pytest.mark.parametrize("octets", [0, 10, HEADER_BYTES])
+@pytest.mark.parametrize(("direction", "frame"), [("up", 2), ("down", 0), ("down", 6)])
+def test_adds_and_exchanges_count_once_when_the_connection_is_cut(
+    here: Server, direction: str, frame: int, octets: int
+) -> None:
+    act = add if octets == 10 else exchange
+    # LINK is one request more than over TCP
+    with CuttingProxy(here.address, [Cut(direction, FIRST + 1 + frame, octets)]) as proxy:
+        with over_rdma(proxy.address) as box:
+            act(box)
+            box.delete("b")
+        assert not proxy.left, "the cut was not reached"
+
+
+def test_adds_count_once_when_the_link_goes_down_and_up_again(
+    there: tuple["subprocess.Popen[str]", str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UCX_NET_DEVICES", "rxa:1")
+    x = whole_numbers(2 * CHUNK // 4)
+    with over_rdma(there[1], token=TOKEN) as box:
+        buffer = box.create("link", x.size)
+        buffer.add(x)
+        transport = box._servers.transports[0]
+        assert isinstance(transport, RdmaTransport)
+        (link,) = transport._links.values()
+        subprocess.run(["ip", "link", "set", "vb", "down"], check=True)
+        try:
+            thread = threading.Thread(target=buffer.add, args=(x,))
+            thread.start()
+            while link._failing_since is None and thread.is_alive():
+                time.sleep(0.01)
+        finally:
+            subprocess.run(["ip", "link", "set", "vb", "up"], check=True)
+        thread.join()
+        np.testing.assert_array_equal(buffer.read(), 2 * x)
+
+
+def test_a_chunk_that_a_dead_client_left_half_changed_is_read_through_the_server(here: Server) -> None:
+    x = whole_numbers(CHUNK // 4)
+    with over_rdma(here.address) as box:
+        buffer = box.create("b", x.size)
+        buffer.write(x)
+        here._pool.named("b").mapping.begin(0, 4)  # and never ends
+        np.testing.assert_array_equal(buffer.read(), x)
+        assert box.statistics().servers[0].operations["read"] == 1
+        buffer.add(x)
+        np.testing.assert_array_equal(buffer.read(), 2 * x)
+        assert box.statistics().servers[0].operations["read"] == 1
+
+
+def test_a_reader_of_a_buffer_that_is_deleted_learns_it_and_reads_nothing_else(here: Server) -> None:
+    x = np.ones(4 * CHUNK // 4, np.float32)
+    with over_rdma(here.address) as box, over_rdma(here.address) as other:
+        box.create("b", x.size).write(x)
+        read = threading.Event()
+        errors: list[Exception] = []
+
+        def reader() -> None:
+            buffer = other.open("b")
+            try:
+                while True:
+                    np.testing.assert_array_equal(buffer.read(), x)
+                    read.set()
+            except BufferNotFoundError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=reader)
+        thread.start()
+        assert read.wait(TIMEOUT)
+        box.delete("b")
+        thread.join()
+        assert len(errors) == 1
+        new = other.create("b", x.size)
+        np.testing.assert_array_equal(new.read(), 0 * x)
+
+
+def test_what_a_killed_client_was_told_is_there_and_its_queue_pairs_are_gone(here: Server) -> None:
+    before = queue_pairs()
+    with over_rdma(here.address) as box:
+        alone = queue_pairs()
+        buffer = box.create("b", CHUNK // 2)
+        with process(ADDS_FOREVER, here.address, "rdma", devices="rxa:1,rxc:1") as child:
+            acknowledged = 0
+            while acknowledged < 5:
+                acknowledged = int(line_of(child))
+            child.kill()
+            assert child.stdout is not None
+            acknowledged = max([acknowledged, *map(int, child.stdout.read().split())])
+        while here.statistics().clients > 1:
+            time.sleep(0.01)
+        assert set(np.unique(buffer.read())) <= {acknowledged, acknowledged + 1}
+        while queue_pairs() > alone:
+            time.sleep(0.01)
+    assert queue_pairs() == before
+
+
+def test_a_stopped_server_is_read_and_a_killed_one_is_named() -> None:
+    x = np.ones(10, np.float32)
+    with server("rxb:1,rxd:1") as (child, address):
+        with over_rdma(address, token=TOKEN, timeout=8) as box:
+            buffer = box.create("b", 10)
+            buffer.add(x)
+            np.testing.assert_array_equal(buffer.read(), x)
+            stop(child)
+            np.testing.assert_array_equal(buffer.read(), x)  # nobody there has to do anything
+            with pytest.raises(DeadlineError, match=f"add on buffer 'b': memory server {address} did not answer"):
+                buffer.add(x)
+            child.send_signal(signal.SIGCONT)
+            assert buffer.read().max() <= 2
+            child.kill()
+            child.wait()
+            for act in (lambda: buffer.add(x), buffer.read):
+                with pytest.raises((ConnectionLostError, DeadlineError), match=f"memory server {address}"):
+                    act()
+
+
+def test_two_hosts_train_together_to_the_same_bits_as_over_tcp(here: Server) -> None:
+    with server("rxb:1,rxd:1", host="A", address="10.1.0.1") as (_, address), ExitStack() as stack:
+        before = packets("rxb") + packets("rxd")
+        workers = [
+            stack.enter_context(
+                process(TRAINING, address, TOKEN, str(rank), host="B", devices="rxa:1,rxc:1", MODUM_TRANSPORT="auto")
+            )
+            for rank in range(2)
+        ]
+        results = [json.loads(line_of(worker)) for worker in workers]
+        assert [worker.wait() for worker in workers] == [0, 0]
+        sent = packets("rxb") + packets("rxd") - before
+    over_tcp: list[dict[str, Any]] = []
+
+    def work(rank: int) -> None:
+        with Box.connect(here.address, transport="tcp", timeout=TIMEOUT) as box:
+            over_tcp.append(train(box, rank))
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    result = results[0]
+    print(f"rdma: two hosts trained together: loss {result['before']:.0f} to {result['after']:.0f}, {sent} packets")
+    assert [each.pop("transport") for each in (*results, *over_tcp)] == ["rdma", "rdma", "tcp", "tcp"]
+    assert results + over_tcp == 4 * [result]
+    assert result["after"] < result["before"] / 100
+    assert result["samples"] == [WORKERS * STEPS * BATCH] * 8
+    assert result["version"] == WORKERS * STEPS // INTERVAL
+    assert sent > 2 * WORKERS * STEPS // INTERVAL * 4 * SIZE / 4096

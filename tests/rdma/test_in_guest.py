@@ -1,0 +1,28 @@
+"""Runs the tests that need RDMA devices in a virtual machine that has emulated ones: `make test-rdma`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modum.box.verbs import why_no_rails
+
+ROOT = Path(__file__).parents[2]
+BOOT = ROOT / "scripts" / "softroce" / "boot.py"
+CANNOT = 77
+
+
+@pytest.mark.timeout(420)
+@pytest.mark.skipif(not why_no_rails(), reason="this machine has RDMA devices: run the tests of tests/rdma here")
+def test_everything_that_needs_devices_passes_in_a_machine_that_has_them(capfd: pytest.CaptureFixture[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, str(BOOT), "bash", "tests/rdma/guest.sh", sys.executable], cwd=ROOT, timeout=400, check=False
+    )
+    said = capfd.readouterr().out
+    if done.returncode == CANNOT:
+        pytest.skip(said.strip().rpartition("\n")[2])
+    print(said)
+    assert done.returncode == 0, "the tests failed in the machine: its console is below"
+    with capfd.disabled():
+        print("\n" + "\n".join(line for line in said.splitlines() if line.startswith("rdma:")))
