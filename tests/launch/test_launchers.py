@@ -351,6 +351,14 @@ class TestAMislaunch:
         assert "different numbers of tasks (3,1), so the host cannot be the group" in errors
         assert "HINT: export MODUM_GROUP_SIZE=1" in errors
 
+    def test_of_ranks_dealt_out_to_hosts_in_turn_is_told_what_fits(self, hosts: Hosts) -> None:
+        command = ["srun", "--nodes=2", "--ntasks-per-node=2", "--distribution=cyclic", *worker("sums.py")]
+        with ended(hosts.start(1, command, environment())) as launcher:
+            _, errors = launcher.communicate(timeout=PATIENCE)
+        assert launcher.returncode != 0
+        assert "rank 0 is on node1 and rank 1 on node2, so the 2 workers of a host have no consecutive ranks" in errors
+        assert "HINT: fill one host after the other (mpirun --map-by slot, srun --distribution=block)" in errors
+
     def test_of_the_batch_script_without_srun_is_told(self, hosts: Hosts) -> None:
         out = hosts.folder / "batch.out"
         script = hosts.folder / "batch.sh"

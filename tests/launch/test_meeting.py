@@ -18,7 +18,10 @@ from modum.launch.assembly import Assembly
 from modum.launch.environment import ClusterEnvironment
 from modum.launch.local import ByHand
 from modum.launch.meeting import BoxMeeting
+from modum.launch.munge import MungeError, seal
 from modum.launch.roster import Roster, check_free
+from modum.launch.slurm import Slurm
+from modum.launch.slurm_meeting import meet as meet_at_first_host
 from modum.launch.slurm_meeting import meeting_ports
 from modum.launch.torch_store import job_store
 
@@ -190,6 +193,35 @@ class TestARoster:
                 Roster(second, place)
         with self.box(server, "a") as first, self.box(server, "b") as second:
             assert [Roster(box, place).others() for box in (first, second)] == [[], []]
+
+
+def test_jobs_of_slurm_whose_ports_are_the_same_do_not_mix() -> None:
+    steps = ("77.0", "1327.0")
+    assert meeting_ports(steps[0]) == meeting_ports(steps[1])
+
+    def worker(number: int) -> list[str]:
+        job, rank = divmod(number, 2)
+        place = Slurm(
+            rank=rank, world_size=2, local_rank=rank, step=steps[job], hosts="localhost,other", token="for both jobs"
+        )
+        with meet_at_first_host(place, SECONDS) as meeting:
+            return meeting.gather(f"job {job}")
+
+    assert together(4, worker) == [["job 0"] * 2, ["job 0"] * 2, ["job 1"] * 2, ["job 1"] * 2]
+
+
+def test_slurm_without_munge_wants_a_token() -> None:
+    try:
+        seal(b"")
+        pytest.skip("MUNGE runs on this machine")
+    except MungeError:
+        pass
+    place = Slurm(rank=0, world_size=2, local_rank=0, step="1.0", hosts="localhost")
+    message = (
+        r"no secret to share, and there is no way to send one safely: MUNGE.*\nHINT: before srun: export MODUM_TOKEN="
+    )
+    with pytest.raises(ModumError, match=message):
+        meet_at_first_host(place, SECONDS)
 
 
 def test_jobs_of_slurm_meet_at_ports_of_their_own() -> None:
