@@ -253,9 +253,13 @@ def test_weights_survive_a_file_bit_by_bit(tmp_path: Path) -> None:
 
 def test_weights_that_do_not_fit_are_refused_with_both_shapes(tmp_path: Path) -> None:
     net(CLASSIFIER).save(tmp_path / "small.caffemodel")
-    with pytest.raises(CaffeError, match=r'layer "ip", blob 0: shape \(4, 12\) in the file, \(5, 12\) in the net'):
+    with pytest.raises(
+        CaffeError, match=r'^net.prototxt:10: layer "ip": blob 0 has shape \(5, 12\), but \(4, 12\) in '
+    ):
         net(CLASSIFIER.replace("num_output: 4", "num_output: 5")).copy_from(tmp_path / "small.caffemodel")
-    with pytest.raises(CaffeError, match=r'layer "ip" has 2 blobs in the file, but 1 in the net'):
+    with pytest.raises(
+        CaffeError, match=r'^net.prototxt:10: layer "ip": number of blobs: 1, but 2 in .*small.caffemodel'
+    ):
         net(CLASSIFIER.replace("num_output: 4", "num_output: 4 bias_term: false")).copy_from(
             tmp_path / "small.caffemodel"
         )

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from modum.caffe import CaffeError, ModelError, Solver, read_solver
+from modum.caffe.errors import MissingFileError
 from modum.caffe.solver import Action
 from tests.caffe.nets import CLASSIFIER, solver
 
@@ -241,6 +242,19 @@ def test_nets_may_lie_in_files_of_their_own(tmp_path: Path, monkeypatch: pytest.
 def test_a_wrong_solver_is_refused_with_its_line(fields: str, message: str) -> None:
     with pytest.raises(ModelError, match=f"solver.prototxt:1: {message}"):
         Solver(solver(fields))
+
+
+@pytest.mark.parametrize("field", ["net", "test_net"])
+def test_a_net_that_is_not_there_is_told_with_the_line_that_names_it(field: str) -> None:
+    own = (
+        f"net_param {{ {CLASSIFIER} }} test_iter: 1 test_interval: 1".replace("\n", " ") if field == "test_net" else ""
+    )
+    param = read_solver("solver.prototxt", text=f'lr_policy: "fixed" {own}\n{field}: "nets/none.prototxt"')
+    message = (
+        f"^solver.prototxt:2: {field}: nets/none.prototxt: cannot be read: No such file or directory\nHINT: paths "
+    )
+    with pytest.raises(MissingFileError, match=message):
+        Solver(param)
 
 
 def test_a_solver_without_a_net_is_refused() -> None:

@@ -280,14 +280,12 @@ class Net:
                 continue
             layer = view.layer
             if arrays and len(arrays) != len(layer.blobs):
-                raise CaffeError(
-                    f'{path}: layer "{name}" has {len(arrays)} blobs in the file, but {len(layer.blobs)} in the net'
-                )
+                raise layer.error(f"number of blobs: {len(layer.blobs)}, but {len(arrays)} in {path}")
             for index, (blob, array) in enumerate(zip(layer.blobs, arrays, strict=False)):
                 if not same_shape(array.shape, tuple(blob.shape)):
-                    raise CaffeError(
-                        f'{path}: layer "{name}", blob {index}: shape {array.shape} in the file, {tuple(blob.shape)} '
-                        "in the net. To learn this layer from scratch, give it another name."
+                    raise layer.error(
+                        f"blob {index} has shape {tuple(blob.shape)}, but {array.shape} in {path}; "
+                        "to learn this layer from scratch, give it another name"
                     )
                 blob.copy_(torch.from_numpy(np.array(array, np.float32, order="C")).view(blob.shape))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 
 from modum.caffe import snapshot as snapshots
-from modum.caffe.errors import ModelError
+from modum.caffe.errors import MissingFileError, ModelError, where
 from modum.caffe.log import output_line
 from modum.caffe.net import Net
 from modum.caffe.parameters import Parameters
@@ -337,12 +337,23 @@ class Solver:
         for inside, name in ((param.train_net_param, "train_net_param"), (param.net_param, "net_param")):
             if param.HasField(name):
                 return inside
-        return read_net(Path(param.train_net or param.net))
+        return self._read("train_net" if param.train_net else "net")
+
+    def _read(self, field: str, index: int = 0) -> NetParameter:
+        """The net whose file a field names."""
+        name = getattr(self.param, field)
+        try:
+            return read_net(Path(name if isinstance(name, str) else name[index]))
+        except MissingFileError as error:
+            place = where(self.param, field, index)
+            hint = f"\nHINT: paths count from the current directory, {Path.cwd()}"
+            raise MissingFileError(f"{place}: {field}: {error}{hint}") from None
 
     def _test_specs(self) -> list[tuple[NetParameter, NetState]]:
         """The nets to test, each with its state: those that are given for testing, then the common one."""
         param = self.param
-        specs: list[NetParameter] = [*param.test_net_param, *(read_net(Path(path)) for path in param.test_net)]
+        files = [self._read("test_net", index) for index in range(len(param.test_net))]
+        specs: list[NetParameter] = [*param.test_net_param, *files]
         common = param.HasField("net_param") or param.HasField("net")
         wanted = len(param.test_iter)
         if wanted < len(specs) or (wanted != len(specs) and not common):
