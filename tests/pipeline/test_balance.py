@@ -19,7 +19,7 @@ def layers(seconds: list[float], nbytes: list[int]) -> list[Layer]:
 def test_no_other_cuts_are_better(seed: int) -> None:
     random = np.random.default_rng(seed)
     count, stages = int(random.integers(4, 10)), int(random.integers(2, 5))
-    model = layers(random.exponential(1, count).tolist(), random.integers(0, 1000, count).tolist())
+    model = layers(random.exponential(1, count).tolist(), random.integers(1, 1000, count).tolist())
     forbidden = set(random.choice(np.arange(1, count), 1 if count - stages > 1 else 0, replace=False).tolist())
 
     def costs(cuts: tuple[int, ...]) -> tuple[float, float]:
@@ -42,6 +42,12 @@ def test_no_other_cuts_are_better(seed: int) -> None:
 def test_equal_layers_are_shared_out_evenly() -> None:
     assert balance(layers([1.0] * 8, [0] * 8), 4) == [2, 4, 6]
     assert balance(layers([0.0] * 6, [100] * 6), 1) == []
+
+
+def test_every_stage_has_parameters_if_that_costs_no_time() -> None:
+    model = layers([0.1, 5.0, 0.1, 2.0, 0.1, 2.0], [0, 900, 0, 100, 0, 100])
+    assert balance(model, 3) == [2, 4]
+    assert balance(layers([1.0, 1.0], [0, 900]), 2) == [1]
 
 
 def test_more_stages_than_places_are_refused() -> None:

@@ -1,6 +1,7 @@
 """Stages in processes of their own: under `modum run`, and started by hand."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def modum_run(workers: int, script: str, *arguments: object) -> subprocess.Compl
 def test_a_killed_stage_ends_the_run_with_its_name() -> None:
     done = modum_run(3, "dying.py")
     assert done.returncode == 128 + 9, done.stderr
-    assert "rank 1 was killed by SIGKILL (signal 9); the others were stopped" in done.stderr
+    assert re.search(r"rank 1\b.* was killed by SIGKILL (?s:.*)the others were stopped", done.stderr), done.stderr
 
 
 def test_without_a_launcher_the_other_stages_find_it_out_and_name_it() -> None:

@@ -28,7 +28,8 @@ def balance(layers: Sequence[Layer], stages: int, *, forbidden: Collection[int] 
 
     The slowest stage sets the pace of a pipeline, so its time is made as small as it can be. Among the cuts whose
     slowest stage takes at most ``slack`` (a share) longer, those are chosen whose worker with the most memory needs the
-    least: stage s of S keeps up to S - s versions of its parameters.
+    least: stage s of S keeps up to S - s versions of its parameters. Stages without parameters are left to the case
+    that all such cuts have one.
 
     Args:
         layers: in the order of computing.
@@ -41,13 +42,15 @@ def balance(layers: Sequence[Layer], stages: int, *, forbidden: Collection[int] 
     """
     seconds = _sums([layer.seconds for layer in layers])
     nbytes = _sums([float(layer.nbytes) for layer in layers])
-    fastest, _ = _best(len(layers), stages, forbidden, lambda stage, lo, hi: seconds[hi] - seconds[lo])
+    fastest, cuts = _best(len(layers), stages, forbidden, lambda stage, lo, hi: seconds[hi] - seconds[lo])
     most = fastest * (1 + slack)
 
     def memory(stage: int, lo: int, hi: int) -> float:
-        return math.inf if seconds[hi] - seconds[lo] > most else (nbytes[hi] - nbytes[lo]) * (stages - stage)
+        own = nbytes[hi] - nbytes[lo]
+        return math.inf if seconds[hi] - seconds[lo] > most or not own else own * (stages - stage)
 
-    return _best(len(layers), stages, forbidden, memory)[1]
+    least, leanest = _best(len(layers), stages, forbidden, memory)
+    return cuts if math.isinf(least) else leanest
 
 
 def _sums(values: Sequence[float]) -> list[float]:

@@ -129,7 +129,7 @@ class TorchStage(Stage):
         """Say how to train; every worker says the same, with an optimizer of its own stage's parameters.
 
         Args:
-            optimizer: any; None only for a stage that has no trainable parameters.
+            optimizer: any, made of `parameters`; None only for a stage that has no trainable ones.
             loss: called as ``loss(outputs, labels)`` on the last stage; returns the mean over the samples.
             metrics: likewise, by name, with numbers or tensors of one element.
 
