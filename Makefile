@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench figures clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -23,6 +23,9 @@ lint: .venv/installed-lint ## Check style and types
 
 bench: .venv/installed-bench ## Measure speed against peers and print the table
 	$(BIN)/python -m bench
+
+figures: .venv/installed-figures ## Measure the figures of docs/figures.md on an emulated cluster (root)
+	$(BIN)/python -m bench.figures
 
 clean: ## Remove .venv and everything generated, downloaded data excepted
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
