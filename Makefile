@@ -5,16 +5,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench figures clean
+.PHONY: help demo test test-rdma lint bench figures clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
 demo: .venv/installed-demo ## Train a real model with four workers through a memory box
 	$(BIN)/python examples/torch/demo.py
 
 test: lint ## Check style and types, then run every test
 	$(BIN)/python -m pytest
+
+test-rdma: .venv/installed-lint ## Test RDMA alone, in a virtual machine with emulated devices
+	$(BIN)/python -m pytest tests/rdma -rsA
 
 lint: .venv/installed-lint ## Check style and types
 	$(BIN)/ruff check

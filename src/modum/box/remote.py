@@ -76,7 +76,7 @@ class Reachable:
                 self._cut(ring)
                 if ring.rail != rail or ring.memory is None:
                     self._release(ring)
-                    ring.memory = context.register(ring.address, WINDOW * CHUNK, writable=True)
+                    ring.memory = context.register(ring.address, WINDOW * CHUNK)
                     ring.rail = rail
                 ring.worker = context.worker()
                 self._rings.add(ring)
@@ -107,7 +107,7 @@ class Reachable:
             if (number, rail) not in self._segments:
                 nbytes = file_bytes(mapping.bytes.size)
                 try:
-                    memory = self._context(rail).register(mapping.address, nbytes, writable=False)
+                    memory = self._context(rail).register(mapping.address, nbytes)
                 except ucx.UcxError as error:
                     raise TransportError(f"device {self.rails[rail]}: {error}{_hint(nbytes)}") from None
                 self._segments[number, rail] = memory, mapping

@@ -40,7 +40,6 @@ _FEATURE_RMA: Final = 1 << 1
 _FEATURE_WAKEUP: Final = 1 << 4
 _THREADS_IN_TURN: Final = 1  # UCS_THREAD_MODE_SERIALIZED
 _FAIL_WITH_PEER: Final = 1  # UCP_ERR_HANDLING_MODE_PEER
-_READ_LOCALLY, _WRITE_LOCALLY, _READ_REMOTELY, _WRITE_REMOTELY = 1, 2, 4, 8
 
 _Pointer = c.c_void_p
 _Status = c.c_int8  # ucs_status_t is a packed enum: one byte
@@ -88,7 +87,7 @@ class _MapParams(c.Structure):
         ("memory_type", c.c_int),
         _LATER,
     )
-    ADDRESS, LENGTH, PROTECTION = 1 << 0, 1 << 1, 1 << 3
+    ADDRESS, LENGTH = 1 << 0, 1 << 1
 
 
 class _ErrorHandler(c.Structure):
@@ -243,15 +242,12 @@ class Context:
         finally:
             call.ucp_config_release(configuration)
 
-    def register(self, address: int, nbytes: int, *, writable: bool) -> "Memory":
+    def register(self, address: int, nbytes: int) -> "Memory":
         """Register memory of this process; the caller keeps it mapped until the registration is closed.
 
-        Args:
-            address: of its first byte.
-            nbytes: its size.
-            writable: whether remote ends may write to it.
+        Whoever has its key can read and write it: UCX has no keys for reading only.
         """
-        return Memory(self, self._handle, address, nbytes, writable)
+        return Memory(self, self._handle, address, nbytes)
 
     def worker(self) -> "Worker":
         """A new worker."""
@@ -265,17 +261,12 @@ class Context:
 class Memory:
     """A registration; made by `Context.register`."""
 
-    def __init__(self, context: Context, handle: Any, address: int, nbytes: int, writable: bool) -> None:
+    def __init__(self, context: Context, handle: Any, address: int, nbytes: int) -> None:
         self.address = address
         self._library = context.library
         self._context = handle
         self._handle = _Pointer()
-        parameters = _MapParams(
-            field_mask=_MapParams.ADDRESS | _MapParams.LENGTH | _MapParams.PROTECTION,
-            address=address,
-            length=nbytes,
-            protection=_READ_LOCALLY | _WRITE_LOCALLY | _READ_REMOTELY | (_WRITE_REMOTELY if writable else 0),
-        )
+        parameters = _MapParams(field_mask=_MapParams.ADDRESS | _MapParams.LENGTH, address=address, length=nbytes)
         with self._library.mutex:
             status = self._library.call.ucp_mem_map(handle, c.byref(parameters), c.byref(self._handle))
         self._library.check(f"registration of {nbytes} bytes", status)

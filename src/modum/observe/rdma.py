@@ -121,7 +121,7 @@ def _why_not_read(device: str) -> str | None:
     source, target = np.arange(64, dtype=np.uint8), np.zeros(64, np.uint8)
     try:
         context = ucx.Context(device)
-        memory = context.register(source.ctypes.data, source.size, writable=False)
+        memory = context.register(source.ctypes.data, source.size)
         near, far = context.worker(), context.worker()
         endpoint = near.connect(far.address())
         key = endpoint.unpack(memory.key())
