@@ -8,7 +8,7 @@ BIN := .venv/bin
 .PHONY: help demo test test-rdma lint bench figures clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 demo: .venv/installed-demo ## Train a real model with four workers through a memory box
 	$(BIN)/python examples/torch/demo.py

@@ -16,11 +16,13 @@ from modum.box.wire import (
     CHUNK,
     HEADER_BYTES,
     MAX_MESSAGE,
+    STAGED,
     Challenge,
     Create,
     Failure,
     Greeting,
     Header,
+    Link,
     Look,
     Op,
     Proof,
@@ -39,7 +41,7 @@ headers = st.builds(
     op=st.sampled_from(Op),
     sequence=st.integers(0, 2**64 - 1),
     payload=st.integers(0, 2**32 - 1),
-    flags=st.integers(0, 3),
+    flags=st.integers(0, 7),
     status=st.sampled_from(Status),
     segment=st.integers(0, 2**64 - 1),
     offset=st.integers(0, 2**64 - 1),
@@ -119,6 +121,7 @@ def is_closed(connection: socket.socket) -> bool:
         return True
 
 
+NO_DEVICE = encode(Link(0, 99))
 OUT_OF_ORDER = {
     "another protocol": (b"GET / HTTP/1.1\r\nHost: modum\r\n\r\n" + b" " * 64, "not Modum"),
     "an unknown operation": (Header(Op.CALL, 1).pack().replace(bytes([Op.CALL]), bytes([99]), 1), "unknown code"),
@@ -129,6 +132,9 @@ OUT_OF_ORDER = {
     "beyond the segment": (Header(Op.READ, 1, segment=1, offset=40, count=4).pack(), "outside buffer 'b'"),
     "far beyond the segment": (Header(Op.READ, 1, segment=1, offset=2**63, count=4).pack(), "outside buffer 'b'"),
     "half an element": (Header(Op.READ, 1, segment=1, offset=2, count=4).pack(), "not whole elements"),
+    "staged without a ring": (Header(Op.ADD, 1, flags=STAGED, segment=1, count=4).pack(), "was never linked"),
+    "a staged read without a ring": (Header(Op.READ, 1, flags=STAGED, segment=1, count=4).pack(), "was never linked"),
+    "a link to no device": (Header(Op.CALL, 1, len(NO_DEVICE)).pack() + NO_DEVICE, "none has number 99"),
     "a number skipped": (Header(Op.CALL, 2, 0).pack(), "request 2 came after request 0"),
     "a reply": (Header(Op.CALL, 1, status=Status.FAILED).pack(), "must have status 0"),
     "no message": (Header(Op.CALL, 1, 4).pack() + b"\xc1\xc1\xc1\xc1", "not a valid request"),
