@@ -8,10 +8,10 @@ KERAS_BACKEND=torch modum run -n 4 --group-size 2 examples/keras/fashion_mnist.p
 import argparse
 
 import keras
-import modum.keras
 from keras import layers
 
 import modum
+import modum.keras
 from modum.data import fashion_mnist
 
 

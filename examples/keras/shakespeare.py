@@ -9,23 +9,23 @@ import math
 from typing import Any
 
 import keras
-import modum.keras
 import numpy as np
 from keras import layers
 
 import modum
+import modum.keras
 from modum.data import shakespeare
 
-LENGTH = 64
+LENGTH = 32
 """Characters in a sample."""
 
 
 def lstm(characters: int) -> keras.Model:
-    """An embedding, an LSTM and a dense layer: 120,000 parameters."""
+    """An embedding, an LSTM and a dense layer: 58,000 parameters."""
     return keras.Sequential(
         [
             *(keras.Input((LENGTH,), dtype="int32"), layers.Embedding(characters, 32)),
-            *(layers.LSTM(128, return_sequences=True), layers.Dense(characters)),
+            *(layers.LSTM(96, return_sequences=True), layers.Dense(characters)),
         ],
         name="lstm",
     )
@@ -41,9 +41,9 @@ def windows(text: Any) -> tuple[Any, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rule", choices=("elastic", "downpour"), default="elastic")
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--batch-size", type=int, default=32, help="samples in a step of one group")
-    parser.add_argument("--learning-rate", type=float, default=0.002)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=64, help="samples in a step of one group")
+    parser.add_argument("--learning-rate", type=float, default=0.004)
     parser.add_argument("--learning-rate-scale", choices=("linear", "sqrt"), help="with the number of groups")
     parser.add_argument("--interval", type=int, default=4, help="steps between exchanges")
     parser.add_argument("--seed", type=int, default=0)
@@ -76,7 +76,7 @@ def main() -> None:
         )
         if job.rank == 0:
             loss = model.evaluate(*test, batch_size=256, verbose=0)
-            print(f"test perplexity {math.exp(loss):.3f} after {averaging.samples.total:,} samples of {LENGTH} characters")
+            print(f"test perplexity {math.exp(loss):.3f} after {averaging.samples.total:,} samples")
             model.save("lstm.keras")
 
 

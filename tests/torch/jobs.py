@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 WORKERS = Path(__file__).parent / "workers"
@@ -17,15 +17,16 @@ def free_port() -> int:
 
 
 def run_job(
-    script: str,
+    script: str | Path,
     *arguments: object,
     servers: str,
     workers: int,
     group_size: int,
     dying: Collection[int] = (),
     seconds: float = 100,
+    variables: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Run ``workers/<script>`` in ``workers`` processes; returns what each printed.
+    """Run ``workers/<script>`` in ``workers`` processes, with more ``variables``; returns what each printed.
 
     All must end with status 0, but for the ranks in ``dying``.
     """
@@ -44,6 +45,7 @@ def run_job(
                 "MODUM_GROUP_SIZE": str(group_size),
                 "MODUM_BOX": servers,
                 "OMP_NUM_THREADS": "1",
+                **(variables or {}),
                 "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             },
             stdout=subprocess.PIPE,

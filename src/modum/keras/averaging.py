@@ -101,9 +101,11 @@ class Averaging(keras.callbacks.Callback):  # type: ignore[misc]
         self._told = 0.0
 
     @property
-    def samples(self) -> SharedSamples | None:
-        """What `shard` draws from; its `progress` goes from 0 to 1 for schedules."""
-        return None if self._feed is None else self._feed.samples
+    def samples(self) -> SharedSamples:
+        """What the last `shard` draws from; its `progress` goes from 0 to 1 for schedules. RuntimeError before it."""
+        if self._feed is None:
+            raise RuntimeError("there are no shared samples yet: call shard first")
+        return self._feed.samples
 
     def shard(
         self,
@@ -297,6 +299,8 @@ def _loader(x: Any, y: Any, sample_weight: Any, size: int | None) -> tuple[Calla
         for part in ((x, y) if sample_weight is None else (x, y, sample_weight))
         if part is not None
     )
+    if not all(array.ndim for array in keras.tree.flatten(parts)):
+        raise ValueError("a list is a structure of arrays, and here one of single numbers: give np.array(list)")
     lengths = [len(array) for array in keras.tree.flatten(parts)]
     if len(set(lengths)) != 1 or size not in (None, lengths[0]):
         raise ValueError(f"the arrays have {lengths} samples, and size is {size}: they must be equally long")

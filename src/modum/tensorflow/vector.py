@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,9 +84,12 @@ class VariableVector(Vector):
         self._statistics = [shared.variable for shared in ordered if not shared.trainable]
         self._sent: list[tf.Tensor] = [tf.identity(variable) for variable in self._statistics]
         self._saved: list[tf.Tensor] | None = None
-        self._subtract = tf.function(self._subtract_flat)
-        self._assign = tf.function(self._assign_flat)
-        self._flatten = tf.function(partial(self._flat_of, self._variables, self._starts))
+        flat = tf.TensorSpec([None], self._staged.dtype)
+        sent = [tf.TensorSpec(variable.shape, variable.dtype) for variable in self._statistics]
+        self._subtract = tf.function(self._subtract_flat, autograph=False).get_concrete_function(
+            flat, sent, tf.TensorSpec((), tf.float32)
+        )
+        self._assign = tf.function(self._assign_flat, autograph=False).get_concrete_function(flat)
 
     def check(self) -> None:
         """A variable cannot be moved."""
@@ -110,7 +112,9 @@ class VariableVector(Vector):
         """The copy is made when `snapshot` returns."""
 
     def subtract(self, rate: float) -> None:
-        self._subtract(self._group.gather(self._on_device(self._staged), "correction"), self._sent, tf.constant(rate))
+        self._subtract(
+            self._group.gather(self._on_device(self._staged), "correction"), self._sent, tf.constant(rate, tf.float32)
+        )
 
     def read(self, buffer: Buffer) -> None:
         flat = _aligned(self.size, STORAGE[self.dtype])
@@ -159,12 +163,12 @@ class VariableVector(Vector):
             part = tf.bitcast(part, variable.dtype)
         return tf.reshape(part, variable.shape)
 
-    def _flat_of(self, variables: Sequence[tf.Variable], starts: Sequence[int]) -> tf.Tensor:
-        """The variables in the vector's layout."""
-        ends = [*starts[1:], self.size]
+    def _flatten(self) -> tf.Tensor:
+        """The variables in the vector's layout, put together where they are."""
+        ends = [*self._starts[1:], self.size]
         pieces = [
             tf.pad(tf.reshape(variable, [-1]), [[0, end - start - _elements(variable)]])
-            for variable, start, end in zip(variables, starts, ends, strict=True)
+            for variable, start, end in zip(self._variables, self._starts, ends, strict=True)
         ]
         return tf.concat(pieces, axis=0)
 
@@ -193,5 +197,5 @@ def _tensor(array: NDArray[Any]) -> tf.Tensor:
 
 def _bits(tensor: tf.Tensor) -> NDArray[Any]:
     """The values, 1-D, as NumPy holds them; a tensor in host memory is not copied."""
-    array: NDArray[Any] = np.asarray(tensor).reshape(-1)
+    array: NDArray[Any] = np.asarray(tf.reshape(tensor, [-1]))
     return array.view(STORAGE[tensor.dtype.name])
