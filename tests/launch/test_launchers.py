@@ -78,14 +78,16 @@ def said(output: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.startswith("{")]
 
 
-def results_in(file: Path, count: int) -> list[dict[str, Any]]:
-    """What `count` workers of a batch job have printed, once all have."""
+def batch(hosts: Hosts, *command: str, **more: str) -> str:
+    """What a batch job has written, once it has ended."""
+    out = hosts.folder / "batch.out"
+    options = [f"--output={out}", "--open-mode=truncate", f"--chdir={hosts.folder}"]
+    finish(hosts.start(4, ["sbatch", *options, *command], environment(PATH=PATH, **more)))
     deadline = time.monotonic() + PATIENCE
-    while not (file.exists() and len(results := said(file.read_text())) == count):
-        text = file.read_text() if file.exists() else "nothing"
-        assert time.monotonic() < deadline, f"the batch job said {text}"
+    while finish(hosts.start(4, ["squeue", "--noheader"], environment()))[0]:
+        assert time.monotonic() < deadline, f"the batch job goes on: {out.read_text()}"
         time.sleep(0.05)
-    return results
+    return out.read_text()
 
 
 def mpich() -> tuple[list[str], dict[str, str]]:
@@ -153,8 +155,9 @@ class TestTheSameScript:
         check(result)
         assert "modum: 4 workers on 1 host (started by mpirun), 1 group of 4 (the host); 1 memory server: " in errors
 
-    def test_by_torchrun(self) -> None:
-        output, errors = finish(start([BIN / "torchrun", "--nproc-per-node", str(WORLD), WORKERS / "train.py"]))
+    def test_by_torchrun(self, tmp_path: Path) -> None:
+        command = [str(BIN / "torchrun"), "--nproc-per-node", str(WORLD), str(WORKERS / "train.py")]
+        output, errors = finish(start(command, TMPDIR=str(tmp_path)))
         (result,) = said(output)
         check(result)
         assert "modum: 4 workers on 1 host (started by torchrun)" in errors
@@ -184,7 +187,7 @@ class TestSeveralHosts:
         assert "modum: 4 workers on 4 hosts (started by srun), 4 groups of 1; 4 memory servers: 10.77.0.1:" in errors
         assert errors.count(", eth0)") == 4
 
-    def test_of_torchrun_make_a_group_each_as_in_the_example(self, hosts: Hosts) -> None:
+    def test_of_torchrun_meet_in_its_store_as_in_the_example(self, hosts: Hosts, tmp_path: Path) -> None:
         with contextlib.ExitStack() as stack:
             agents = [
                 stack.enter_context(
@@ -192,16 +195,16 @@ class TestSeveralHosts:
                         hosts.start(
                             host,
                             [str(CLUSTER / "torchrun.sh"), str(number), address(3), str(WORKERS / "sums.py")],
-                            environment(PATH=PATH, WORKERS="2", MODUM_SERVERS="2"),
+                            environment(PATH=PATH, TMPDIR=str(tmp_path), WORKERS="1", MODUM_SERVERS="2"),
                         )
                     )
                 )
                 for number, host in enumerate((3, 4))
             ]
             results = [result for agent in agents for result in said(finish(agent)[0])]
-        assert sorted(result["rank"] for result in results) == list(range(4))
+        assert sorted(result["rank"] for result in results) == [0, 1]
         for result in results:
-            assert (result["place"], result["sums"]) == ([4, 2, 2], [10.0])
+            assert (result["place"], result["sums"]) == ([2, 2, 1], [3.0])
             assert [server.partition(":")[0] for server in result["servers"]] == [address(h) for h in (3, 3, 4, 4)]
 
     def test_of_mpirun_meet_over_mpi_as_in_the_example(self, hosts: Hosts) -> None:
@@ -219,11 +222,8 @@ class TestSeveralHosts:
         assert re.search(r"2 memory servers: 10\.77\.0\.1:\d+ \(n1, eth0\), 10\.77\.0\.2:\d+ \(n2, eth0\)\n", errors)
 
     def test_of_a_batch_job_are_as_in_the_example(self, hosts: Hosts) -> None:
-        out = hosts.folder / "example.out"
-        options = ["--ntasks-per-node=1", f"--output={out}", f"--chdir={hosts.folder}"]
-        command = ["sbatch", *options, str(CLUSTER / "slurm.sbatch"), str(WORKERS / "sums.py")]
-        finish(hosts.start(4, command, environment(PATH=PATH, MODUM_MEMORY="64MiB")))
-        results = results_in(out, 2)
+        example = [str(CLUSTER / "slurm.sbatch"), str(WORKERS / "sums.py")]
+        results = said(batch(hosts, "--ntasks-per-node=1", *example, MODUM_MEMORY="64MiB"))
         assert sorted(each["rank"] for each in results) == [0, 1]
         assert all((each["place"], each["sums"]) == ([2, 2, 1], [3.0]) for each in results)
 
@@ -278,6 +278,20 @@ def assert_gone(processes: Sequence[psutil.Process]) -> None:
         time.sleep(0.01)
 
 
+@pytest.fixture
+def _shared_memory() -> Iterator[None]:
+    """Takes away what MPICH leaves behind when it is killed."""
+
+    def files() -> set[Path]:
+        return set(Path("/dev/shm").glob("mpich_shm_*"))  # noqa: S108
+
+    before = files()
+    yield
+    for left in files() - before:
+        left.unlink()
+
+
+@pytest.mark.usefixtures("_shared_memory")
 class TestAnEnd:
     @pytest.mark.parametrize("mpi", [mpich, open_mpi], ids=["mpich", "openmpi"])
     def test_of_a_worker_ends_the_job_of_mpirun_and_its_servers(self, mpi: Any) -> None:
@@ -317,7 +331,9 @@ with modum.connect() as job:
     if attempt == "0":
         os._exit(1)
 """)
-    output, errors = finish(start([BIN / "torchrun", "--nproc-per-node=2", "--max-restarts=1", script]))
+    output, errors = finish(
+        start([BIN / "torchrun", "--nproc-per-node=2", "--max-restarts=1", script], TMPDIR=str(tmp_path))
+    )
     assert output.count("attempt 1\n") == 2
     assert errors.count("modum: 2 workers on 1 host (started by torchrun)") == 2
 
@@ -360,17 +376,9 @@ class TestAMislaunch:
         assert "HINT: fill one host after the other (mpirun --map-by slot, srun --distribution=block)" in errors
 
     def test_of_the_batch_script_without_srun_is_told(self, hosts: Hosts) -> None:
-        out = hosts.folder / "batch.out"
         script = hosts.folder / "batch.sh"
         script.write_text(f"#!/bin/sh\n{' '.join(worker('sums.py'))}\n")
-        command = ["sbatch", "--ntasks=2", f"--output={out}", f"--chdir={hosts.folder}", str(script)]
-        finish(hosts.start(4, command, environment()))
-        deadline = time.monotonic() + PATIENCE
-        while not (out.exists() and said(text := out.read_text())):
-            assert time.monotonic() < deadline, "the batch script said nothing"
-            time.sleep(0.05)
-        assert said(text)[0]["place"] == [1, 1, 1]
-        assert (
-            "modum: Slurm allotted 2 tasks, but srun did not start this process: it trains alone\nHINT: srun -n 2"
-            in text
-        )
+        output = batch(hosts, "--ntasks=2", str(script))
+        assert said(output)[0]["place"] == [1, 1, 1]
+        note = "modum: Slurm allotted 2 tasks, but srun did not start this process: it trains alone\nHINT: srun -n 2"
+        assert note in output
