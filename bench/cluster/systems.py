@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 TOKEN = "emulated cluster"
 PORT = 7500
 RENDEZVOUS = 29500
+LIGHTHOUSE = 29510
 REMOTE = Path(__file__).with_name("remote.sh")
 
 
@@ -58,6 +59,15 @@ def commands(case: Case) -> list[Process]:
         )
         for rank in range(case.workers)
     ]
+    if case.system == "torchft":
+        lighthouse = [
+            _beside("torchft_lighthouse"),
+            "--min_replicas",
+            str(case.workers),
+            "--bind",
+            f"[::]:{LIGHTHOUSE}",
+        ]
+        workers.insert(0, Process(name="lighthouse", host=0, command=lighthouse))
     if case.system == "box" and case.accuracy is not None:
         servers = f"{address(case.host_of_server(0))}:{PORT}"
         watch = [sys.executable, "-m", "bench.cluster.observer", servers]
@@ -76,6 +86,7 @@ def _place(case: Case, rank: int) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": str(len(mates)),
         "MASTER_ADDR": address(0),
         "MASTER_PORT": str(RENDEZVOUS),
+        "LIGHTHOUSE": f"http://{address(0)}:{LIGHTHOUSE}",
         # the members of a group meet inside their host: its bus is not shaped
         "GLOO_SOCKET_IFNAME": "lo" if case.system == "box" and case.group_size > 1 else "eth0",
         "MODUM_GROUP_SIZE": str(case.group_size),
@@ -83,12 +94,16 @@ def _place(case: Case, rank: int) -> dict[str, str]:
     }
 
 
+def _beside(program: str) -> str:
+    """A program that was installed with this Python's packages."""
+    return str(Path(sys.executable).with_name(program))
+
+
 def _mpi(case: Case) -> Process:
     """mpiexec on the first host starts a proxy on every other one, as it does through ssh."""
     hosts = ",".join(f"{address(host)}:{case.workers // case.worker_hosts}" for host in range(case.worker_hosts))
-    mpiexec = str(Path(sys.executable).with_name("mpiexec"))
     launcher = ["-launcher", "ssh", "-launcher-exec", str(REMOTE), "-iface", "eth0"]
-    command = [mpiexec, *launcher, "-hosts", hosts, "-n", str(case.workers)]
+    command = [_beside("mpiexec"), *launcher, "-hosts", hosts, "-n", str(case.workers)]
     return Process(
         name="mpiexec",
         host=0,
