@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=0.02)
+    parser.add_argument("--momentum", type=float, default=0.9)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--synchronous", action="store_true", help="flush after every batch, in 8 micro-batches")
     parser.add_argument("--save", help="file for the whole model's state dict")
@@ -61,7 +62,7 @@ def main() -> None:
     with modum.connect() as job:
         network = {"cnn": cnn, "dense": dense}[options.model]
         stage = partition(network, job, stages=options.stages, sample=pictures(data.train_images[: options.batch_size]))
-        optimizer = torch.optim.SGD(stage.parameters(), options.learning_rate, momentum=0.9)
+        optimizer = torch.optim.SGD(stage.parameters(), options.learning_rate, options.momentum)
         stage.prepare(optimizer, nn.functional.cross_entropy, {"accuracy": accuracy})
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,

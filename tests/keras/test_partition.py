@@ -4,8 +4,9 @@ import json
 import os
 import subprocess
 import sys
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -24,35 +25,50 @@ CHECKS = [
 ]
 
 
-@cache
-def outcomes(backend: str, directory: Path) -> dict[str, str | None]:
-    """Each check by name: None, or how it failed."""
-    done = subprocess.run(
-        [sys.executable, SCRIPT, directory],
-        env={
-            **os.environ,
-            "KERAS_BACKEND": backend,
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(path for path in (str(Path.cwd()), *sys.path) if path),
-        },
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, str | None] = json.loads(done.stdout.splitlines()[-1])
-    return found
+class Checks:
+    """What came of them, by name; each is waited for when it is asked for."""
+
+    def __init__(self, lines: IO[str]) -> None:
+        self._lines = lines
+        self._failures: dict[str, str | None] = {}
+
+    def failure(self, check: str) -> str | None:
+        """None, or how it failed."""
+        while check not in self._failures:
+            name, failure = json.loads(self._lines.readline() or '["", "the process has ended"]')
+            self._failures[name or check] = failure
+        return self._failures[check]
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
+@pytest.fixture(scope="module", params=["tensorflow", "torch"])
+def checks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checks]:
+    """Those of one backend, which run while the tests ask for them."""
+    errors = tmp_path_factory.mktemp("errors") / "stderr"
+    with (
+        errors.open("w") as stderr,
+        subprocess.Popen(
+            [sys.executable, SCRIPT, tmp_path_factory.mktemp("models")],
+            env={
+                **os.environ,
+                "KERAS_BACKEND": request.param,
+                "TF_CPP_MIN_LOG_LEVEL": "3",
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": os.pathsep.join(path for path in (str(Path.cwd()), *sys.path) if path),
+            },
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            yield Checks(process.stdout)
+        finally:
+            process.kill()
+    print(errors.read_text())  # pytest shows it if a check failed
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "torch"])
 @pytest.mark.parametrize("check", CHECKS)
-def test_stages(check: str, backend: str, directory: Path) -> None:
-    failure = outcomes(backend, directory)[check]
+def test_stages(check: str, checks: Checks) -> None:
+    failure = checks.failure(check)
     assert failure is None, failure

@@ -2,7 +2,7 @@
 
     KERAS_BACKEND=... python partition.py DIRECTORY
 
-Prints one JSON object: for each check None, or the traceback of its failure.
+Prints one line of JSON when a check is done: its name, and None or the traceback of its failure.
 """
 
 import gc
@@ -343,16 +343,15 @@ CHECKS = [
 
 
 def main(directory: Path) -> None:
-    found: dict[str, str | None] = {}
     for check in CHECKS:
+        failure = None
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", UserWarning)
                 check(directory)
-            found[check.__name__] = None
         except Exception:  # noqa: BLE001 - the test shows it
-            found[check.__name__] = traceback.format_exc()
-    print(json.dumps(found))
+            failure = traceback.format_exc()
+        print(json.dumps([check.__name__, failure]), flush=True)
 
 
 if __name__ == "__main__":
