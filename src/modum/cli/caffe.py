@@ -284,6 +284,7 @@ def _launch(context: typer.Context, workers: int, group_size: int, box: str) -> 
             group_size=group_size,
             box=tuple(_list(box)),
             token=os.environ.get("MODUM_TOKEN") or None,
+            name=context.params["name"] if box else os.environ.get("MODUM_JOB", ""),
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
