@@ -10,13 +10,10 @@ import keras
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Backend", "backend"]
-
-Pullback = "Callable[[Sequence[Any]], list[Any]]"
-"""From the gradients of the outputs to those of what was differentiated by."""
+__all__ = ["Differentiation", "differentiation"]
 
 
-class Backend(ABC):
+class Differentiation(ABC):
     """What differs between Keras's backends."""
 
     @abstractmethod
@@ -41,8 +38,8 @@ class Backend(ABC):
         """One step of the optimizer."""
 
 
-class TensorFlow(Backend):
-    """Tensors never change: what a tape has seen stays, and assigning to a variable whose value is held copies it."""
+class TapedDifferentiation(Differentiation):
+    """TensorFlow's tensors never change: what a tape has seen stays, as assigning to a variable makes a new tensor."""
 
     def __init__(self) -> None:
         import tensorflow
@@ -82,8 +79,8 @@ class TensorFlow(Backend):
         self._step(gradients)
 
 
-class Torch(Backend):
-    """Optimizers change parameters in place, so that versions are copies."""
+class GraphDifferentiation(Differentiation):
+    """PyTorch's optimizers change parameters in place, so that versions are copies."""
 
     def __init__(self) -> None:
         import torch
@@ -123,17 +120,18 @@ class Torch(Backend):
             optimizer.apply(gradients, variables)
 
 
-def backend() -> Backend:
-    """That which Keras uses here.
+def differentiation() -> Differentiation:
+    """That of the Keras backend in use; no other framework is imported.
 
     Raises:
-        ValueError: it is none of TensorFlow and PyTorch.
+        RuntimeError: there is none for it.
     """
     name = keras.backend.backend()
-    known = {"tensorflow": TensorFlow, "torch": Torch}
+    known = {"tensorflow": TapedDifferentiation, "torch": GraphDifferentiation}
     if name not in known:
-        raise ValueError(
-            f"pipelines of Keras models need the backend tensorflow or torch, not {name}: set KERAS_BACKEND"
+        raise RuntimeError(
+            f"Keras models are cut on the backends {' and '.join(known)}, not on {name}\n"
+            "HINT: set KERAS_BACKEND=tensorflow (or torch) before keras is imported"
         )
-    made: Backend = known[name]()
+    made: Differentiation = known[name]()
     return made

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import keras
 import numpy as np
 
-from modum.keras.differentiation import backend
+from modum.keras.differentiation import differentiation
 from modum.keras.graph import Graph, Node, Tensor
 from modum.pipeline import Layer, Stage, Weight, agree
 
@@ -195,16 +195,16 @@ class KerasStage(Stage):
         """This worker's layers, as a Keras model of their own."""
         self._outline = outline
         self._whole = whole
-        self._backend = backend()
+        self._differentiation = differentiation()
         part.output_names = list(outline.output_names)
         options = training if self.last else {"optimizer": training["optimizer"]}
         part.compile(**options, jit_compile=False)
         self.optimizer = part.optimizer
         """Set its ``learning_rate`` while training as ever, on every worker."""
         self.optimizer.build(part.trainable_variables)
-        self._trained = self._backend.compiled(self._judged if self.last else self._returned)
-        self._inferred = self._backend.compiled(lambda tensors: part(tensors, training=False))
-        self._measured = self._backend.compiled(self._metrics)
+        self._trained = self._differentiation.compiled(self._judged if self.last else self._returned)
+        self._inferred = self._differentiation.compiled(lambda tensors: part(tensors, training=False))
+        self._measured = self._differentiation.compiled(self._metrics)
         self._ways_back: dict[int, Callable[[Sequence[Any]], list[Any]]] = {}
         self._extra: dict[int, list[Any]] = {}
         self._gradients: list[Any] | None = None
@@ -216,11 +216,11 @@ class KerasStage(Stage):
         outline, part = self._outline, self.part
         differentiated = [tensors[outline.given.index(tensor)] for tensor in outline.gradients_in]
         others = [tensors[place] for place, t in enumerate(outline.given) if t not in outline.gradients_in]
-        variables = self._backend.kept(part.trainable_variables, stash=self.stash and not self.last)
-        state = self._backend.kept(part.non_trainable_variables, stash=False)
+        variables = self._differentiation.kept(part.trainable_variables, stash=self.stash and not self.last)
+        state = self._differentiation.kept(part.non_trainable_variables, stash=False)
         factor = keras.ops.convert_to_tensor(weight, "float32")
         wanted = keras.tree.map_structure(keras.ops.convert_to_tensor, labels) if self.last else None
-        outputs, (returned, state, loss), way_back = self._backend.forward(
+        outputs, (returned, state, loss), way_back = self._differentiation.forward(
             self._trained, variables, differentiated, state, others, factor, wanted
         )
         for variable, value in zip(part.non_trainable_variables, state, strict=True):
@@ -249,7 +249,7 @@ class KerasStage(Stage):
     def update(self) -> None:
         assert self._gradients is not None, "an update without a backward pass"
         if self._gradients:
-            self._backend.apply(self.optimizer, self._gradients, self.part.trainable_variables)
+            self._differentiation.apply(self.optimizer, self._gradients, self.part.trainable_variables)
         self._gradients = None
 
     def evaluate(self, inputs: Any, labels: Any = None) -> list[NDArray[Any]]:
@@ -406,7 +406,7 @@ def _array(tensor: Any) -> NDArray[Any]:
 
 def _measure(graph: Graph, sample: Any) -> list[Layer]:
     """What each layer costs for the sample, forward and backward. Nothing of the model is changed."""
-    frame = backend()
+    way = differentiation()
     values = dict(zip(graph.inputs, _sample(graph, sample), strict=True))
     costs = []
     for node in graph.nodes:
@@ -430,12 +430,12 @@ def _measure(graph: Graph, sample: Any) -> list[Layer]:
 
         seconds = []
         for _ in range(_TIMINGS):
-            variables = frame.kept(part.trainable_variables, stash=True)
-            state = frame.kept(part.non_trainable_variables, stash=True)
+            variables = way.kept(part.trainable_variables, stash=True)
+            state = way.kept(part.non_trainable_variables, stash=True)
             inputs = [values[tensor] for tensor, chooses in zip(given, floating, strict=True) if chooses]
             others = [values[tensor] for tensor, chooses in zip(given, floating, strict=True) if not chooses]
             start = time.perf_counter()
-            outputs, everything, back = frame.forward(run, variables, inputs, state, others)
+            outputs, everything, back = way.forward(run, variables, inputs, state, others)
             back([keras.ops.ones_like(output) for output in outputs])
             seconds.append(time.perf_counter() - start)
         values.update(
