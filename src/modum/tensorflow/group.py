@@ -154,7 +154,7 @@ def _start(box: Box, environment: ClusterEnvironment) -> TensorFlowGroup:
         raise RuntimeError(
             f"TensorFlow has computed something before the group of {size} workers was made, and can prepare no "
             "collectives any more\nHINT: make modum.keras.Averaging(...), or call "
-            "modum.tensorflow.launched_group(box), before the model; or launch with --group-size 1"
+            "modum.tensorflow.launched_group(box), before the model; or launch with --group-size 1 (MODUM_GROUP_SIZE=1)"
         ) from error
     return TensorFlowGroup(Relay(box, f"{name}/relay", rank=rank, size=size), strategy)
 

@@ -61,5 +61,5 @@ def check_groups(rule: UpdateRule, environment: ClusterEnvironment) -> None:
         name = type(rule).__name__
         raise ValueError(
             f"the job was launched with groups of {environment.group_size}, but {name} knows no groups: "
-            f"use Hybrid(between={name}(...)), or launch with --group-size 1"
+            f"use Hybrid(between={name}(...)), or launch with --group-size 1 (MODUM_GROUP_SIZE=1)"
         )
