@@ -25,7 +25,7 @@ from bench.cluster.systems import TOKEN, commands, server_commands
 if TYPE_CHECKING:
     import subprocess
 
-START_SECONDS = 180.0
+START_SECONDS = 400.0
 FOLDER = Path("/run/bench")
 LOOK_SECONDS = 0.05
 SHOWN_LINES = 15

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bench.cluster.case import Case
 
 TOOLS = ("setpriv", "unshare", "ip", "tc", "mount")
-PATIENCE = 600.0
+PATIENCE = 1200.0
 """Seconds beyond the measurement itself: to start everything."""
 
 # setpriv ends unshare with this process, even if it is killed; and unshare ends the first process inside, whose end is

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bench.cluster.case import Case
-from bench.figures.scale import ETHERNET, INCEPTION, LINK, case, rate
+from bench.figures.scale import ETHERNET, INCEPTION, INCEPTION_SECONDS, LINK, SECONDS, case, rate
 
 WORKERS = (1, 2, 4, 8)
 SERVERS = (1, 2, 4, 8)
-POOL_CLIENTS = 8
+POOL_CLIENTS = 16
+"""Twice as many as servers at most, so that the servers' links are what is full."""
 POOL_RATE = 24e6
 """Bytes per second of the links on which the pool is measured: eight of them leave the cores time."""
 
@@ -70,7 +71,8 @@ def _resnet() -> tuple[Line, ...]:
 
 def _inception() -> tuple[Line, ...]:
     counts = (1, 4, 8, 16)
-    base = case(nbytes=INCEPTION, seconds=30.0)
+    slower = INCEPTION_SECONDS / SECONDS
+    base = case(nbytes=INCEPTION, step_seconds=INCEPTION_SECONDS, rate=rate() / slower, seconds=48.0, warm_up=2)
 
     def over(base: Case) -> dict[int, Case]:
         return {count: replace(base, workers=count, hosts=max(1, count // 4)) for count in counts}
@@ -84,7 +86,7 @@ def _inception() -> tuple[Line, ...]:
 
 
 def _pool() -> tuple[Line, ...]:
-    base = case(system="pool", workers=POOL_CLIENTS, rate=POOL_RATE, step_seconds=0.0, seconds=40.0, warm_up=1)
+    base = case(system="pool", workers=POOL_CLIENTS, rate=POOL_RATE, step_seconds=0.0, seconds=60.0, warm_up=1)
     return tuple(
         Line(
             name=operation,
@@ -129,7 +131,9 @@ def _learning(model: str) -> tuple[Line, ...]:
         Line(name="gloo DDP", cases={8: replace(base, system="ddp", learning_rate=0.1, interval=1)}),
         Line(name="TensorFlow PS", cases={8: replace(base, system="tensorflow", momentum=0.0, interval=1)}),
         # as many samples as the box has, as fast as the processor does them: only the final accuracy counts
-        Line(name=SINGLE, cases={1: replace(base, workers=1, step_seconds=0.0, rate=None, interval=100)}),
+        Line(
+            name=SINGLE, cases={1: replace(base, workers=1, step_seconds=0.0, rate=None, interval=100, seconds=110.0)}
+        ),
     )
 
 
@@ -149,7 +153,7 @@ FIGURES: dict[str, Figure] = {
     ),
     "memory": Figure(
         title="Bandwidth of the pooled memory",
-        about="reads, adds and exchanges of 8 clients with 1 to 8 memory servers",
+        about="reads, adds and exchanges of 16 clients with 1 to 8 memory servers",
         x="memory servers",
         lines=_pool(),
     ),
