@@ -34,9 +34,8 @@ class TensorFlowGroup(Group):
     (``jit_compile=True``), which knows no collectives between processes on CPUs.
     """
 
-    def __init__(self, relay: Relay | None = None, strategy: Any = None) -> None:
+    def __init__(self, relay: Relay | None = None) -> None:
         self._relay = relay
-        self._strategy = strategy  # what it started ends with it
         self.rank = 0 if relay is None else relay.rank
         self.size = 1 if relay is None else relay.size
 
@@ -94,10 +93,6 @@ class TensorFlowGroup(Group):
         )
         return tf.reshape(whole, [-1])
 
-    def close(self) -> None:
-        if self._relay is not None:
-            self._relay.close()
-
     def _reduce(self, flat: tf.Tensor, purpose: str) -> tf.Tensor:
         return tf.raw_ops.CollectiveReduceV2(
             input=flat,
@@ -115,31 +110,36 @@ def _instance(purpose: str, tensor: tf.Tensor) -> int:
     return zlib.crc32(f"{purpose} {tensor.dtype.name} {tensor.shape.num_elements()}".encode()) & 0x7FFFFFFF
 
 
-_launched: TensorFlowGroup | None = None
+_strategy: Any = None
+"""What has started the collectives of this process; they end with it."""
+_launched: tuple[Box, TensorFlowGroup] | None = None
 
 
 def launched_group(box: Box) -> TensorFlowGroup:
-    """The group of this worker as the job was launched (``modum run --group-size``).
+    """The group of this worker as the job was launched (``modum run --group-size``); one for each box.
 
     TensorFlow prepares its collectives before its first operation or never: call this (or make
-    `modum.keras.Averaging`, which does) before the model is made. The first call does it; later ones return the same.
+    `modum.keras.Averaging`, which does) before the model is made.
 
     Raises:
         RuntimeError: TensorFlow has computed something already.
         DeadlineError: a member of the group did not come.
     """
-    global _launched
+    global _launched, _strategy
     environment = detect()
     if environment.group_size == 1:
         return TensorFlowGroup()
-    if _launched is None:
-        _launched = _start(box, environment)
-    return _launched
-
-
-def _start(box: Box, environment: ClusterEnvironment) -> TensorFlowGroup:
-    size, rank = environment.group_size, environment.group_rank
     name = f"modum/tensorflow/{environment.group}"
+    if _strategy is None:
+        _strategy = _start(box, name, environment)
+    if _launched is None or _launched[0] is not box:
+        relay = Relay(box, f"{name}/relay", rank=environment.group_rank, size=environment.group_size)
+        _launched = (box, TensorFlowGroup(relay))
+    return _launched[1]
+
+
+def _start(box: Box, name: str, environment: ClusterEnvironment) -> Any:
+    size, rank = environment.group_size, environment.group_rank
     host = _own_address(os.environ.get("MASTER_ADDR", "127.0.0.1"))
     box.create(f"{name}/{rank}", 1, "int64", meta={"address": f"{host}:{free_port(host)}"}).close()
     deadline = time.monotonic() + JOIN_SECONDS
@@ -149,14 +149,13 @@ def _start(box: Box, environment: ClusterEnvironment) -> TensorFlowGroup:
     )
     try:
         # what is wanted of the strategy is that it starts the servers of the collectives
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     except RuntimeError as error:
         raise RuntimeError(
             f"TensorFlow has computed something before the group of {size} workers was made, and can prepare no "
             "collectives any more\nHINT: make modum.keras.Averaging(...), or call "
-            "modum.tensorflow.launched_group(box), before the model; or launch with --group-size 1 (MODUM_GROUP_SIZE=1)"
+            "modum.tensorflow.launched_group(box), before the model; or launch with --group-size 1"
         ) from error
-    return TensorFlowGroup(Relay(box, f"{name}/relay", rank=rank, size=size), strategy)
 
 
 def _own_address(peer: str) -> str:

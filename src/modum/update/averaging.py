@@ -98,6 +98,11 @@ class Averaging:
         """End the background thread, once its transfer is over."""
         self._exchange.close()
 
+    @property
+    def exchanging(self) -> bool:
+        """Whether a transfer runs in the background now."""
+        return self._exchange.pending and not self._exchange.ready
+
     def statistics(self) -> AveragingStatistics:
         exchange = self._exchange
         return AveragingStatistics(
@@ -113,8 +118,7 @@ class Averaging:
 
     def _boundary(self) -> None:
         """An exchange is due: start it, unless that of a member still runs."""
-        running = self._exchange.pending and not self._exchange.ready
-        late, interval, groups = self._group.largest((running, self._schedule.wanted, self._membership.groups))
+        late, interval, groups = self._group.largest((self.exchanging, self._schedule.wanted, self._membership.groups))
         if late:
             self._put_off += not self._late
             self._late = True

@@ -179,6 +179,11 @@ class Participant:
         return self._steps
 
     @property
+    def exchanging(self) -> bool:
+        """Whether an exchange runs in the background now."""
+        return self._averaging.exchanging
+
+    @property
     def learning_rate_factor(self) -> float:
         """By what the learning rate of the next step is multiplied."""
         return self._scale.factor(self._steps, self._averaging.groups)

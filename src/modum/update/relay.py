@@ -27,12 +27,13 @@ class Relay(Group):
     call them while another one trains. These may be called beside them, each method from one thread at a time.
 
     name
-        Of what is kept in the box; one for every group, and for every `Relay` that a group makes.
+        Of what is kept in the box; every group has its own. Several of one name are made in one order.
     """
 
     def __init__(self, box: Box, name: str, *, rank: int, size: int) -> None:
         self.rank = rank
         self.size = size
+        name = f"{name}/{box.counter(f'{name}/made/{rank}').add(1)}"
         # two rows for each member, used in turn
         self._numbers = _open_or_create(box, name, (2 * size * MOST_VALUES,))
         self._said = _open_or_create(box, f"{name}/said", (1,))

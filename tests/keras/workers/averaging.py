@@ -324,6 +324,15 @@ def a_model_that_another_backend_made_is_refused(box: Box, directory: Path) -> N
             fit(net(), averaging, X, y=Y)
 
 
+def a_backend_on_which_fit_cannot_be_followed_is_refused(box: Box, directory: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.backend, "backend", lambda: "jax")
+        with pytest.raises(
+            RuntimeError, match=r"on the backends tensorflow and torch, not on jax(.|\n)*HINT: set KERAS_"
+        ):
+            Averaging(box)
+
+
 CHECKS: dict[str, Callable[[Box, Path], None]] = {
     check.__name__: check
     for check in (
@@ -340,6 +349,7 @@ CHECKS: dict[str, Callable[[Box, Path], None]] = {
         the_learning_rate_is_scaled_around_each_step_only,
         wrong_input_is_refused,
         a_model_that_another_backend_made_is_refused,
+        a_backend_on_which_fit_cannot_be_followed_is_refused,
     )
 }
 
