@@ -166,6 +166,12 @@ def test_the_innermost_launcher_counts(
     assert (found.rank, found.world_size) == (5, 8)
 
 
+def test_groups_of_torchrun_need_not_fit_the_launcher_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    once_a_host = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_TASKS_PER_NODE": "1(x4)", "SLURM_PROCID": "2"}
+    export(monkeypatch, SRUN, once_a_host, TORCHRUN, {"MODUM_GROUP_SIZE": "8"})
+    assert (detect().name, detect().group_size) == ("torchrun", 8)
+
+
 @pytest.mark.parametrize("step", ["4294967291", "4294967290", None])
 def test_the_batch_script_itself_is_no_step_of_srun(step: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     export(monkeypatch, SRUN, {"SLURM_STEP_ID": step, "PMI_RANK": None, "PMI_SIZE": None})

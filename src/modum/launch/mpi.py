@@ -66,6 +66,11 @@ class Mpi(ClusterEnvironment):
         return bool(_found())
 
     @classmethod
+    def processes(cls) -> int:
+        """How many processes mpirun started."""
+        return integer_variable(next(iter(_found().values())).world_size, _HINT)
+
+    @classmethod
     def read(cls) -> Self:
         found = _found()
         if len(found) > 1:
@@ -81,7 +86,7 @@ class Mpi(ClusterEnvironment):
         return cls(
             flavour=flavour,
             rank=integer_variable(names.rank, _HINT),
-            world_size=integer_variable(names.world_size, _HINT),
+            world_size=cls.processes(),
             local_rank=integer_variable(names.local_rank, _HINT),
             **host_group(integer_variable(names.local_world_size, _HINT)),
             **common_variables(),

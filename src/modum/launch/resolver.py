@@ -25,21 +25,20 @@ def detect() -> ClusterEnvironment:
     if isinstance(place, TorchElastic):
         for outer in (Mpi, Slurm):
             if outer in found:
-                _check_nodes(place, outer.read())
+                _check_nodes(outer.name, outer.processes())
     elif isinstance(place, (Mpi, Slurm)):
         _check_by_hand(place)
     return place
 
 
-def _check_nodes(place: TorchElastic, outer: ClusterEnvironment) -> None:
+def _check_nodes(launcher: str, count: int) -> None:
     """torchrun that another launcher started once on each host must know of all of them."""
     nodes = os.environ.get("GROUP_WORLD_SIZE", "")
-    if outer.world_size > 1 and nodes != str(outer.world_size):
-        count = outer.world_size
+    if count > 1 and nodes != str(count):
         raise ValueError(
-            f"{outer.name} started torchrun {count} times, but GROUP_WORLD_SIZE, the number of nodes that it knows of, "
+            f"{launcher} started torchrun {count} times, but GROUP_WORLD_SIZE, the number of nodes that it knows of, "
             f"is {nodes or 'not set'}: each would train a job of its own\n"
-            f"HINT: {outer.name} -n {count} torchrun --nnodes {count} --rdzv-backend c10d --rdzv-endpoint HOST:29500 "
+            f"HINT: {launcher} -n {count} torchrun --nnodes {count} --rdzv-backend c10d --rdzv-endpoint HOST:29500 "
             "--nproc-per-node 4 train.py"
         )
 

@@ -33,9 +33,13 @@ class Slurm(ClusterEnvironment):
         return "SLURM_PROCID" in os.environ and step.isdigit() and int(step) < _FIRST_SPECIAL_STEP
 
     @classmethod
+    def processes(cls) -> int:
+        """How many tasks srun started."""
+        return integer_variable("SLURM_STEP_NUM_TASKS", _HINT)
+
+    @classmethod
     def read(cls) -> Self:
         tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
-        world_size = integer_variable("SLURM_STEP_NUM_TASKS", _HINT)
         group = host_group(tasks_on(tasks, integer_variable("SLURM_NODEID", _HINT)))
         if group["group_is_host"] and "," in tasks:
             raise ValueError(
@@ -44,7 +48,7 @@ class Slurm(ClusterEnvironment):
             )
         return cls(
             rank=integer_variable("SLURM_PROCID", _HINT),
-            world_size=world_size,
+            world_size=cls.processes(),
             local_rank=integer_variable("SLURM_LOCALID", _HINT),
             step=f"{os.environ.get('SLURM_JOB_ID')}.{os.environ['SLURM_STEP_ID']}",
             hosts=os.environ.get("SLURM_STEP_NODELIST", ""),
