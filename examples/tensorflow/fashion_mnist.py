@@ -7,6 +7,7 @@ modum run -n 4 --group-size 2 examples/tensorflow/fashion_mnist.py
 
 import argparse
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ class Net(tf.Module):  # type: ignore[misc]
         generator = np.random.default_rng(seed)
         widths = (28 * 28, 256, 128, 10)
         self.weights, self.biases = [], []
-        for layer, (ins, outs) in enumerate(zip(widths, widths[1:], strict=False)):
+        for layer, (ins, outs) in enumerate(pairwise(widths)):
             start = generator.standard_normal((ins, outs)) * math.sqrt(2 / ins)
             self.weights.append(tf.Variable(start, dtype=tf.float32, name=f"weight{layer}"))
             self.biases.append(tf.Variable(tf.zeros(outs), name=f"bias{layer}"))

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.torch.jobs import run_job
 
 from modum.box import Server
+from tests.torch.jobs import run_job
 
 pytestmark = pytest.mark.timeout(300)  # the first test of a backend waits for the checks of all
 

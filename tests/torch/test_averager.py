@@ -12,7 +12,7 @@ from torch import nn
 from modum.box import Box
 from modum.errors import DeadlineError, MismatchError
 from modum.observe.progress import read_progress
-from modum.torch import Averager, Elastic, Hybrid
+from modum.torch import Averager, Downpour, Elastic, Hybrid
 from tests.update.support import elastic_reference, until
 
 Connect = Callable[[], Box]
@@ -155,6 +155,27 @@ def test_bfloat16_weights_are_averaged_in_bfloat16(connect: Connect, averager: M
     optimizers[1].step()  # W - 2, halfway back
     torch.testing.assert_close(models[1].weight, start - 1, rtol=0, atol=0.02)
     assert shared(connect(), "model/bfloat16").dtype == np.uint16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_with_downpour_the_updates_of_all_workers_add_up(dtype: torch.dtype, connect: Connect, averager: Make) -> None:
+    """In numbers that both dtypes have exactly."""
+    models = [nn.Linear(2, 1, bias=False).to(dtype) for _ in range(2)]
+    rules = [Downpour(interval=2), Hybrid(between=Downpour(interval=2))]
+    workers = []
+    for model, rule in zip(models, rules, strict=True):
+        nn.init.constant_(model.weight, 64.0)
+        optimizer = sgd(model, lr=1.0)
+        workers.append((model, optimizer, averager(model, optimizer, connect(), rule)))
+    for step in range(5):
+        for number, (model, optimizer, _) in enumerate(workers):
+            model.weight.grad = torch.full_like(model.weight, number + step % 2)
+            optimizer.step()
+    for _, _, ours in workers:
+        ours.finish(None)
+    for model, _, ours in workers:
+        ours.pull()
+        assert model.weight.tolist() == [[64.0 - 2 - (2 + 5)] * 2]
 
 
 def test_the_statistics_of_a_batch_normalization_are_averaged(connect: Connect, averager: Make) -> None:
