@@ -3,7 +3,8 @@
 from modum.pipeline.balance import Layer, balance
 from modum.pipeline.channel import Message, Reader, Writer
 from modum.pipeline.cuts import Cuts, agree
-from modum.pipeline.driver import Mode, Pipeline, PipelineStatistics, Step
+from modum.pipeline.driver import Mode, Pipeline
+from modum.pipeline.reports import PipelineStatistics, Step
 from modum.pipeline.stage import Stage, Weight
 
 __all__ = [

@@ -6,7 +6,6 @@ import math
 import time
 from collections import deque
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import numpy as np
@@ -14,8 +13,11 @@ import numpy as np
 from modum.errors import BufferNotFoundError, ModumError, ProtocolError
 from modum.observe.progress import WorkerProgress
 from modum.pipeline.channel import Reader, Writer
+from modum.pipeline.gathering import all_weights, send_weights
 from modum.pipeline.links import Inbox, Outbox
+from modum.pipeline.microbatch import MicroBatch, cut
 from modum.pipeline.replicas import Replicas
+from modum.pipeline.reports import PipelineStatistics, Step
 from modum.pipeline.roster import Roster
 from modum.update import Elastic, SharedSamples
 from modum.update.agreement import open_or_create
@@ -27,62 +29,12 @@ if TYPE_CHECKING:
     from modum.launch import Job
     from modum.pipeline.channel import Array, Message
     from modum.pipeline.stage import Stage
-    from modum.update import AveragingStatistics, UpdateRule
+    from modum.update import UpdateRule
 
-__all__ = ["Mode", "Pipeline", "PipelineStatistics", "Step"]
+__all__ = ["Mode", "Pipeline"]
 
 Mode = Literal["asynchronous", "synchronous"]
 _END: Final = {"end": True}
-_WEIGHT_SLOTS: Final = 2
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
-    """One update of this stage; all stages see the same loss for the same number."""
-
-    number: int
-    """Of the update, from 0."""
-    samples: int
-    """Samples in its batch."""
-    loss: float
-    """Mean over the batch, as the last stage computed it."""
-    metrics: dict[str, float]
-    """Means over the batch."""
-    progress: float
-    """How much of the job had been handed out when the batch began, 0 to 1, if its source knows; else nan."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PipelineStatistics:
-    """What this worker has done so far. Times are in seconds."""
-
-    updates: int
-    micro_batches: int
-    compute_seconds: float
-    """In the stage: forward, backward and update."""
-    waited_seconds: float
-    """For activations, gradients and batches: the bubble of this stage."""
-    sent_bytes: int
-    versions: int
-    """The most versions of the weights that were held at one time."""
-    averaging: AveragingStatistics | None
-    """Of the exchange with the same stage of other pipelines; None where there is one pipeline."""
-
-
-@dataclass(slots=True)
-class _Micro:
-    """A micro-batch on its way through this stage."""
-
-    number: int
-    batch: Array
-    """The batch's sample indices that fall to it."""
-    last: bool
-    """Of its batch."""
-    weight: float
-    """Its share of its batch."""
-    progress: float
-    results: dict[str, float] | None = None
-    """Loss and metrics: on the last stage at once, elsewhere with the gradients."""
 
 
 class Pipeline:
@@ -324,9 +276,8 @@ class Pipeline:
 
     def _open(self, rule: UpdateRule | None, timeout: float) -> None:
         stage, box, roster, stack = self.stage, self._job.box, self._roster, self._stack
-        bound = (
-            stage.stages - stage.index + 1 + self._ahead
-        )  # more are never under way while training, so that sending never waits there
+        # more are never under way while training, so that sending never waits there
+        bound = stage.stages - stage.index + 1 + self._ahead
 
         def outbox(cut: int, direction: str, receiver: int) -> Outbox:
             wait = roster.waiting(f"sending {direction} to stage {receiver}")
@@ -384,9 +335,9 @@ class Pipeline:
         self, batches: Iterable[Any], inputs: Callable[[Array], Any], labels: Callable[[Array], Any]
     ) -> Iterator[Step]:
         source = self._source(batches)
-        in_flight: deque[_Micro] = deque()
+        in_flight: deque[MicroBatch] = deque()
         ended = held = False
-        batch: list[_Micro] = []
+        batch: list[MicroBatch] = []
         while True:
             while not ended and not held and len(in_flight) < self._depth:
                 micro, arrays = self._next(source)
@@ -410,7 +361,7 @@ class Pipeline:
                 yield self._step(batch)
                 batch = []
 
-    def _next(self, source: Iterator[tuple[_Micro, Sequence[Array]]]) -> tuple[_Micro | None, Sequence[Array]]:
+    def _next(self, source: Iterator[tuple[MicroBatch, Sequence[Array]]]) -> tuple[MicroBatch | None, Sequence[Array]]:
         """The next micro-batch and what comes with it; at the end the stage behind is told."""
         start = time.perf_counter()
         micro, arrays = next(source, (None, []))
@@ -419,13 +370,13 @@ class Pipeline:
             self._forward_out.send(_END)
         return micro, arrays
 
-    def _source(self, batches: Iterable[Any]) -> Iterator[tuple[_Micro, Sequence[Array]]]:
+    def _source(self, batches: Iterable[Any]) -> Iterator[tuple[MicroBatch, Sequence[Array]]]:
         """The micro-batches: cut here on the first stage, and elsewhere as they arrive."""
         if self._forward_in is None:
             for batch in batches:
-                yield from (
-                    (micro, []) for micro in self._cut(np.asarray(batch), getattr(batches, "progress", math.nan))
-                )
+                progress = getattr(batches, "progress", math.nan)
+                for micro in cut(np.asarray(batch), self._micro_batches, lambda: self._number, progress):
+                    yield micro, []
             return
         self._forward_in.ask()
         while True:
@@ -433,27 +384,14 @@ class Pipeline:
             if message.note == _END:
                 return
             self._forward_in.ask()
-            micro = _Micro(batch=message.arrays[0], **message.note)
+            micro = MicroBatch(batch=message.arrays[0], **message.note)
             if micro.number != self._number:
                 raise ProtocolError(f"{self.place}: micro-batch {micro.number} came where {self._number} was due")
             yield micro, message.arrays[1:]
 
-    def _cut(self, batch: Array, progress: float) -> Iterator[_Micro]:
-        if batch.ndim != 1 or batch.size == 0:
-            raise ValueError(f"a batch is a 1-D array of at least one sample index, not of shape {batch.shape}")
-        parts = np.array_split(batch, min(self._micro_batches, batch.size))
-        for place, part in enumerate(parts):
-            yield _Micro(
-                number=self._number,
-                batch=part,
-                last=place == len(parts) - 1,
-                weight=part.size / batch.size,
-                progress=progress,
-            )
-
     def _forward(
         self,
-        micro: _Micro,
+        micro: MicroBatch,
         arrays: Sequence[Array],
         inputs: Callable[[Array], Any],
         labels: Callable[[Array], Any],
@@ -467,10 +405,10 @@ class Pipeline:
         if self._forward_out is None or self._backward_in is None:
             micro.results = dict(zip(stage.results, outputs[0].tolist(), strict=True))
         else:
-            self._forward_out.send(_note(micro), [micro.batch, *outputs])
+            self._forward_out.send(micro.note, [micro.batch, *outputs])
             self._backward_in.ask()
 
-    def _backward(self, micro: _Micro) -> None:
+    def _backward(self, micro: MicroBatch) -> None:
         gradients: Sequence[Array] = []
         if self._backward_in is not None:
             message = self._receive(self._backward_in)
@@ -483,7 +421,7 @@ class Pipeline:
         if self._backward_out is not None:
             self._backward_out.send({"number": micro.number, "results": micro.results}, inputs)
 
-    def _step(self, batch: Sequence[_Micro]) -> Step:
+    def _step(self, batch: Sequence[MicroBatch]) -> Step:
         """The batch's results from those of its micro-batches, and a report of them."""
         means: dict[str, float] = {}
         for micro in batch:
@@ -512,7 +450,7 @@ class Pipeline:
             outputs = self._timed(stage.evaluate, given, labels(micro.batch) if stage.last else None)
             self._number += 1
             if self._forward_out is not None:
-                self._forward_out.send(_note(micro), [micro.batch, *outputs])
+                self._forward_out.send(micro.note, [micro.batch, *outputs])
             else:
                 sums = sums + outputs[0] * micro.batch.size
                 samples += micro.batch.size
@@ -528,32 +466,10 @@ class Pipeline:
         return results
 
     def _gather(self) -> Any:
-        """Every other stage sends its weights to the first one, array by array."""
-        stage, box = self.stage, self._job.box
-        if not stage.first:
-            wait = self._roster.waiting("sending weights to stage 0")
-            writer = Writer(box, f"{self._prefix}/weights/{stage.index}", slots=_WEIGHT_SLOTS, wait=wait)
-            try:
-                for weight in stage.weights():
-                    writer.send({"name": weight.name}, [weight.array])
-                writer.send(_END, [])
-                writer.drain()
-            finally:
-                writer.close()
+        if not self.stage.first:
+            send_weights(self.stage, self._job.box, self._prefix, self._roster)
             return None
-        found = {weight.name: weight.array for weight in stage.weights()}
-        for index in range(1, stage.stages):
-            reader = Reader(
-                box,
-                f"{self._prefix}/weights/{index}",
-                wait=self._roster.waiting(f"waiting for weights of stage {index}"),
-            )
-            try:
-                while (message := reader.receive()).note != _END:
-                    found[message.note["name"]] = message.arrays[0]
-            finally:
-                reader.close()
-        return stage.assemble(found)
+        return self.stage.assemble(all_weights(self.stage, self._job.box, self._prefix, self._roster))
 
     # ---- inside
 
@@ -589,10 +505,6 @@ def _check(stage: Stage, job: Job, mode: str, micro_batches: int, ahead: int, ti
             f"stage {stage.index} of {stage.stages} does not belong on rank {job.rank} of {job.world_size}: "
             "rank r is stage r modulo the stages, and the workers must be a multiple of them"
         )
-
-
-def _note(micro: _Micro) -> dict[str, Any]:
-    return {"number": micro.number, "last": micro.last, "weight": micro.weight, "progress": micro.progress}
 
 
 def _range(layers: Sequence[str]) -> str:

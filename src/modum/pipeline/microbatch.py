@@ -1,0 +1,53 @@
+"""Batches in parts, as they go through the stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["MicroBatch", "cut"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(slots=True)
+class MicroBatch:
+    """A micro-batch on its way through this stage."""
+
+    number: int
+    batch: Array
+    """The batch's sample indices that fall to it."""
+    last: bool
+    """Of its batch."""
+    weight: float
+    """Its share of its batch."""
+    progress: float
+    results: dict[str, float] | None = None
+    """Loss and metrics: on the last stage at once, elsewhere with the gradients."""
+
+    @property
+    def note(self) -> dict[str, Any]:
+        """What the next stage is told of it, beside ``batch``."""
+        return {"number": self.number, "last": self.last, "weight": self.weight, "progress": self.progress}
+
+
+def cut(batch: Array, parts: int, number: Callable[[], int], progress: float) -> Iterator[MicroBatch]:
+    """A batch in as many parts of equal size (to one sample), none of them empty; ``number`` gives the next number.
+
+    Raises:
+        ValueError: it is no 1-D array, or has no sample.
+    """
+    if batch.ndim != 1 or batch.size == 0:
+        raise ValueError(f"a batch is a 1-D array of at least one sample index, not of shape {batch.shape}")
+    pieces = np.array_split(batch, min(parts, batch.size))
+    for place, piece in enumerate(pieces):
+        yield MicroBatch(
+            number=number(),
+            batch=piece,
+            last=place == len(pieces) - 1,
+            weight=piece.size / batch.size,
+            progress=progress,
+        )
