@@ -31,7 +31,8 @@ def draw(reports: Sequence[Report], file: Path) -> None:
         (line,) = speed.plot(middles, rates, label=name)
         colour = line.get_color()
         alive.step([*record.alive_times, report.seconds], [*record.alive, record.alive[-1]], where="post", color=colour)
-        _histogram(exchange, record.exchange_seconds, colour)
+        if name != "allreduce":  # whose waits are nearly all alike
+            _histogram(exchange, record.exchange_seconds, colour)
         if report.curve is not None:
             last.plot(report.curve.seconds, report.curve.accuracy, color=colour)
         elif not training and name != "allreduce":
