@@ -1,51 +1,47 @@
-"""Servers and clients as processes on the two hosts of the emulated machine, and what its devices have counted."""
+"""Processes on the two hosts of the emulated machine, and what its devices have counted."""
 
-import os
+import multiprocessing
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from tests.box.processes import line_of
+from tests.box.conftest import EMULATED
+from tests.rdma.roles import take_part
 
-SERVER = """
-import sys
-from modum.box import Server
-with Server(sys.argv[1], memory=64 << 20, grace=0.5, token=sys.argv[2]) as server:
-    print(server.address)
-    sys.stdin.read()
-"""
-TOKEN = "between the two hosts"
+_context = multiprocessing.get_context("forkserver")
+if EMULATED:  # where a fresh interpreter takes ten seconds to import NumPy
+    from multiprocessing import forkserver
+
+    _context.set_forkserver_preload(["tests.rdma.roles"])
+    forkserver.ensure_running()  # before the tests begin: it stays until they end
 
 
 @contextmanager
 def process(
-    code: str, *arguments: str, host: str | None = None, devices: str = "", **variables: str
-) -> Iterator["subprocess.Popen[str]"]:
-    """Run Python code on a host (None: this one) with its devices; it is killed at the end if it still runs."""
-    place = ["ip", "netns", "exec", host] if host else []
-    child = subprocess.Popen(
-        [*place, sys.executable, "-c", code, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "UCX_NET_DEVICES": devices, **variables},
-    )
+    role: str, *arguments: str, host: str = "", devices: str = "rxa:1,rxc:1"
+) -> Iterator[tuple[BaseProcess, Connection]]:
+    """Another process with a role of `roles`, and the way to it; it is killed at the end if it still runs."""
+    near, far = _context.Pipe()
+    child = _context.Process(target=take_part, args=(role, far, host, devices, *arguments))
+    child.start()
+    far.close()
     try:
-        yield child
+        yield child, near
     finally:
+        near.close()
         child.kill()
-        child.communicate()
+        child.join()
+        child.close()
 
 
 @contextmanager
-def server(
-    devices: str, host: str | None = None, address: str = "127.0.0.1"
-) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+def server(devices: str, host: str = "", address: str = "127.0.0.1") -> Iterator[tuple[BaseProcess, str]]:
     """A memory server with these devices: (its process, its address)."""
-    with process(SERVER, address, TOKEN, host=host, devices=devices) as child:
-        yield child, line_of(child)
+    with process("server", address, host=host, devices=devices) as (child, way):
+        yield child, way.recv()
 
 
 def packets(device: str) -> int:

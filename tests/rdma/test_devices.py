@@ -1,13 +1,13 @@
 """What only RDMA can show: one-sided reads, lost links, keys that die, two rails, two hosts. See guest.sh."""
 
-import json
+import os
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,9 @@ import pytest
 from tests.box.acts import FIRST, add, exchange
 from tests.box.conftest import EMULATED
 from tests.box.cutting import Cut, CuttingProxy
-from tests.box.processes import line_of
 from tests.box.test_conformance import whole_numbers
-from tests.box.test_faults import ADDS_FOREVER, stop
-from tests.rdma.hosts import TOKEN, packets, process, queue_pairs, received_bytes, server
+from tests.rdma.hosts import packets, process, queue_pairs, received_bytes, server
+from tests.rdma.roles import TIMEOUT, TOKEN
 from tests.rdma.training import BATCH, INTERVAL, SIZE, STEPS, WORKERS, train
 
 from modum.box import Box, Server
@@ -29,12 +28,9 @@ from modum.errors import BufferNotFoundError, ConnectionLostError, DeadlineError
 
 pytestmark = pytest.mark.skipif(not EMULATED, reason="for the machine of scripts/softroce, with its devices")
 
-TIMEOUT = 60.0
-TRAINING = Path(__file__).with_name("training.py").read_text()
-
 
 @pytest.fixture(scope="module")
-def there() -> Iterator[tuple["subprocess.Popen[str]", str]]:
+def there() -> Iterator[tuple[BaseProcess, str]]:
     """A server in a process of its own, with the other ends of both pairs of devices: (the process, its address)."""
     with server("rxb:1,rxd:1") as one:
         yield one
@@ -54,13 +50,13 @@ def route(box: Box) -> str:
     return box._servers.transports[0].route
 
 
-def cpu_seconds(child: "subprocess.Popen[str]") -> float:
+def cpu_seconds(child: BaseProcess) -> float:
     times = psutil.Process(child.pid).cpu_times()
     return times.user + times.system
 
 
 def test_reads_go_through_the_device_and_leave_the_server_asleep(
-    there: tuple["subprocess.Popen[str]", str], monkeypatch: pytest.MonkeyPatch
+    there: tuple[BaseProcess, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UCX_NET_DEVICES", "rxa:1")
     child, address = there
@@ -99,7 +95,7 @@ def test_adds_and_exchanges_go_through_the_device(here: Server) -> None:
         assert received_bytes("lo") - tcp < x.nbytes / 10  # the doorbells, and nothing else
 
 
-def test_two_rails_are_both_used(there: tuple["subprocess.Popen[str]", str]) -> None:
+def test_two_rails_are_both_used(there: tuple[BaseProcess, str]) -> None:
     x = whole_numbers(CHUNK // 4)
     _, address = there
     with ExitStack() as boxes:
@@ -137,7 +133,7 @@ def test_adds_and_exchanges_count_once_when_the_connection_is_cut(
 
 
 def test_adds_count_once_when_the_link_goes_down_and_up_again(
-    there: tuple["subprocess.Popen[str]", str], monkeypatch: pytest.MonkeyPatch
+    there: tuple[BaseProcess, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UCX_NET_DEVICES", "rxa:1")
     x = whole_numbers(2 * CHUNK // 4)
@@ -146,7 +142,7 @@ def test_adds_count_once_when_the_link_goes_down_and_up_again(
         buffer.add(x)
         transport = box._servers.transports[0]
         assert isinstance(transport, RdmaTransport)
-        (link,) = transport._links.values()
+        (link,) = transport._idle.values()
         subprocess.run(["ip", "link", "set", "vb", "down"], check=True)
         try:
             thread = threading.Thread(target=buffer.add, args=(x,))
@@ -203,13 +199,17 @@ def test_what_a_killed_client_was_told_is_there_and_its_queue_pairs_are_gone(her
     with over_rdma(here.address) as box:
         alone = queue_pairs()
         buffer = box.create("b", CHUNK // 2)
-        with process(ADDS_FOREVER, here.address, "rdma", devices="rxa:1,rxc:1") as child:
+        with process("adder", here.address) as (child, way):
             acknowledged = 0
             while acknowledged < 5:
-                acknowledged = int(line_of(child))
+                acknowledged = way.recv()
             child.kill()
-            assert child.stdout is not None
-            acknowledged = max([acknowledged, *map(int, child.stdout.read().split())])
+            child.join()
+            while way.poll():
+                try:
+                    acknowledged = way.recv()
+                except EOFError:
+                    break
         while here.statistics().clients > 1:
             time.sleep(0.01)
         assert set(np.unique(buffer.read())) <= {acknowledged, acknowledged + 1}
@@ -225,14 +225,16 @@ def test_a_stopped_server_is_read_and_a_killed_one_is_named() -> None:
             buffer = box.create("b", 10)
             buffer.add(x)
             np.testing.assert_array_equal(buffer.read(), x)
-            stop(child)
+            os.kill(child.pid or 0, signal.SIGSTOP)
+            while psutil.Process(child.pid).status() != psutil.STATUS_STOPPED:
+                pass
             np.testing.assert_array_equal(buffer.read(), x)  # nobody there has to do anything
             with pytest.raises(DeadlineError, match=f"add on buffer 'b': memory server {address} did not answer"):
                 buffer.add(x)
-            child.send_signal(signal.SIGCONT)
+            os.kill(child.pid or 0, signal.SIGCONT)
             assert buffer.read().max() <= 2
             child.kill()
-            child.wait()
+            child.join()
             for act in (lambda: buffer.add(x), buffer.read):
                 with pytest.raises((ConnectionLostError, DeadlineError), match=f"memory server {address}"):
                     act()
@@ -240,16 +242,13 @@ def test_a_stopped_server_is_read_and_a_killed_one_is_named() -> None:
 
 def test_two_hosts_train_together_to_the_same_bits_as_over_tcp(here: Server) -> None:
     with server("rxb:1,rxd:1", host="A", address="10.1.0.1") as (_, address), ExitStack() as stack:
-        before = packets("rxb") + packets("rxd")
-        workers = [
-            stack.enter_context(
-                process(TRAINING, address, TOKEN, str(rank), host="B", devices="rxa:1,rxc:1", MODUM_TRANSPORT="auto")
-            )
-            for rank in range(2)
-        ]
-        results = [json.loads(line_of(worker)) for worker in workers]
-        assert [worker.wait() for worker in workers] == [0, 0]
-        sent = packets("rxb") + packets("rxd") - before
+        before = packets("rxa") + packets("rxc"), packets("rxb") + packets("rxd")
+        workers = [stack.enter_context(process("worker", address, str(rank), host="B")) for rank in range(2)]
+        results = [way.recv() for _, way in workers]
+        for child, _ in workers:
+            child.join()
+            assert child.exitcode == 0
+        put, got = packets("rxa") + packets("rxc") - before[0], packets("rxb") + packets("rxd") - before[1]
     over_tcp: list[dict[str, Any]] = []
 
     def work(rank: int) -> None:
@@ -262,10 +261,12 @@ def test_two_hosts_train_together_to_the_same_bits_as_over_tcp(here: Server) -> 
     for thread in threads:
         thread.join()
     result = results[0]
-    print(f"rdma: two hosts trained together: loss {result['before']:.0f} to {result['after']:.0f}, {sent} packets")
+    print(
+        f"rdma: two hosts trained together: loss {result['before']:.0f} to {result['after']:.0f}, {put} + {got} packets"
+    )
     assert [each.pop("transport") for each in (*results, *over_tcp)] == ["rdma", "rdma", "tcp", "tcp"]
     assert results + over_tcp == 4 * [result]
     assert result["after"] < result["before"] / 100
     assert result["samples"] == [WORKERS * STEPS * BATCH] * 8
     assert result["version"] == WORKERS * STEPS // INTERVAL
-    assert sent > 2 * WORKERS * STEPS // INTERVAL * 4 * SIZE / 4096
+    assert min(put, got) > WORKERS * STEPS // INTERVAL * 4 * SIZE / 4096

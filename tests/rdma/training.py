@@ -5,8 +5,6 @@ the box, so that the result is the same to the bit on every transport.
 """
 
 import hashlib
-import json
-import sys
 from typing import Any
 
 import numpy as np
@@ -46,9 +44,3 @@ def train(box: Box, rank: int) -> dict[str, Any]:
         "version": weights.version,
         "hash": hashlib.sha256(shared.tobytes()).hexdigest(),
     }
-
-
-if __name__ == "__main__":
-    address, token, rank = sys.argv[1:]
-    with Box.connect(address, token=token, timeout=60) as box:
-        print(json.dumps(train(box, int(rank))), flush=True)

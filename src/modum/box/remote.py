@@ -51,8 +51,8 @@ class Reachable:
     """The one-sided side of one server. Loads UCX when the first client asks for it. Thread-safe."""
 
     def __init__(self) -> None:
-        self.rails = rails() if why_no_rails() is None else []
         self.no_rails = why_no_rails() or ""
+        self.rails = [] if self.no_rails else rails()
         self._contexts: dict[int, ucx.Context] = {}
         self._segments: dict[tuple[int, int], tuple[ucx.Memory, Mapping]] = {}
         self._rings: set[Ring] = set()

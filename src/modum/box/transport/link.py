@@ -23,6 +23,7 @@ from modum.errors import ConnectionLostError, DeadlineError, TransportError
 T = TypeVar("T")
 Ask = Callable[[Request, type[T], float], T]
 
+_NOTHING: Final = memoryview(b"")
 _RETRY_PAUSE: Final = 0.05  # seconds between two tries to connect
 
 
@@ -172,7 +173,8 @@ class RdmaLink:
     def _once(self, known: dict[int, Transfer], request: Pending, local: memoryview, put: bool) -> bool:
         number = request.header.sequence
         if number not in known:
-            known.pop(number - WINDOW, None)
+            for old in [old for old in known if old <= number - WINDOW]:
+                del known[old]
             slot = number % WINDOW * CHUNK
             known[number] = self._begin(Transfer(local, None, slot, put))
         return known[number].ended
@@ -190,6 +192,9 @@ class RdmaLink:
                 transfer.ended = transfer.request is not None and transfer.request.done()
         except ucx.UcxError as error:
             self._renew(error)
+        for transfer in self._active:
+            if transfer.ended:
+                transfer.local = _NOTHING  # the caller's array is not to be kept alive
         self._active = [transfer for transfer in self._active if not transfer.ended]
         if len(self._active) == before:
             return False

@@ -4,7 +4,10 @@ A read takes the chunk's mark before and after it, and counts if it is the same 
 chunk in between, and it was seen at one moment. After a few tries it goes through the server, which takes the lock.
 """
 
+import threading
 from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 
 import numpy as np
@@ -42,11 +45,12 @@ class RdmaTransport(Transport):
     def __init__(self, lanes: Lanes, devices: list[str], patience: float) -> None:
         super().__init__(lanes)
         self._pairs = list(zip(rails(), range(len(devices)), strict=False))
-        self._links: dict[int, RdmaLink] = {}
+        self._idle: dict[int, RdmaLink] = {}  # by lane; nobody uses them now
+        self._mutex = threading.Lock()
+        self._closed = False
         self._patience = patience
-        self._route = self.name
-        with lanes.lane() as lane:
-            self._route = f"{self.name} {self._linked(lane).devices}"
+        with self._linked("connect") as (_, link):
+            self._route = f"{self.name} {link.devices}"
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -64,27 +68,18 @@ class RdmaTransport(Transport):
 
     def run(self, work: Work) -> None:
         """See `Transport.run`."""
-        with self.lanes.lane() as lane:
-            link = self._linked(lane)
-            try:
-                pieces = self._read(link, work) if work.op is Op.READ else list(work.pieces)
-                if pieces:
-                    lane.transact(frames(work, pieces, staged=True), work.patience, work, link)
-            finally:
-                if link.busy or not lane.clean:
-                    self._links.pop(lane.number).close()
+        with self._linked(work) as (lane, link):
+            pieces = self._read(link, work) if work.op is Op.READ else list(work.pieces)
+            if pieces:
+                lane.transact(frames(work, pieces, staged=True), work.patience, work, link)
 
     def version(self, attachment: Attachment, patience: float, at_least: int = 0) -> int:
         """The version in the server's memory; who waits asks the server."""
-        with self.lanes.lane() as lane:
-            link = self._linked(lane)
-            words = np.empty(2, np.uint64)
-            offset = trailer_offset(attachment.info.segment_bytes)
-            try:
-                link.wait([link.read(_own(attachment), offset, _octets(words))], patience, "version")
-            finally:
-                if link.busy:
-                    self._links.pop(lane.number).close()
+        words = np.empty(2, np.uint64)
+        offset = trailer_offset(attachment.info.segment_bytes)
+        phase = f"version of buffer {attachment.info.name!r}"
+        with self._linked(phase) as (_, link):
+            link.wait([link.read(_own(attachment), offset, _octets(words))], patience, phase)
         deleted, version = map(int, words)
         if deleted:
             raise BufferNotFoundError(f"buffer {attachment.info.name!r} was deleted")
@@ -92,27 +87,46 @@ class RdmaTransport(Transport):
 
     def leave(self, patience: float) -> None:
         """Close the one-sided connections, then say goodbye."""
-        for number in list(self._links):
-            self._links.pop(number).close()
+        self._close_links()
         super().leave(patience)
 
     def close(self) -> None:
-        """Close all connections."""
-        for number in list(self._links):
-            self._links.pop(number).close()
+        """Close all connections; one in use is closed by its user."""
+        self._close_links()
         super().close()
 
-    def _linked(self, lane: Lane) -> RdmaLink:
-        """The lane's link, on a connection whose server knows it."""
-        known = (lane.connection is not None and not lane.lost) or lane.connect(self._patience, "connect").resumed
-        if not known and lane.number in self._links:
-            self._links.pop(lane.number).close()  # its ring was given back with the session
-        if lane.number not in self._links:
-            device, rail = self._pairs[rail_of(next(_turns), len(self._pairs))]
-            link = RdmaLink(self.address, lane.number, rail, device, lambda *what: call(lane, *what), self._patience)
-            link.ask = self.call  # from now on the lane may be in the middle of something
-            self._links[lane.number] = link
-        return self._links[lane.number]
+    def _close_links(self) -> None:
+        with self._mutex:
+            self._closed = True
+            while self._idle:
+                self._idle.popitem()[1].close()
+
+    @contextmanager
+    def _linked(self, phase: object) -> Iterator[tuple[Lane, RdmaLink]]:
+        """A lane and its link, over a connection whose server knows it; both come back unless they were left in the
+        middle of something."""
+        with self.lanes.lane() as lane:
+            known = (lane.connection is not None and not lane.lost) or lane.connect(self._patience, phase).resumed
+            link = self._idle.pop(lane.number, None)
+            if link and not known:
+                link.close()  # its ring was given back with the session
+                link = None
+            link = link or self._new_link(lane)
+            try:
+                yield lane, link
+            finally:
+                with self._mutex:
+                    keep = lane.clean and not link.busy and not self._closed
+                    if keep:
+                        self._idle[lane.number] = link
+                if not keep:
+                    link.close()
+
+    def _new_link(self, lane: Lane) -> RdmaLink:
+        device, rail = self._pairs[rail_of(next(_turns), len(self._pairs))]
+        link = RdmaLink(self.address, lane.number, rail, device, lambda *what: call(lane, *what), self._patience)
+        link.ask = self.call  # from now on the lane may be in the middle of something
+        return link
 
     def _read(self, link: RdmaLink, work: Work) -> list[Piece]:
         """Read one-sidedly; the pieces that others changed so often that the server has to be asked."""
