@@ -155,7 +155,7 @@ def test_modum_run_starts_the_same_job() -> None:
 
 @contextmanager
 def training(*command: str) -> Iterator[tuple[subprocess.Popen[str], Iterator[str]]]:
-    """A run without an end that has displayed iteration 10, and the lines that it will write."""
+    """A run without an end that displays later iterations than its first, and the lines that it will write."""
     Path("solver.prototxt").write_text(SOLVER.replace("max_iter: 40", "max_iter: 100000000"))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as trainer:
@@ -164,7 +164,7 @@ def training(*command: str) -> Iterator[tuple[subprocess.Popen[str], Iterator[st
         try:
             assert trainer.stderr is not None
             lines = iter(trainer.stderr)
-            next(line for line in lines if "Iteration 10 " in line)
+            next(line for line in lines if "iter/s" in line and "Iteration 0 " not in line)
             yield trainer, lines
         finally:
             guard.cancel()
