@@ -301,6 +301,20 @@ class TestAnEnd:
             assert launcher.wait(PATIENCE) != 0
         assert_gone(servers)
 
+    def test_of_the_first_worker_waits_for_those_that_need_its_server(self, tmp_path: Path) -> None:
+        script = tmp_path / "late.py"
+        script.write_text("""
+import time, modum
+job = modum.connect()
+if job.rank:
+    while len(job.box.leases("modum/worker/")) > 1:
+        time.sleep(0.01)
+    print("still there:", job.box.counter("late").add(1), flush=True)
+""")
+        mpirun, _ = mpich()
+        output, _ = finish(start([*mpirun, "-n", "2", PYTHON, script]))
+        assert output == "still there: 0\n"
+
     def test_by_ctrl_c_leaves_nothing(self) -> None:
         mpirun, _ = mpich()
         with ended(start([*mpirun, "-n", str(WORLD), *worker("wait.py")], MODUM_SERVERS="2")) as launcher:
