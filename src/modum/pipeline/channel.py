@@ -99,6 +99,7 @@ class Writer(_End):
         self._words = 0
         """Words of a slot."""
         self._staging = np.empty(0, np.int64)
+        self._known_read = 0
         self.nbytes = 0
         """Bytes sent so far."""
 
@@ -110,10 +111,10 @@ class Writer(_End):
         """
         message = self._pack(note, arrays)
         if message.size > self._words:
-            self._wait(self._read, self._count)
+            self.drain()
             self._make_ring(int(message.size * _ROOM))
         else:
-            self._wait(self._read, self._count - self._slots + 1)
+            self._wait_for_reader(self._count - self._slots + 1)
         assert self._buffer is not None
         self._buffer.write(message, offset=self._count % self._slots * self._words)
         self._count += 1
@@ -122,7 +123,7 @@ class Writer(_End):
 
     def drain(self) -> None:
         """Wait until everything sent was read."""
-        self._wait(self._read, self._count)
+        self._wait_for_reader(self._count)
 
     def close(self) -> None:
         """Delete the ring, with whatever was not read. Closing twice does nothing."""
@@ -132,6 +133,10 @@ class Writer(_End):
                 self._box.delete(self.name)
             except BufferNotFoundError:
                 pass  # somebody tidied up the box
+
+    def _wait_for_reader(self, messages: int) -> None:
+        if self._known_read < messages:  # what is known already costs no question
+            self._known_read = self._wait(self._read, messages)
 
     def _make_ring(self, words: int) -> None:
         self.close()
@@ -167,6 +172,7 @@ class Reader(_End):
     def __init__(self, box: Box, name: str, *, wait: Wait | None = None) -> None:
         super().__init__(box, name, wait)
         self._expected = _PREFIX
+        self._acknowledged = 0
         self.nbytes = 0
         """Bytes received so far."""
 
@@ -175,13 +181,24 @@ class Reader(_End):
 
         Raises what waiting for a message raises, and ProtocolError if the ring holds something else.
         """
+        message = self.take()
+        self.acknowledge()
+        return message
+
+    def take(self) -> Message:
+        """As `receive`, but its slot is free only after `acknowledge`, for which the message need not wait."""
         self._wait(self._written, self._count + 1)
         words = self._fetch()
         self._count += 1
-        self._read.add(1)
         self._expected = words.size
         self.nbytes += words.nbytes
         return self._unpack(words)
+
+    def acknowledge(self) -> None:
+        """Free the slots of all messages that were taken."""
+        if self._acknowledged < self._count:
+            self._read.add(self._count - self._acknowledged)
+            self._acknowledged = self._count
 
     def close(self) -> None:
         """Let go of the ring, which is the writer's to delete."""

@@ -52,15 +52,19 @@ class Inbox:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._thread = ThreadPoolExecutor(1, "modum-receive")
-        self._asked: deque[Future[Message]] = deque()
+        self._asked: deque[tuple[Future[Message], Future[None]]] = deque()
+        self._acknowledged: Future[None] | None = None
 
     def ask(self) -> None:
         """One more message will come: fetch it as soon as it is there."""
-        self._asked.append(self._thread.submit(self._reader.receive))
+        self._asked.append((self._thread.submit(self._reader.take), self._thread.submit(self._reader.acknowledge)))
 
     def receive(self) -> Message:
         """The next message that was asked for. Raises what fetching it raised."""
-        return self._asked.popleft().result()
+        if self._acknowledged is not None:
+            self._acknowledged.result()
+        message, self._acknowledged = self._asked.popleft()
+        return message.result()
 
     def close(self) -> None:
         """End the thread and let go of the ring."""
