@@ -118,6 +118,16 @@ def test_a_transport_that_was_asked_for_is_never_replaced(monkeypatch: pytest.Mo
             over_rdma(server_without.address)
 
 
+def test_devices_that_cannot_be_used_are_told_where_nobody_asked_for_them(
+    here: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("modum.box.transport.local_host", lambda: "another")
+    monkeypatch.setenv("UCX_TLS", "tcp")  # which UCX cannot have over this device
+    with Box.connect(here.address, timeout=TIMEOUT) as box:
+        assert box.transports == ("tcp",)
+    assert f"box: {here.address} via tcp, though both ends have RDMA devices" in caplog.text
+
+
 @pytest.mark.parametrize("octets", [0, 10, HEADER_BYTES])
 @pytest.mark.parametrize(("direction", "frame"), [("up", 2), ("down", 0), ("down", 6)])
 def test_adds_and_exchanges_count_once_when_the_connection_is_cut(

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 LIBRARY: Final = "libucp.so.0"
+INSTALL: Final = "apt-get install libucx0 ibverbs-providers, or dnf install ucx-ib rdma-core"
 API: Final = (1, 13)  # what is asked for; the library must be at least as new
 CLOSE_SECONDS: Final = 10.0  # longer than a queue pair tries to reach a dead peer
 
@@ -174,7 +175,7 @@ class _Library:
                 function.restype, function.argtypes = result, arguments
             self.text = c.CDLL("libucs.so.0").ucs_status_string
         except (OSError, AttributeError) as error:
-            raise UcxError("UCX cannot be loaded", _NO_ELEMENT, str(error)) from None
+            raise UcxError("UCX cannot be loaded", _NO_ELEMENT, f"{error} (HINT: {INSTALL})") from None
         self.text.restype, self.text.argtypes = c.c_char_p, [_Status]
         self.call: Any = loaded
         self.mutex = threading.Lock()

@@ -13,7 +13,6 @@ from modum.box.sizes import format_bytes
 
 __all__ = ["PortReport", "RdmaReport", "look_at_rdma"]
 
-_INSTALL: Final = "apt-get install libucx0 ibverbs-providers, or dnf install ucx-ib rdma-core"
 _SHOWN_GIDS: Final = 2
 _WAIT_SECONDS: Final = 10.0
 
@@ -104,7 +103,7 @@ def _look_at_ucx() -> tuple[str | None, list[str], str | None]:
     try:
         version = ".".join(map(str, ucx.library().version))
     except ucx.UcxError as error:
-        return None, [], f"{error}: {_INSTALL}"
+        return None, [], str(error)
     libraries = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libuct.so" in line}
     modules = sorted(
         {
@@ -113,7 +112,7 @@ def _look_at_ucx() -> tuple[str | None, list[str], str | None]:
             for module in Path(os.path.realpath(library)).parent.glob("ucx/libuct_*.so*")
         }
     )
-    return version, modules, None if "ib" in modules else f"this UCX cannot drive RDMA devices: {_INSTALL}"
+    return version, modules, None if "ib" in modules else f"this UCX cannot drive RDMA devices: {ucx.INSTALL}"
 
 
 def _why_not_read(device: str) -> str | None:

@@ -94,7 +94,10 @@ def _over_network(lanes: Lanes, welcome: Welcome, choice: str, patience: float) 
                 f"transport 'rdma' cannot be used with memory server {lanes.endpoint.address}: {here or there}"
             )
         return RdmaTransport(lanes, welcome.rails, patience)
-    except BaseException:
+    except BaseException as error:
+        if choice == "auto" and isinstance(error, TransportError):
+            log.warning("box: %s via tcp, though both ends have RDMA devices: %s", lanes.endpoint.address, error)
+            return TcpTransport(lanes)
         lanes.close()
         raise
 
