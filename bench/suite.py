@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from bench import caffe, exchange, gloo, memory, mpi, overlap, pipeline, small, tcp
+from bench import averaging, caffe, exchange, gloo, memory, mpi, overlap, pipeline, small, tcp
 from bench.row import Effort, Row
 
 
@@ -39,6 +39,9 @@ BENCHMARKS: dict[str, Benchmark] = {
         measure=overlap.measure, about="a worker's step while an exchange runs under it", needs=("torch",)
     ),
     "pipeline": Benchmark(measure=pipeline.measure, about="asynchronous stages against one stage"),
+    "averaging": Benchmark(
+        measure=averaging.measure, about="what averaging adds to a step", needs=("tensorflow", "torch")
+    ),
     "caffe": Benchmark(
         measure=caffe.measure, about="Caffe's nets against the same nets by hand", needs=("torch", "lmdb", "h5py")
     ),

@@ -90,6 +90,7 @@ class VariableVector(Vector):
             flat, sent, tf.TensorSpec((), tf.float32)
         )
         self._assign = tf.function(self._assign_flat, autograph=False).get_concrete_function(flat)
+        self._values = tf.function(self._flat_values, autograph=False).get_concrete_function()
 
     def check(self) -> None:
         """A variable cannot be moved."""
@@ -98,14 +99,13 @@ class VariableVector(Vector):
         self._group.average_all(self._statistics, "statistics")
         self._sent = [tf.identity(variable) for variable in self._statistics]
         if self._device is not None:
-            flat = _bits(self._flatten())
+            flat = _bits(self._flat())
             self.staging[:] = flat[self.offset : self.offset + self.staging.size]
             return
-        for variable, start in zip(self._variables, self._starts, strict=True):
+        for bits, start in zip(map(_bits, self._values()), self._starts, strict=True):
             low = max(start, self.offset)
-            high = min(start + _elements(variable), self.offset + self.staging.size)
+            high = min(start + bits.size, self.offset + self.staging.size)
             if low < high:
-                bits = _bits(variable.read_value())
                 self.staging[low - self.offset : high - self.offset] = bits[low - start : high - start]
 
     def arrived(self) -> None:
@@ -123,8 +123,8 @@ class VariableVector(Vector):
 
     def write(self, buffer: Buffer) -> None:
         flat = np.zeros(self.size, STORAGE[self.dtype])
-        for variable, start in zip(self._variables, self._starts, strict=True):
-            flat[start : start + _elements(variable)] = _bits(variable.read_value())
+        for bits, start in zip(map(_bits, self._values()), self._starts, strict=True):
+            flat[start : start + bits.size] = bits
         buffer.write(flat)
 
     def align(self) -> None:
@@ -157,20 +157,23 @@ class VariableVector(Vector):
         for variable, start in zip(self._variables, self._starts, strict=True):
             variable.assign(self._part(flat, start, variable))
 
+    def _flat_values(self) -> list[tf.Tensor]:
+        """All variables, 1-D; none is copied."""
+        return [tf.reshape(variable, [-1]) for variable in self._variables]
+
     def _part(self, flat: tf.Tensor, start: int, variable: tf.Variable) -> tf.Tensor:
         part = flat[start : start + _elements(variable)]
         if part.dtype != variable.dtype:
             part = tf.bitcast(part, variable.dtype)
         return tf.reshape(part, variable.shape)
 
-    def _flatten(self) -> tf.Tensor:
-        """The variables in the vector's layout, put together where they are."""
+    def _flat(self) -> tf.Tensor:
+        """The vector, put together where the variables are."""
         ends = [*self._starts[1:], self.size]
-        pieces = [
-            tf.pad(tf.reshape(variable, [-1]), [[0, end - start - _elements(variable)]])
-            for variable, start, end in zip(self._variables, self._starts, ends, strict=True)
+        gaps = [
+            end - start - _elements(one) for one, start, end in zip(self._variables, self._starts, ends, strict=True)
         ]
-        return tf.concat(pieces, axis=0)
+        return tf.concat([tf.pad(value, [[0, gap]]) for value, gap in zip(self._values(), gaps, strict=True)], axis=0)
 
 
 def flatten(variables: Sequence[SharedVariable], group: TensorFlowGroup) -> list[VariableVector]:
@@ -196,6 +199,6 @@ def _tensor(array: NDArray[Any]) -> tf.Tensor:
 
 
 def _bits(tensor: tf.Tensor) -> NDArray[Any]:
-    """The values, 1-D, as NumPy holds them; a tensor in host memory is not copied."""
-    array: NDArray[Any] = np.asarray(tf.reshape(tensor, [-1]))
+    """A 1-D tensor as NumPy holds it; in host memory it is not copied."""
+    array: NDArray[Any] = np.asarray(tensor)
     return array.view(STORAGE[tensor.dtype.name])
