@@ -16,9 +16,9 @@ from modum.pipeline.channel import Reader, Writer
 from modum.pipeline.gathering import all_weights, send_weights
 from modum.pipeline.links import Inbox, Outbox
 from modum.pipeline.microbatch import MicroBatch, cut
+from modum.pipeline.presence import Presence
 from modum.pipeline.replicas import Replicas
 from modum.pipeline.reports import PipelineStatistics, Step
-from modum.pipeline.roster import Roster
 from modum.update import Elastic, SharedSamples
 from modum.update.agreement import open_or_create
 
@@ -114,15 +114,15 @@ class Pipeline:
         self._stopped = self._left = False
         self._averaging: Replicas | None = None
         places = [self._place(index) for index in range(stage.stages)]
-        self._roster = Roster(job.box, self._prefix, places, stage.index, timeout)
+        self._presence = Presence(job.box, self._prefix, places, stage.index, timeout)
         with ExitStack() as stack:
-            stack.callback(self._roster.abandon)
+            stack.callback(self._presence.abandon)
             try:
                 self._agree()
             except ModumError as error:
-                self._roster.fail(error)
+                self._presence.fail(error)
                 raise
-            self._roster.join()
+            self._presence.join()
             self._stack = stack.pop_all()
         with self._together("start"):
             self._open(rule, timeout)
@@ -132,7 +132,7 @@ class Pipeline:
     @property
     def place(self) -> str:
         """What this worker is called in errors."""
-        return self._roster.place
+        return self._presence.place
 
     def samples(self, *, size: int, batch_size: int, epochs: int = 1, **options: Any) -> SharedSamples:
         """The job's samples, shared out to its pipelines batch by batch; ``options`` go to `SharedSamples`.
@@ -245,7 +245,7 @@ class Pipeline:
                 for outbox in (self._forward_out, self._backward_out):
                     if outbox is not None:
                         outbox.drain()
-                self._roster.leave()
+                self._presence.leave()
         self._stopped = True
         self._stack.close()
 
@@ -275,18 +275,18 @@ class Pipeline:
         open_or_create(self._job.box, f"{self._name}/settings", 1, "int64", {"pipeline": settings}).close()
 
     def _open(self, rule: UpdateRule | None, timeout: float) -> None:
-        stage, box, roster, stack = self.stage, self._job.box, self._roster, self._stack
+        stage, box, presence, stack = self.stage, self._job.box, self._presence, self._stack
         # more are never under way while training, so that sending never waits there
         bound = stage.stages - stage.index + 1 + self._ahead
 
         def outbox(cut: int, direction: str, receiver: int) -> Outbox:
-            wait = roster.waiting(f"sending {direction} to stage {receiver}")
+            wait = presence.waiting(f"sending {direction} to stage {receiver}")
             made = Outbox(Writer(box, f"{self._prefix}/cut/{cut}/{direction}", slots=bound, wait=wait), bound)
             stack.callback(made.close)
             return made
 
         def inbox(cut: int, direction: str, sender: int) -> Inbox:
-            wait = roster.waiting(f"waiting for {direction} of stage {sender}")
+            wait = presence.waiting(f"waiting for {direction} of stage {sender}")
             made = Inbox(Reader(box, f"{self._prefix}/cut/{cut}/{direction}", wait=wait))
             stack.callback(made.close)
             return made
@@ -314,7 +314,7 @@ class Pipeline:
             raise
         except BufferNotFoundError as error:
             self._fail(error)
-            self._roster.check()  # whoever deleted it has failed, and said why
+            self._presence.check()  # whoever deleted it has failed, and said why
             raise
         except BaseException as error:
             self._fail(error)
@@ -325,9 +325,9 @@ class Pipeline:
             self._stopped = True
             with suppress(ModumError), ExitStack() as stack:  # in reverse order, whatever fails
                 stack.callback(self._stack.close)
-                stack.callback(self._roster.abandon)
-                stack.callback(self._roster.fail, error)
-                self._roster.stop()
+                stack.callback(self._presence.abandon)
+                stack.callback(self._presence.fail, error)
+                self._presence.stop()
 
     # ---- training
 
@@ -467,9 +467,9 @@ class Pipeline:
 
     def _gather(self) -> Any:
         if not self.stage.first:
-            send_weights(self.stage, self._job.box, self._prefix, self._roster)
+            send_weights(self.stage, self._job.box, self._prefix, self._presence)
             return None
-        return self.stage.assemble(all_weights(self.stage, self._job.box, self._prefix, self._roster))
+        return self.stage.assemble(all_weights(self.stage, self._job.box, self._prefix, self._presence))
 
     # ---- inside
 

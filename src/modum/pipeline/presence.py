@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from modum.box import Box, Counter, Lease
     from modum.pipeline.channel import Wait
 
-__all__ = ["Roster"]
+__all__ = ["Presence"]
 
 _LOOK_SECONDS: Final = 0.5
 """While one waits, how often one looks whether the others are alive."""
@@ -23,7 +23,7 @@ _CLAIM_SECONDS: Final = 5.0
 _MOST_TEXT: Final = 4000
 
 
-class Roster:
+class Presence:
     """This worker's place in one pipeline, and its view of the others.
 
     name
