@@ -42,6 +42,9 @@ class Cluster:
             "BENCH_CASE": msgspec.json.encode(case).decode(),
             "BENCH_FOLDER": str(FOLDER),
             "MODUM_TOKEN": TOKEN,
+            # what DeepSpeed compiles when it starts: elsewhere a killed run would leave a lock for the next one
+            "TORCH_EXTENSIONS_DIR": str(FOLDER / "extensions"),
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "OMP_NUM_THREADS": "1",
             "OMP_WAIT_POLICY": "PASSIVE",
             "PYTHONUNBUFFERED": "1",
