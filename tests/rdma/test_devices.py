@@ -128,12 +128,15 @@ def test_devices_that_cannot_be_used_are_told_where_nobody_asked_for_them(
     assert f"box: {here.address} via tcp, though both ends have RDMA devices" in caplog.text
 
 
-@pytest.mark.parametrize("octets", [0, 10, HEADER_BYTES])
-@pytest.mark.parametrize(("direction", "frame"), [("up", 2), ("down", 0), ("down", 6)])
+# before, inside and behind the doorbell of a chunk in the middle, and around the first and the last reply
+@pytest.mark.parametrize(
+    ("direction", "frame", "octets"),
+    [("up", 2, 0), ("up", 2, 10), ("up", 2, HEADER_BYTES), ("down", 0, 0), ("down", 6, 10), ("down", 6, HEADER_BYTES)],
+)
 def test_adds_and_exchanges_count_once_when_the_connection_is_cut(
     here: Server, direction: str, frame: int, octets: int
 ) -> None:
-    act = add if octets == 10 else exchange
+    act = add if (direction, octets) == ("up", 10) else exchange
     # LINK is one request more than over TCP
     with CuttingProxy(here.address, [Cut(direction, FIRST + 1 + frame, octets)]) as proxy:
         with over_rdma(proxy.address) as box:

@@ -59,8 +59,7 @@ class Reachable:
         self._mutex = threading.Lock()
         self._stopping = False
         self._thread: threading.Thread | None = None
-        self._wake, self._wake_end = socket.socketpair()
-        self._wake_end.setblocking(False)
+        self._bell: tuple[socket.socket, socket.socket] | None = None  # wakes the thread
 
     def link(self, ring: Ring | None, rail: int) -> tuple[Ring, Linked]:
         """A ring (that one, if it is given) whose worker waits for a new connection of its client.
@@ -84,9 +83,10 @@ class Reachable:
             except ucx.UcxError as error:
                 raise TransportError(f"device {self.rails[rail]}: {error}{_hint(WINDOW * CHUNK)}") from None
             if self._thread is None:
+                self._bell = socket.socketpair()
                 self._thread = threading.Thread(target=self._run, name="modum-rdma", daemon=True)
                 self._thread.start()
-        self._wake.send(b"x")
+        self._ring_bell()
         return ring, answer
 
     def unlink(self, ring: Ring) -> None:
@@ -125,7 +125,7 @@ class Reachable:
         """Release everything."""
         with self._mutex:
             self._stopping = True
-        self._wake.send(b"x")
+        self._ring_bell()
         if self._thread:
             self._thread.join()
         for ring in list(self._rings):
@@ -135,8 +135,12 @@ class Reachable:
         for context in self._contexts.values():
             context.close()
         self._contexts.clear()
-        self._wake.close()
-        self._wake_end.close()
+        for end in self._bell or ():
+            end.close()
+
+    def _ring_bell(self) -> None:
+        if self._bell:
+            self._bell[0].send(b"x")
 
     def _context(self, rail: int) -> ucx.Context:
         if not 0 <= rail < len(self.rails):
@@ -159,9 +163,11 @@ class Reachable:
 
     def _run(self) -> None:
         """Let clients connect: the only thing that needs this side's help."""
+        assert self._bell is not None
+        _, bell = self._bell
         while True:
             poll = select.poll()
-            poll.register(self._wake_end, select.POLLIN)
+            poll.register(bell, select.POLLIN)
             with self._mutex:
                 if self._stopping:
                     return
@@ -170,11 +176,8 @@ class Reachable:
                     while not ring.worker.arm():
                         pass
                     poll.register(ring.worker, select.POLLIN)
-            poll.poll(_TICK * 1000)
-            try:
-                self._wake_end.recv(4096)
-            except BlockingIOError:
-                pass  # a worker has something to do, or time is up
+            if (bell.fileno(), select.POLLIN) in poll.poll(_TICK * 1000):
+                bell.recv(4096)
 
 
 def _hint(nbytes: int) -> str:

@@ -277,7 +277,7 @@ class RdmaLink:
             self._worker.close()
         self._endpoint = self._worker = None
 
-    def _renew(self, error: ucx.UcxError) -> None:
+    def _renew(self, error: Exception) -> None:
         """Connect again, and start again what was under way."""
         if self._failing_since is None:
             self._failing_since = time.monotonic()
@@ -301,7 +301,7 @@ class RdmaLink:
                     if not transfer.ended:
                         self._start(transfer)
                 return
-            except ucx.UcxError as another:
+            except (ucx.UcxError, TransportError) as another:  # of this end, or of the server's
                 error = another
                 time.sleep(_RETRY_PAUSE)
 
