@@ -84,10 +84,10 @@ def test_asynchronous_stages_follow_the_published_equation(count: int, connect: 
     assert steps[0][3].metrics.keys() == {"error"}
 
 
-def test_with_a_batch_ahead_all_stages_but_the_last_are_one_update_staler(connect: Callable[[], Box]) -> None:
+def test_with_a_batch_ahead_on_every_cut_gradients_are_twice_as_stale(connect: Callable[[], Box]) -> None:
     stages = [DenseStage(index, network(3)) for index in range(3)]
     train(connect, stages, ahead=1)
-    _, final = reference(network(3), delays=[3, 2, 0])
+    _, final = reference(network(3), delays=[4, 2, 0])
     for stage in stages:
         np.testing.assert_allclose(stage.W, final[stage.index], rtol=0, atol=2e-6)
     assert stages[1].order[:7] == ["F0", "F1", "F2", "B0", "U", "F3", "B1"]

@@ -63,10 +63,9 @@ class Pipeline:
         Parts of a batch; 1 in the asynchronous mode, where it must be left alone. About 4 times the stages keep the
         synchronous mode's workers busy.
     ahead
-        Batches under way beyond one for every stage that is left. 0 is PipeDream's schedule, which keeps all stages
-        busy while what they send arrives in no time. Where `PipelineStatistics.waited_seconds` is large beside
-        ``compute_seconds`` on every stage, 1 hides the time on the wire: for one more update of staleness, and one
-        more version of the weights, on all stages but the last.
+        Batches more that may be on the wire of each cut. 0 is PipeDream's schedule, which keeps all stages busy while
+        what they send arrives in no time. Where `PipelineStatistics.waited_seconds` is large beside ``compute_seconds``
+        on every stage, 1 hides the time on the wire; it doubles the staleness, and so the versions of the weights.
     rule
         How the same stages of several pipelines share their weights; `Elastic()` by default, unused with one pipeline.
     name
@@ -106,7 +105,7 @@ class Pipeline:
         self._name = name
         self._prefix = f"{name}/{self.replica}"
         self._ahead = ahead
-        self._depth = 1 if stage.last else stage.stages - stage.index + ahead
+        self._depth = stage.stages - stage.index + ahead * (stage.stages - 1 - stage.index)
         self._updates = self._number = self._most_versions = 0
         self._computed = self._waited = 0.0
         self._pools = self._pooled = 0
@@ -277,7 +276,7 @@ class Pipeline:
     def _open(self, rule: UpdateRule | None, timeout: float) -> None:
         stage, box, presence, stack = self.stage, self._job.box, self._presence, self._stack
         # more are never under way while training, so that sending never waits there
-        bound = stage.stages - stage.index + 1 + self._ahead
+        bound = self._depth + 1 + self._ahead
 
         def outbox(cut: int, direction: str, receiver: int) -> Outbox:
             wait = presence.waiting(f"sending {direction} to stage {receiver}")
