@@ -14,7 +14,6 @@ import numpy as np
 import psutil
 import pytest
 from tests.box.acts import FIRST, add, exchange
-from tests.box.conftest import EMULATED
 from tests.box.cutting import Cut, CuttingProxy
 from tests.box.test_conformance import whole_numbers
 from tests.rdma.hosts import packets, process, queue_pairs, received_bytes, server
@@ -25,8 +24,7 @@ from modum.box import Box, Server
 from modum.box.transport.rdma import RdmaTransport
 from modum.box.wire import CHUNK, HEADER_BYTES
 from modum.errors import BufferNotFoundError, ConnectionLostError, DeadlineError, TransportError
-
-pytestmark = pytest.mark.skipif(not EMULATED, reason="for the machine of scripts/softroce, with its devices")
+from modum.observe import rdma
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +91,13 @@ def test_adds_and_exchanges_go_through_the_device(here: Server) -> None:
         buffer.exchange(x, 0.5)
         assert packets("rxa") + packets("rxc") - before > 3 * x.nbytes / 4096
         assert received_bytes("lo") - tcp < x.nbytes / 10  # the doorbells, and nothing else
+
+
+def test_the_doctor_reads_through_the_devices() -> None:
+    version, modules, trouble = rdma._look_at_ucx()
+    assert (version is not None, "ib" in modules, trouble) == (True, True, None)
+    assert [rdma._why_not_read(device) for device in ("rxa:1", "rxd:1")] == [None, None]
+    assert "UCX cannot use it" in (rdma._why_not_read("rxz:1") or "")
 
 
 def test_two_rails_are_both_used(there: tuple[BaseProcess, str]) -> None:

@@ -7,15 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from modum.box.verbs import why_no_rails
-
 ROOT = Path(__file__).parents[2]
 BOOT = ROOT / "scripts" / "softroce" / "boot.py"
 CANNOT = 77
 
 
 @pytest.mark.timeout(420)
-@pytest.mark.skipif(not why_no_rails(), reason="this machine has RDMA devices: run the tests of tests/rdma here")
 def test_everything_that_needs_devices_passes_in_a_machine_that_has_them(capfd: pytest.CaptureFixture[str]) -> None:
     done = subprocess.run(
         [sys.executable, str(BOOT), "bash", "tests/rdma/guest.sh", sys.executable],
