@@ -67,6 +67,7 @@ class Reachable:
         Raises:
             TransportError: the device cannot be used; the message says why.
         """
+        fresh = ring is None
         ring = ring or Ring(self)
         with self._mutex:
             try:
@@ -81,6 +82,9 @@ class Reachable:
                 self._rings.add(ring)
                 answer = Linked(ring.worker.address(), self.rails[rail], Remote(ring.address, ring.memory.key()))
             except ucx.UcxError as error:
+                self._cut(ring)
+                if fresh:
+                    self._release(ring)
                 raise TransportError(f"device {self.rails[rail]}: {error}{_hint(WINDOW * CHUNK)}") from None
             if self._thread is None:
                 self._bell = socket.socketpair()

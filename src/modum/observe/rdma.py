@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -119,21 +120,27 @@ def _why_not_read(device: str) -> str | None:
     """Connect the device with itself and read memory through it; why that failed."""
     source, target = np.arange(64, dtype=np.uint8), np.zeros(64, np.uint8)
     try:
-        context = ucx.Context(device)
-        memory = context.register(source.ctypes.data, source.size)
-        near, far = context.worker(), context.worker()
-        endpoint = near.connect(far.address())
-        key = endpoint.unpack(memory.key())
-        request = endpoint.get(target, target.ctypes.data, target.size, source.ctypes.data, key)
-        trouble = None if _wait(request, near, far) else f"nothing came through it in {_WAIT_SECONDS:g} s"
-        if endpoint.close():
-            near.close()
-            far.close()
-            memory.close()
-            context.close()
+        with ExitStack() as stack:
+            context = ucx.Context(device)
+            stack.callback(context.close)
+            memory = context.register(source.ctypes.data, source.size)
+            stack.callback(memory.close)
+            near, far = context.worker(), context.worker()
+            for worker in (near, far):
+                stack.callback(worker.close)
+            endpoint = near.connect(far.address())
+            try:
+                key = endpoint.unpack(memory.key())
+                request = endpoint.get(target, target.ctypes.data, target.size, source.ctypes.data, key)
+                came = _wait(request, near, far)
+            finally:
+                if not endpoint.close():
+                    stack.pop_all()  # something is under way in there for good
     except ucx.UcxError as error:
         return f"UCX cannot use it: {error} (HINT: UCX_IB_GID_INDEX chooses another GID; `modum doctor` shows them)"
-    return trouble or (None if (source == target).all() else "other bytes came than were sent")
+    if not came:
+        return f"nothing came through it in {_WAIT_SECONDS:g} s"
+    return None if (source == target).all() else "other bytes came than were sent"
 
 
 def _wait(request: ucx.Request, *workers: ucx.Worker) -> bool:
