@@ -157,3 +157,22 @@ def test_saving_and_restoring_bring_back_every_bit() -> None:
 def test_bfloat16_crosses_to_numpy_as_its_bits() -> None:
     array = as_numpy(torch.tensor([1.0, -2.0], dtype=torch.bfloat16))
     assert array.tolist() == [0x3F80, 0xC000]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_subtracting_and_taking_a_snapshot_at_once_is_one_after_the_other(dtype: torch.dtype) -> None:
+    def corrected() -> FlatVector:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(400, 300), nn.BatchNorm1d(300)).to(dtype)  # longer than a piece
+        (vector,) = flat_vectors(model)
+        vector.snapshot()
+        vector.flat.mul_(1.5)
+        torch.from_numpy(vector.staging.view(np.uint8)).view(dtype).copy_(torch.randn(vector.size))
+        return vector
+
+    apart, at_once = corrected(), corrected()
+    apart.subtract(0.3)
+    apart.snapshot()
+    at_once.subtract_and_snapshot(0.3)
+    assert torch.equal(apart.flat, at_once.flat)
+    np.testing.assert_array_equal(apart.staging, at_once.staging)

