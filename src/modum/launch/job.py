@@ -104,7 +104,7 @@ def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:
     have joined. A script that was started alone (`python train.py`) takes the box that MODUM_BOX names, or else
     starts a memory server in its own process: the same script runs all ways.
 
-    `transport` is `"auto"`, `"local"` or `"tcp"`, and `timeout` is in seconds, both as in `Box.connect`.
+    `transport` is `"auto"`, `"local"`, `"rdma"` or `"tcp"`, and `timeout` is in seconds, both as in `Box.connect`.
     Raises `ValueError` if the environment of this process is incomplete or contradicts itself, `MismatchError`
     (a `ModumError`) if workers disagree, `DeadlineError` if some do not come within two minutes, and what
     `Box.connect` raises; nothing is left running then.
