@@ -18,6 +18,13 @@ def server() -> Iterator[Server]:
         yield one
 
 
+@pytest.fixture
+def patient_server() -> Iterator[Server]:
+    """One memory server that waits for clients who come back, however slow the machine is."""
+    with Server(memory=256 << 20, grace=60) as one:
+        yield one
+
+
 @pytest.fixture(
     params=[(transport, count) for transport in AVAILABLE for count in (1, 3)], ids=lambda p: f"{p[0]}-{p[1]}"
 )

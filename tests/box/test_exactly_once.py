@@ -23,9 +23,9 @@ EVERYWHERE = [
 @pytest.mark.parametrize(
     "cut", EVERYWHERE, ids=lambda cut: f"{cut.direction}-frame{cut.frame - FIRST}-byte{cut.octets}"
 )
-def test_adds_and_exchanges_count_once_when_a_connection_is_cut(server: Server, cut: Cut) -> None:
+def test_adds_and_exchanges_count_once_when_a_connection_is_cut(patient_server: Server, cut: Cut) -> None:
     for act in (add, exchange, difference):
-        with CuttingProxy(server.address, [cut]) as proxy:
+        with CuttingProxy(patient_server.address, [cut]) as proxy:
             with Box.connect(proxy.address, transport="tcp", timeout=10) as box:
                 act(box)
                 box.delete("b")
@@ -39,11 +39,11 @@ cuts = st.builds(
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(cuts, max_size=8))
-def test_any_number_of_cuts_changes_no_sum(server: Server, cuts: list[Cut]) -> None:
+def test_any_number_of_cuts_changes_no_sum(patient_server: Server, cuts: list[Cut]) -> None:
     act: Callable[[Box], None]
     for act in (add, exchange):
         with (
-            CuttingProxy(server.address, cuts) as proxy,
+            CuttingProxy(patient_server.address, cuts) as proxy,
             Box.connect(proxy.address, transport="tcp", timeout=10) as box,
         ):
             act(box)
@@ -52,10 +52,10 @@ def test_any_number_of_cuts_changes_no_sum(server: Server, cuts: list[Cut]) -> N
 
 @pytest.mark.parametrize("direction", ["up", "down"])
 @pytest.mark.parametrize("frame", range(1, 8))
-def test_counters_and_queues_move_once(server: Server, direction: str, frame: int) -> None:
+def test_counters_and_queues_move_once(patient_server: Server, direction: str, frame: int) -> None:
     name = f"{direction}{frame}"
     with (
-        CuttingProxy(server.address, [Cut(direction, frame, 1000)]) as proxy,
+        CuttingProxy(patient_server.address, [Cut(direction, frame, 1000)]) as proxy,
         Box.connect(proxy.address, transport="tcp", timeout=10) as box,
     ):
         counter = box.counter(name)
