@@ -24,6 +24,7 @@ class SleepingStage(Stage):
     """Sleeps for a third of its time forward and two thirds backward, as dense layers share it out."""
 
     results = ("loss",)
+    framework = "none"
 
     def __init__(self, index: int, stages: int, seconds: float, nbytes: int) -> None:
         self.index = index

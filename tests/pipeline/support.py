@@ -18,6 +18,7 @@ class DenseStage(Stage):
     """y = tanh(x W), and behind the last stage the loss mean((y - label)^2) / 2; plain gradient descent."""
 
     results = ("loss", "error")
+    framework = "numpy"
 
     def __init__(self, index: int, weights: Sequence[Floats], learning_rate: float = 0.1) -> None:
         self.index = index

@@ -153,6 +153,10 @@ def test_a_place_that_is_taken_or_used_up_is_refused(
 def test_other_settings_than_the_first_workers_are_refused(alone: Pipeline, connect: Callable[[], Box]) -> None:
     with pytest.raises(MismatchError, match="micro_batches: shared 1, here 2"):
         Pipeline(DenseStage(0, network(1)), job_of(connect(), 0, 1), mode="synchronous", micro_batches=2)
+    stage = DenseStage(0, network(1))
+    stage.framework = "torch"
+    with pytest.raises(MismatchError, match="framework: shared numpy, here torch"):
+        Pipeline(stage, job_of(connect(), 0, 1))
 
 
 def test_wrong_settings_are_refused(box: Box) -> None:

@@ -190,6 +190,7 @@ class KerasStage(Stage):
         self.index = cuts.index
         self.stages = cuts.stages
         self.layers = cuts.layers[slice(*cuts.own)]
+        self.framework = f"keras on {keras.backend.backend()}"
         self.results = ("loss",)
         self.part = part
         """This worker's layers, as a Keras model of their own."""

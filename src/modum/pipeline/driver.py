@@ -266,6 +266,7 @@ class Pipeline:
 
     def _agree(self) -> None:
         settings = {
+            "framework": self.stage.framework,
             "stages": self.stage.stages,
             "mode": self._mode,
             "micro_batches": self._micro_batches,

@@ -42,6 +42,8 @@ class Stage(ABC):
     """Number of stages."""
     layers: tuple[str, ...]
     """Names of this stage's layers."""
+    framework: str
+    """What computes it, such as "torch"; must be alike in all workers."""
     results: tuple[str, ...]
     """What the last stage tells of each micro-batch: "loss" first, then the names of the metrics. Known at the latest
     after its first `forward` or `evaluate`; the other stages learn it from its messages.

@@ -97,6 +97,8 @@ class TorchStage(Stage):
     place. The copies share the buffers: running statistics move once for each micro-batch.
     """
 
+    framework = "torch"
+
     def __init__(self, cuts: Cuts, layers: Sequence[tuple[str, nn.Module]]) -> None:
         self.index = cuts.index
         self.stages = cuts.stages
