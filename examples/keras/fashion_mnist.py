@@ -19,10 +19,15 @@ def cnn() -> keras.Model:
     """Two convolutions and two dense layers: 56,000 parameters."""
     return keras.Sequential(
         [
-            *(keras.Input((28, 28, 1)), layers.Rescaling(1 / 90, offset=-0.81)),
-            *(layers.Conv2D(8, 3, activation="relu"), layers.MaxPooling2D()),
-            *(layers.Conv2D(16, 3, activation="relu"), layers.MaxPooling2D()),
-            *(layers.Flatten(), layers.Dense(128, activation="relu"), layers.Dense(10)),
+            keras.Input((28, 28, 1)),
+            layers.Rescaling(1 / 90, offset=-0.81),
+            layers.Conv2D(8, 3, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(16, 3, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(128, activation="relu"),
+            layers.Dense(10),
         ],
         name="cnn",
     )
@@ -32,8 +37,12 @@ def dense() -> keras.Model:
     """Three dense layers: 235,000 parameters."""
     return keras.Sequential(
         [
-            *(keras.Input((28, 28, 1)), layers.Rescaling(1 / 90, offset=-0.81), layers.Flatten()),
-            *(layers.Dense(256, activation="relu"), layers.Dense(128, activation="relu"), layers.Dense(10)),
+            keras.Input((28, 28, 1)),
+            layers.Rescaling(1 / 90, offset=-0.81),
+            layers.Flatten(),
+            layers.Dense(256, activation="relu"),
+            layers.Dense(128, activation="relu"),
+            layers.Dense(10),
         ],
         name="dense",
     )
@@ -64,7 +73,8 @@ def main() -> None:
             metrics=["accuracy"],
         )
         samples = averaging.shard(
-            *(data.train_images[..., None], data.train_labels),
+            data.train_images[..., None],
+            data.train_labels,
             batch_size=options.batch_size,
             epochs=options.epochs,
             seed=options.seed,

@@ -24,8 +24,10 @@ def lstm(characters: int) -> keras.Model:
     """An embedding, an LSTM and a dense layer: 58,000 parameters."""
     return keras.Sequential(
         [
-            *(keras.Input((LENGTH,), dtype="int32"), layers.Embedding(characters, 32)),
-            *(layers.LSTM(96, return_sequences=True), layers.Dense(characters)),
+            keras.Input((LENGTH,), dtype="int32"),
+            layers.Embedding(characters, 32),
+            layers.LSTM(96, return_sequences=True),
+            layers.Dense(characters),
         ],
         name="lstm",
     )
