@@ -53,7 +53,9 @@ def check_dtypes(variables: Sequence[SharedVariable]) -> None:
 class VariableVector(Vector):
     """The shared variables of one dtype. They stay where they are; nothing but this reads or writes them.
 
-    Variables in host memory are copied straight into `staging`, and a correction is subtracted straight out of it.
+    A snapshot of variables in host memory takes hold of their tensors, which never change: whoever updates a variable
+    that is held makes a new one. They are copied into `staging` in the background, and a correction is subtracted
+    straight out of it.
     Variables on an accelerator are put together there, so that one copy crosses in each direction.
     """
 
@@ -83,9 +85,8 @@ class VariableVector(Vector):
         self._device = None if on_host else self._variables[0].device
         self._statistics = [shared.variable for shared in ordered if not shared.trainable]
         self._sent: list[tf.Tensor] = [tf.identity(variable) for variable in self._statistics]
+        self._taken: list[tf.Tensor] = []
         self._saved: list[tf.Tensor] | None = None
-        alone = on_host and group.size == 1
-        self._corrections = [self._correction(*of) for of in zip(self._starts, self._variables, strict=True) if alone]
         flat = tf.TensorSpec([None], self._staged.dtype)
         sent = [tf.TensorSpec(variable.shape, variable.dtype) for variable in self._statistics]
         self._subtract = tf.function(self._subtract_flat, autograph=False).get_concrete_function(
@@ -104,29 +105,20 @@ class VariableVector(Vector):
             flat = _bits(self._flat())
             self.staging[:] = flat[self.offset : self.offset + self.staging.size]
             return
-        for bits, start in zip(map(_bits, self._values()), self._starts, strict=True):
-            self._stage(bits, start)
+        self._taken = self._values()
 
     def arrived(self) -> None:
-        """The copy is made when `snapshot` returns."""
+        taken, self._taken = self._taken, []
+        for bits, start in zip(map(_bits, taken), self._starts, strict=False):
+            low = max(start, self.offset)
+            high = min(start + bits.size, self.offset + self.staging.size)
+            if low < high:
+                self.staging[low - self.offset : high - self.offset] = bits[low - start : high - start]
 
     def subtract(self, rate: float) -> None:
         self._subtract(
             self._group.gather(self._on_device(self._staged), "correction"), self._sent, tf.constant(rate, tf.float32)
         )
-
-    def subtract_and_snapshot(self, rate: float) -> None:
-        if not self._corrections:
-            super().subtract_and_snapshot(rate)
-            return
-        first = len(self._variables) - len(self._statistics)
-        self._mix(self._staged, self._sent, tf.constant(rate, tf.float32))
-        self._sent = [tf.identity(variable) for variable in self._statistics]
-        # each variable is copied while it is in the cache
-        for number, (variable, start) in enumerate(zip(self._variables, self._starts, strict=True)):
-            if number < first:
-                variable.assign_sub(self._corrections[number])
-            self._stage(_bits(tf.reshape(variable, [-1])), start)
 
     def read(self, buffer: Buffer) -> None:
         flat = _aligned(self.size, STORAGE[self.dtype])
@@ -150,18 +142,6 @@ class VariableVector(Vector):
         for variable, value in zip(self._variables, self._saved, strict=True):
             variable.assign(value)
         self._saved = None
-
-    def _correction(self, start: int, variable: tf.Variable) -> tf.Tensor:
-        """The part of `staging` that belongs to a variable: what is written there later is seen here."""
-        part = _tensor(self.staging[start : start + _elements(variable)])
-        return tf.reshape(part if part.dtype == variable.dtype else tf.bitcast(part, variable.dtype), variable.shape)
-
-    def _stage(self, bits: NDArray[Any], start: int) -> None:
-        """Copy what falls into this member's slice of a variable that begins at ``start``."""
-        low = max(start, self.offset)
-        high = min(start + bits.size, self.offset + self.staging.size)
-        if low < high:
-            self.staging[low - self.offset : high - self.offset] = bits[low - start : high - start]
 
     def _on_device(self, flat: tf.Tensor) -> tf.Tensor:
         if self._device is None:

@@ -45,12 +45,12 @@ class Vector(ABC):
         """Copy this member's slice into `staging` (collective: statistics are averaged inside the group
         first).
 
-        On an accelerator the copy may still run on return; `arrived` waits for it.
+        The copy may still be under way on return, or not even have begun; it is of this moment all the same.
         """
 
     @abstractmethod
     def arrived(self) -> None:
-        """Wait until `staging` holds the last snapshot; called on the background thread."""
+        """See to it that `staging` holds the last snapshot; called on the background thread."""
 
     @abstractmethod
     def subtract(self, rate: float) -> None:

@@ -65,31 +65,26 @@ def batch(step: int) -> Any:
     return np.random.default_rng(step).standard_normal((6, 5)).astype("float32")
 
 
-def subtracting_and_taking_a_snapshot_at_once_is_one_after_the_other(connect: Callable[[], Box]) -> None:
-    """Through tensors that are parts of the staging memory."""
+def a_snapshot_is_of_the_moment_when_it_was_taken(connect: Callable[[], Box]) -> None:
+    """However the variables are updated before it is copied."""
     for dtype in (tf.float32, tf.bfloat16):
+        variables = [tf.Variable(tf.ones(shape, dtype)) for shape in ((50, 7), (0,), (3,), ())]
+        shared = [
+            SharedVariable(name=str(number), variable=one, trainable=True) for number, one in enumerate(variables)
+        ]
+        vector = VariableVector(shared, TensorFlowGroup())
 
-        def corrected(dtype: Any = dtype) -> tuple[list[tf.Variable], VariableVector]:
-            random = np.random.default_rng(0)
-            variables = [tf.Variable(random.standard_normal(shape), dtype=dtype) for shape in ((5, 7), (0,), (3,), ())]
-            shared = [
-                SharedVariable(name=str(number), variable=variable, trainable=number < 3)
-                for number, variable in enumerate(variables)
-            ]
-            vector = VariableVector(shared, TensorFlowGroup())
-            vector.snapshot()
+        def update(variables: list[tf.Variable] = variables) -> None:
             for variable in variables:
-                variable.assign(2 * variable)
-            vector.staging[:] = random.permutation(vector.staging)
-            return variables, vector
+                variable.assign_sub(tf.ones_like(variable))
 
-        (ones, apart), (others, at_once) = corrected(), corrected()
-        apart.subtract(0.5)
-        apart.snapshot()
-        at_once.subtract_and_snapshot(0.5)
-        np.testing.assert_array_equal(apart.staging, at_once.staging)
-        for one, other in zip(ones, others, strict=True):
-            np.testing.assert_array_equal(one.numpy(), other.numpy())
+        for number, change in enumerate((update, tf.function(update), tf.function(update, jit_compile=True))):
+            vector.snapshot()
+            change()
+            vector.arrived()
+            taken = vector.staging[: 50 * 7].view(variables[0].numpy().dtype)
+            np.testing.assert_array_equal(taken, np.full(50 * 7, 1 - number, taken.dtype))
+            np.testing.assert_array_equal(variables[0].numpy(), np.full((50, 7), -number, taken.dtype))
 
 
 def two_workers_in_turn_follow_the_equations(connect: Callable[[], Box]) -> None:
@@ -256,7 +251,7 @@ CHECKS = (
     what_lies_on_an_accelerator_crosses_in_one_piece_with_the_same_result,
     shared_weights_are_lent_and_given_back,
     the_samples_and_the_learning_rate_are_shared,
-    subtracting_and_taking_a_snapshot_at_once_is_one_after_the_other,
+    a_snapshot_is_of_the_moment_when_it_was_taken,
     wrong_input_is_refused,
 )
 
