@@ -32,7 +32,7 @@ def bench(
     Every row is a ratio or a figure with a bar; the sides of a ratio take turns within one run, and medians count. Run
     it on an otherwise idle machine: what others took of the cores stands above the table.
 
-    Starts its own memory servers and peers, and needs nothing but loopback. About four minutes for everything.
+    Starts its own memory servers and peers, and needs nothing but loopback. Everything takes some minutes.
     """
     chosen = [name.strip() for name in only.split(",") if name.strip()] if only else list(BENCHMARKS)
     if unknown := [name for name in chosen if name not in BENCHMARKS]:

@@ -77,7 +77,7 @@ class Source(object):
         top[0].data[...] = self.next
 
     def backward(self, top, propagate_down, bottom):
-        raise NotImplementedError
+        raise AssertionError("data has no gradient")
 
 
 class InNet(caffe.Layer):
