@@ -304,12 +304,13 @@ class TestAnEnd:
     def test_of_the_first_worker_waits_for_those_that_need_its_server(self, tmp_path: Path) -> None:
         script = tmp_path / "late.py"
         script.write_text("""
-import time, modum
+import sys, time, modum
 job = modum.connect()
 if job.rank:
     while len(job.box.leases("modum/worker/")) > 1:
         time.sleep(0.01)
-    print("still there:", job.box.counter("late").add(1), flush=True)
+    sys.stdout.write(f"still there: {job.box.counter('late').add(1)}\\n")
+    sys.stdout.flush()
 """)
         mpirun, _ = mpich()
         output, _ = finish(start([*mpirun, "-n", "2", PYTHON, script]))
@@ -341,7 +342,8 @@ attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
 with modum.connect() as job:
     job.box.counter("here").add(1)
     assert job.box.counter("here").wait(2) == 2
-    print("attempt", attempt, flush=True)
+    sys.stdout.write(f"attempt {attempt}\\n")  # whole: torchrun takes Python's buffer away, and print writes in parts
+    sys.stdout.flush()
     if attempt == "0":
         os._exit(1)
 """)
