@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 import modum
-from bench.cluster.compute import Log
+from bench.cluster.log import Log
 from bench.cluster.place import read_case
 from modum.errors import BufferExistsError
 
@@ -28,7 +28,7 @@ def main() -> None:
             "add": lambda: buffer.add(x, 1.0),
             "exchange": lambda: buffer.exchange(x, 0.1),
         }
-        log = Log(case, job.rank)
+        log = Log(job.rank)
         while True:
             start = time.monotonic()
             operations[case.operation]()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
@@ -157,20 +156,13 @@ def accuracy(model: Padded) -> float:
     return right / len(images)
 
 
-class Log:
-    """A worker's steps, in a file that the cluster reads; and weights, now and then, to be tested afterwards."""
+class Snapshots:
+    """Weights of the first worker that are kept now and then, to be tested afterwards, if the case has an accuracy."""
 
     def __init__(self, case: Case, rank: int) -> None:
         self._folder = Path(os.environ["BENCH_FOLDER"])
-        self._file = (self._folder / f"steps.{rank}").open("w", buffering=1)
-        self._index = 0
-        self._pause = case.seconds / SNAPSHOTS if case.accuracy is not None else float("inf")
-        self._saved = time.monotonic() if rank == 0 else float("inf")
-
-    def step(self, compute: float, **details: float) -> None:
-        """A step has ended, whose forward and backward pass took ``compute`` seconds."""
-        self._index += 1
-        self._file.write(json.dumps([time.monotonic(), compute, {"index": self._index, **details}]) + "\n")
+        self._pause = case.seconds / SNAPSHOTS if case.accuracy is not None and rank == 0 else float("inf")
+        self._saved = time.monotonic()
 
     def due(self) -> bool:
         """Whether it is time to `save` again."""

@@ -55,9 +55,11 @@ class Cluster:
         """Servers first; workers when those are ready."""
         self.network.build()
         FOLDER.mkdir()
-        case = self.case
+        case, waiting = self.case, []
         for number, (command, ready) in enumerate(server_commands(case)):
             log = self._start(f"server{number}", case.host_of_server(number), command, {})
+            waiting.append((number, log, ready))
+        for number, log, ready in waiting:
             self.wait(lambda log=log, ready=ready: ready in log.read_text(errors="replace"), f"server {number}")
         for process in commands(case):
             self._start(process.name, process.host, process.command, process.environment)

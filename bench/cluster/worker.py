@@ -8,7 +8,8 @@ import time
 import torch
 
 import modum
-from bench.cluster.compute import Log, batches, loss_of, make
+from bench.cluster.compute import batches, loss_of, make
+from bench.cluster.log import Log
 from bench.cluster.place import read_case
 from modum.torch import Averager
 from modum.update import Elastic, Hybrid
@@ -23,7 +24,7 @@ def main() -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=case.learning_rate, momentum=case.momentum)
         rule = Hybrid(between=Elastic(interval=case.interval, overlap=case.overlap))
         averager = Averager(model, optimizer, job.box, rule)
-        log = Log(case, job.rank)
+        log = Log(job.rank)
         for inputs, labels in batches(case, job.rank):
             model.pace.begin()
             optimizer.zero_grad()

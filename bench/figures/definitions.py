@@ -11,7 +11,7 @@ WORKERS = (1, 2, 4, 8)
 SERVERS = (1, 2, 4, 8)
 POOL_CLIENTS = 16
 """Twice as many as servers at most, so that the servers' links are what is full."""
-POOL_RATE = 24e6
+POOL_RATE = 48e6
 """Bytes per second of the links on which the pool is measured: eight of them leave the cores time."""
 
 SLOW = rate(LINK / 10)
@@ -86,7 +86,7 @@ def _inception() -> tuple[Line, ...]:
 
 
 def _pool() -> tuple[Line, ...]:
-    base = case(system="pool", workers=POOL_CLIENTS, rate=POOL_RATE, step_seconds=0.0, seconds=60.0, warm_up=1)
+    base = case(system="pool", workers=POOL_CLIENTS, rate=POOL_RATE, step_seconds=0.0, seconds=30.0, warm_up=1)
     return tuple(
         Line(
             name=operation,

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
-from bench.cluster.compute import Log, batches, loss_of, make
+from bench.cluster.compute import Snapshots, batches, loss_of, make
+from bench.cluster.log import Log
 from bench.cluster.place import read_case
 
 
@@ -27,7 +28,8 @@ def main() -> None:
         parameter.grad = flat[start : start + parameter.numel()].view_as(parameter)
         start += parameter.numel()
     gradients: np.ndarray[tuple[int], np.dtype[np.float32]] = flat.numpy()
-    log = Log(case, world.rank)
+    log = Log(world.rank)
+    snapshots = Snapshots(case, world.rank)
     for inputs, labels in batches(case, world.rank):
         model.pace.begin()
         flat.zero_()
@@ -37,8 +39,8 @@ def main() -> None:
         gradients /= world.size
         optimizer.step()
         log.step(compute)
-        if log.due():
-            log.save(model)
+        if snapshots.due():
+            snapshots.save(model)
 
 
 if __name__ == "__main__":

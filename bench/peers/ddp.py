@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from bench.cluster.compute import Log, batches, loss_of, make
+from bench.cluster.compute import Snapshots, batches, loss_of, make
+from bench.cluster.log import Log
 from bench.cluster.place import rank, read_case
 
 
@@ -21,7 +22,8 @@ def main() -> None:
     model = make(case, rank())
     parallel = DistributedDataParallel(model, gradient_as_bucket_view=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=case.learning_rate, momentum=case.momentum)
-    log = Log(case, rank())
+    log = Log(rank())
+    snapshots = Snapshots(case, rank())
     for inputs, labels in batches(case, rank()):
         model.pace.begin()
         optimizer.zero_grad()
@@ -29,8 +31,8 @@ def main() -> None:
         compute = min(case.step_of(rank()), time.monotonic() - model.pace.start)
         optimizer.step()
         log.step(compute)
-        if log.due():
-            log.save(model)
+        if snapshots.due():
+            snapshots.save(model)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import time
 import deepspeed
 import torch
 
-from bench.cluster.compute import Log, batches, loss_of, make
+from bench.cluster.compute import batches, loss_of, make
+from bench.cluster.log import Log
 from bench.cluster.place import rank, read_case
 
 
@@ -27,7 +28,7 @@ def main() -> None:
             "zero_allow_untested_optimizer": True,
         },
     )
-    log = Log(case, rank())
+    log = Log(rank())
     for inputs, labels in batches(case, rank()):
         model.pace.begin()
         engine.backward(loss_of(case, engine(inputs), labels))

@@ -10,7 +10,8 @@ from pathlib import Path
 import hivemind
 import torch
 
-from bench.cluster.compute import Log, batches, loss_of, make
+from bench.cluster.compute import batches, loss_of, make
+from bench.cluster.log import Log
 from bench.cluster.network import address
 from bench.cluster.place import rank, read_case
 
@@ -47,7 +48,7 @@ def main() -> None:
         matchmaking_time=2.0,
         averaging_timeout=60.0,
     )
-    log = Log(case, rank())
+    log = Log(rank())
     for inputs, labels in batches(case, rank()):
         model.pace.begin()
         optimizer.zero_grad()

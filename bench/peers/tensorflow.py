@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from bench.cluster.case import Case
-from bench.cluster.compute import FORWARD, LAYERS, Log, make, pictures
+from bench.cluster.compute import FORWARD, LAYERS, Snapshots, make, pictures
+from bench.cluster.log import Log
 from bench.cluster.place import read_case
 
 import tensorflow as tf  # isort: skip
@@ -147,7 +148,8 @@ def coordinate(case: Case, resolver: Any) -> None:
         steps.assign_add(1)
 
     iterator = iter(coordinator.create_per_worker_dataset(lambda: data(case)))
-    log = Log(case, 0)
+    log = Log(0)
+    snapshots = Snapshots(case, 0)
     scheduled = 0
     while True:
         done = int(steps.numpy())
@@ -155,11 +157,11 @@ def coordinate(case: Case, resolver: Any) -> None:
         while scheduled < done + 4 * case.workers:
             coordinator.schedule(step, args=(iterator,))
             scheduled += 1
-        if log.due():
+        if snapshots.due():
             with torch.no_grad():
                 for parameter, variable in zip(model.parameters(), variables, strict=True):
                     parameter.copy_(to_torch(variable.numpy()))
-            log.save(model)
+            snapshots.save(model)
         time.sleep(min(0.2, case.step_seconds / 4))
 
 

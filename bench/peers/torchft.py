@@ -13,7 +13,8 @@ from torchft.local_sgd import DiLoCo
 from torchft.manager import Manager
 from torchft.process_group import ProcessGroupGloo
 
-from bench.cluster.compute import Log, batches, loss_of, make
+from bench.cluster.compute import batches, loss_of, make
+from bench.cluster.log import Log
 from bench.cluster.network import address
 from bench.cluster.place import rank, read_case
 
@@ -47,7 +48,7 @@ def main() -> None:
         replica_id=f"worker{rank()}",
         hostname=here,
     )
-    log = Log(case, rank())
+    log = Log(rank())
     with DiLoCo(manager, [model], inner, outer, sync_every=SYNC_EVERY):
         for inputs, labels in batches(case, rank()):
             model.pace.begin()
