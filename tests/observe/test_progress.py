@@ -3,14 +3,16 @@
 import contextlib
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from modum.box import Box, Server, new_token
-from modum.errors import MismatchError
+from modum.errors import BufferNotFoundError, MismatchError
 from modum.observe.progress import JobProgress, WorkerProgress, clear_progress, read_progress
 
+PATIENCE = 60.0
 Join = Callable[[int, int], WorkerProgress]
 
 
@@ -41,6 +43,14 @@ def join(box: Box) -> Iterator[Join]:
 def writes(box: Box) -> int:
     """How often the progress was written."""
     return next(buffer.version for buffer in box.list() if buffer.name == "modum/progress")
+
+
+def wait_for(done: Callable[[], bool]) -> None:
+    """Until it is so."""
+    deadline = time.monotonic() + PATIENCE
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def progress_of(box: Box) -> JobProgress:
@@ -75,6 +85,8 @@ def test_the_reports_of_all_workers_are_put_together(box: Box, join: Join) -> No
     workers[0].report(samples=64, steps=1, total=60_000, loss=2.0, exchange_seconds=0.25, hidden_seconds=0.25)
     workers[1].report(samples=128, steps=2, total=60_000, loss=1.0, exchange_seconds=0.75, hidden_seconds=0.5)
     workers[2].report(samples=32, steps=1)
+    for worker in workers:
+        worker.flush()
     progress = progress_of(box)
     assert (progress.samples, progress.steps, progress.total) == (224, 4, 60_000)
     assert progress.loss == 1.5
@@ -99,8 +111,32 @@ def test_reports_are_gathered_and_not_each_written(box: Box, join: Join) -> None
     for _ in range(1000):
         worker.report(samples=1)
     assert writes(box) - before < 1000
-    worker.flush()
-    assert progress_of(box).samples == 1000
+    wait_for(lambda: progress_of(box).samples == 1000)
+
+
+def test_who_reports_does_not_wait_for_the_network(join: Join, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = join(0, 1)
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def write(*_: object, **__: object) -> None:
+        begun.set()
+        assert goes_on.wait(PATIENCE)
+
+    monkeypatch.setattr(worker._buffer, "write", write)
+    worker.report(samples=1)
+    assert begun.wait(PATIENCE)
+    worker.report(samples=1)  # would hang
+    goes_on.set()
+
+
+def test_what_writing_raised_comes_out_of_a_later_report(box: Box) -> None:
+    worker = WorkerProgress(box, 0, 1)
+    box.delete("modum/progress")
+    worker.report(samples=1)
+    assert worker._thread is not None
+    worker._thread.join(PATIENCE)
+    with pytest.raises(BufferNotFoundError):
+        worker.report(samples=1)
 
 
 def test_a_flush_without_news_writes_nothing(box: Box, join: Join) -> None:
@@ -124,6 +160,8 @@ def test_a_loss_that_is_no_number_is_not_hidden(box: Box, join: Join) -> None:
     workers = [join(rank, 2) for rank in range(2)]
     workers[0].report(loss=1.0)
     workers[1].report(loss=math.nan)
+    for worker in workers:
+        worker.flush()
     loss = progress_of(box).loss
     assert loss is not None
     assert math.isnan(loss)
@@ -155,10 +193,14 @@ def test_threads_may_report_at_the_same_time(box: Box, join: Join) -> None:
 
 def test_what_an_earlier_job_left_can_be_cleared(box: Box, join: Join) -> None:
     clear_progress(box)
-    join(0, 2).report(samples=1)
+    for worker, samples in ((join(0, 2), 1), (join(1, 2), 2)):
+        worker.report(samples=samples)
+        worker.flush()
     clear_progress(box)
     assert read_progress(box) is None
-    join(3, 4).report(samples=5)
+    worker = join(3, 4)
+    worker.report(samples=5)
+    worker.flush()
     assert (progress_of(box).samples, progress_of(box).world_size) == (5, 4)
 
 

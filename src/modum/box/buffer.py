@@ -13,7 +13,7 @@ import numpy as np
 from modum.box.kernels import FLOATING, STORAGE, Array, factor_for, portable
 from modum.box.memory import Piece
 from modum.box.servers import Servers
-from modum.box.striping import paired_pieces, pieces
+from modum.box.striping import Layout, paired_pieces
 from modum.box.transport import Attachment, Work
 from modum.box.wire import Op, SegmentInfo
 from modum.errors import DeadlineError
@@ -71,6 +71,7 @@ class Buffer:
         self.nbytes = info.nbytes
         self.meta = info.meta
         self._item = STORAGE[info.dtype].itemsize
+        self._layout = Layout.of(info.name, info.nbytes, len(servers))
         self.size = info.nbytes // self._item
 
     def __repr__(self) -> str:
@@ -227,7 +228,7 @@ class Buffer:
         self._check_range(offset, flat.size)
         with self._mutex:
             held = self._held()
-            cut = pieces(offset * self._item, flat.nbytes, self._home, len(self._servers))
+            cut = self._layout.pieces(offset * self._item, flat.nbytes)
             works = self._works(op, cut, held, data=flat, factor=factor, difference=difference)
             self._servers.run(works, self._home, None if op is Op.READ else held[self._home])
 
@@ -252,12 +253,7 @@ class Buffer:
             together: dict[int, list[Piece]] = {}
             apart: list[tuple[int, int, Piece]] = []
             for server, other, piece in paired_pieces(
-                offset * self._item,
-                self._home,
-                source_offset * self._item,
-                source._home,
-                count * self._item,
-                len(self._servers),
+                self._layout, offset * self._item, source._layout, source_offset * self._item, count * self._item
             ):
                 if server == other:
                     together.setdefault(server, []).append(piece)

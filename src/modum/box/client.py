@@ -16,7 +16,7 @@ from modum.box.buffer import Buffer, BufferInfo
 from modum.box.handles import Counter, Lease, LeaseInfo, WorkQueue
 from modum.box.kernels import STORAGE
 from modum.box.servers import Servers
-from modum.box.striping import segment_bytes
+from modum.box.striping import Layout
 from modum.box.transport import Transport, check_choice, open_transport
 from modum.box.wire import (
     MAX_DIMENSIONS,
@@ -187,14 +187,14 @@ class Box:
         nbytes = STORAGE[dtype].itemsize
         for extent in extents:
             nbytes *= extent
-        home = self._servers.home(name)
+        layout = Layout.of(name, nbytes, len(self._servers))
         packed = msgspec.msgpack.encode(meta or {})
-        sizes = segment_bytes(nbytes, home, len(self._servers))
+        sizes = layout.segments()
         made: list[int] = []
         infos: dict[int, SegmentInfo] = {}
         try:
             # the home first: it decides between two clients that make the same name
-            for server in sorted(range(len(self._servers)), key=lambda number: number != home):
+            for server in sorted(range(len(self._servers)), key=lambda number: number != layout.home):
                 request = Create(name, extents, dtype, nbytes, sizes[server], packed)
                 infos[server] = self._servers.call(server, request, SegmentInfo)
                 made.append(server)

@@ -1,15 +1,18 @@
-"""Where the bytes of a buffer lie: stripes of 4 MiB, laid round-robin over the servers.
+"""Where the bytes of a buffer lie: in stripes, laid round-robin over the servers, as evenly as they go.
 
-Stripe k of a buffer is on server (home + k) mod N, behind the earlier stripes of the buffer that are on this server.
-The home follows from the name, so that small buffers spread over the servers too.
+The home server follows from the name, so that buffers of a single stripe spread over the servers too.
 """
 
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
 
 from modum.box.memory import Piece
 from modum.box.wire import CHUNK, STRIPE
 
+_UNIT: Final = 64 << 10
+"""Bytes of which stripes are multiples where each server has one: a smaller buffer is not worth a second request."""
 assert STRIPE % CHUNK == 0
 
 
@@ -18,47 +21,76 @@ def home_of(name: str, servers: int) -> int:
     return zlib.crc32(name.encode()) % servers
 
 
-def segment_bytes(nbytes: int, home: int, servers: int) -> list[int]:
-    """Bytes of a buffer of `nbytes` that lie on each server."""
-    sizes = [0] * servers
-    whole, rest = divmod(nbytes, STRIPE)
-    for server in range(servers):
-        turn = (server - home) % servers
-        sizes[server] = (whole // servers + (turn < whole % servers)) * STRIPE
-    sizes[(home + whole) % servers] += rest
-    return sizes
+def stripe_bytes(nbytes: int, servers: int) -> int:
+    """How long the stripes of a buffer are.
+
+    Up to 4 MiB a server, each server has one stripe. Beyond, stripes are whole chunks, so that no two of them share
+    one: as long as possible among those that leave least on the fullest server.
+    """
+    if nbytes <= servers * STRIPE:
+        return _UNIT * -(-nbytes // (servers * _UNIT))
+    lengths = range(STRIPE, 0, -CHUNK)
+    return min(lengths, key=lambda stripe: max(Layout(nbytes, 0, servers, stripe).segments()))
 
 
-def place(position: int, home: int, servers: int) -> tuple[int, int]:
-    """The server, and the offset in its segment, of byte `position` of a buffer."""
-    stripe, within = divmod(position, STRIPE)
-    return (home + stripe) % servers, stripe // servers * STRIPE + within
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a buffer of `nbytes` lies.
 
+    Stripe k is on server (home + k) mod `servers`, behind the earlier stripes of the buffer that are on this server.
+    """
 
-def pieces(offset: int, nbytes: int, home: int, servers: int) -> dict[int, list[Piece]]:
-    """Cut bytes [offset, offset + nbytes) of a buffer into pieces within stripes, by server."""
-    cut: dict[int, list[Piece]] = {}
-    position, end = offset, offset + nbytes
-    while position < end:
-        server, there = place(position, home, servers)
-        count = min(STRIPE - there % STRIPE, end - position)
-        cut.setdefault(server, []).append(Piece(there, position - offset, count))
-        position += count
-    return cut
+    nbytes: int
+    home: int
+    servers: int
+    stripe: int
+
+    @classmethod
+    def of(cls, name: str, nbytes: int, servers: int) -> "Layout":
+        """The one layout of a buffer of this name."""
+        return cls(nbytes, home_of(name, servers), servers, stripe_bytes(nbytes, servers))
+
+    def segments(self) -> list[int]:
+        """Bytes on each server."""
+        sizes = [0] * self.servers
+        whole, rest = divmod(self.nbytes, self.stripe)
+        for server in range(self.servers):
+            turn = (server - self.home) % self.servers
+            sizes[server] = (whole // self.servers + (turn < whole % self.servers)) * self.stripe
+        sizes[(self.home + whole) % self.servers] += rest
+        return sizes
+
+    def place(self, position: int) -> tuple[int, int]:
+        """The server, and the offset in its segment, of byte `position`."""
+        stripe, within = divmod(position, self.stripe)
+        return (self.home + stripe) % self.servers, stripe // self.servers * self.stripe + within
+
+    def pieces(self, offset: int, nbytes: int) -> dict[int, list[Piece]]:
+        """Cut bytes [offset, offset + nbytes) into pieces within stripes, by server."""
+        cut: dict[int, list[Piece]] = {}
+        position, end = offset, offset + nbytes
+        while position < end:
+            server, there = self.place(position)
+            count = min(self.stripe - there % self.stripe, end - position)
+            cut.setdefault(server, []).append(Piece(there, position - offset, count))
+            position += count
+        return cut
 
 
 def paired_pieces(
-    offset: int, home: int, source_offset: int, source_home: int, nbytes: int, servers: int
+    target: Layout, offset: int, source: Layout, source_offset: int, nbytes: int
 ) -> Iterator[tuple[int, int, Piece]]:
-    """Cut an operation between two buffers so that either side of every piece lies within a chunk.
+    """Cut an operation between two buffers so that either side of every piece lies within a chunk and a stripe.
 
     Yields:
         (server of the target, server of the source, piece).
     """
     done = 0
     while done < nbytes:
-        server, there = place(offset + done, home, servers)
-        source_server, source_there = place(source_offset + done, source_home, servers)
-        count = min(CHUNK - there % CHUNK, CHUNK - source_there % CHUNK, nbytes - done)
-        yield server, source_server, Piece(there, done, count, source_there)
+        server, there = target.place(offset + done)
+        other, source_there = source.place(source_offset + done)
+        rooms = (min(CHUNK - at % CHUNK, layout.stripe - at % layout.stripe)
+                 for layout, at in ((target, there), (source, source_there)))  # fmt: skip
+        count = min(*rooms, nbytes - done)
+        yield server, other, Piece(there, done, count, source_there)
         done += count

@@ -16,7 +16,7 @@ from modum.errors import ModumError, ProtocolError
 MAGIC: Final = b"MDM\x01"  # the last byte is the version of the format
 HEADER_BYTES: Final = 64
 CHUNK: Final = 1 << 20  # bytes under one lock, and at most in one data frame
-STRIPE: Final = 4 << 20  # bytes of a buffer that lie on one server before the next one's turn
+STRIPE: Final = 4 << 20  # bytes of a buffer that lie on one server before the next one's turn, at most
 WINDOW: Final = 4  # requests of one lane that may be unanswered
 SESSION_BYTES: Final = 16  # random ones, that name a client
 MAX_MESSAGE: Final = 16 << 20  # bytes of a control message

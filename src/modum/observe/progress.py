@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,18 +16,20 @@ _BUFFER = "modum/progress"
 _COLUMNS = ("samples", "steps", "total", "losses", "loss", "exchanges", "exchange_seconds", "hidden_seconds")
 _SAMPLES, _STEPS, _TOTAL, _LOSSES, _LOSS, _EXCHANGES, _EXCHANGE_SECONDS, _HIDDEN_SECONDS = range(len(_COLUMNS))
 _WRITE_SECONDS = 0.5
-"""Least time between two writes of one worker."""
+"""Time between two writes of one worker."""
 
 
 class WorkerProgress:
-    """One worker's reports, gathered here and written to the box at most twice a second. Thread-safe.
+    """One worker's reports, gathered here and written to the box twice a second by a thread of their own.
 
-    What this rank reported into the same box before, in an earlier life, still counts. Raises `MismatchError`
-    if the box keeps the progress of a job with too few workers for this rank.
+    Whoever reports never waits for the network. Thread-safe. What this rank reported into the same box before, in an
+    earlier life, still counts. Raises `MismatchError` if the box keeps the progress of a job with too few workers for
+    this rank.
     """
 
     def __init__(self, box: Box, rank: int, world_size: int) -> None:
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._buffer = _create_or_open(box, world_size)
         workers = self._buffer.shape[0]
         if rank >= workers:
@@ -41,8 +42,10 @@ class WorkerProgress:
         self._offset = rank * len(_COLUMNS)
         row = self._buffer.read(offset=self._offset, count=len(_COLUMNS))
         self._row = row.reshape(len(_COLUMNS)).view(np.float64)
-        self._written = -float("inf")
         self._changed = False
+        self._failure: Exception | None = None
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def report(
         self,
@@ -58,8 +61,10 @@ class WorkerProgress:
 
         `samples` and `steps` were trained on by this worker, one exchange took `exchange_seconds` if that is
         more than 0, and compute went on during `hidden_seconds` of them. `total`, the samples of the whole
-        job, and `loss` are the newest values. Raises what writing to a buffer raises.
+        job, and `loss` are the newest values. Raises what writing an earlier report raised.
         """
+        if self._failure is not None:
+            raise self._failure
         with self._lock:
             row = self._row
             row[_SAMPLES] += samples
@@ -74,24 +79,34 @@ class WorkerProgress:
                 row[_EXCHANGE_SECONDS] += exchange_seconds
                 row[_HIDDEN_SECONDS] += hidden_seconds
             self._changed = True
-            if time.monotonic() - self._written >= _WRITE_SECONDS:
-                self._write()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="modum-progress", daemon=True)
+                self._thread.start()
 
     def flush(self) -> None:
-        """Write what was not yet written; for the end, and before a long pause."""
-        with self._lock:
-            if self._changed:
-                self._write()
+        """Write what was not yet written, and wait for it; for the end, and before a long pause."""
+        with self._writing:  # one at a time, and what is written is what is newest then
+            with self._lock:
+                changed, self._changed = self._changed, False
+                row = self._row.copy()
+            if changed:
+                self._buffer.write(row.view(np.int64), offset=self._offset)
 
     def close(self) -> None:
         """Write what was not yet written and let go of the box's buffer; closing twice does nothing."""
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
         self.flush()
         self._buffer.close()
 
-    def _write(self) -> None:
-        self._buffer.write(self._row.view(np.int64), offset=self._offset)
-        self._written = time.monotonic()
-        self._changed = False
+    def _run(self) -> None:
+        while not self._closed.wait(_WRITE_SECONDS):
+            try:
+                self.flush()
+            except Exception as error:  # noqa: BLE001 - raised on the worker's own thread by report
+                self._failure = error
+                return
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modum.box.striping import segment_bytes
+from modum.box.striping import Layout, stripe_bytes
 from modum.box.wire import CHUNK
 
 SERVER_PASSES = 2
@@ -20,7 +20,7 @@ class Cluster:
     workers, group_size
         ``workers`` is a multiple of ``group_size``; consecutive ranks make a group.
     servers
-        Memory servers; buffers are striped over them in units of 4 MiB.
+        Memory servers; buffers are striped over them as `modum.box` does it.
     link
         Of a worker's network card.
     server_link
@@ -79,7 +79,7 @@ class Cluster:
 
     def largest_part(self, nbytes: int) -> float:
         """The share of a buffer of ``nbytes`` that lies on the server that has most of it: 1 / servers at best."""
-        return max(segment_bytes(nbytes, 0, self.servers)) / nbytes
+        return max(Layout(nbytes, 0, self.servers, stripe_bytes(nbytes, self.servers)).segments()) / nbytes
 
     def flow(self, nbytes: int, exchanging: int) -> float:
         """Bytes per second, each way, at which each of ``exchanging`` groups gets its exchange of ``nbytes`` done.

@@ -156,7 +156,7 @@ class Participant:
         """Leave the job: the pending exchange ends, the model stays, and the optimizer is itself again."""
         with ExitStack() as stack:  # in reverse order, and all of it whatever fails
             stack.callback(self.group.close)
-            stack.callback(self.progress.flush)
+            stack.callback(self.progress.close)
             stack.callback(self.leave)
             stack.callback(self._unhook)
 
