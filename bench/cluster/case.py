@@ -28,18 +28,18 @@ class Case:
         To which a step is padded by sleeping, as if a GPU computed; forward a third, backward two.
     rate
         Bytes per second of every host's link, each way; None: unshaped.
-    interval, overlap
+    interval, overlap, moving_rate
         Of the box.
     slow, slowdown
         So many workers (the last ones) need ``slowdown`` times as long.
     warm_up
         Steps of every worker before the measurement.
-    seconds
-        How long it lasts.
+    seconds, steps
+        How long it lasts; where given, no longer than so many steps of all workers.
     accuracy
-        Where given: train until the test accuracy has been reached twice, or ``seconds`` are over.
-    batch, learning_rate, momentum
-        Of each worker.
+        Where given, weights are kept now and then and tested afterwards.
+    batch, optimizer, learning_rate, momentum
+        Of each worker. Adam has its usual moments.
     """
 
     system: System = "box"
@@ -55,12 +55,15 @@ class Case:
     operation: Operation = "exchange"
     interval: int | Literal["auto"] = 1
     overlap: bool = True
+    moving_rate: float | Literal["auto"] = "auto"
     slow: int = 0
     slowdown: float = 1.0
     warm_up: int = 3
     seconds: float = 30.0
+    steps: int | None = None
     accuracy: float | None = None
     batch: int = 32
+    optimizer: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = 0.05
     momentum: float = 0.9
 
@@ -83,10 +86,18 @@ class Case:
         return server if self.colocated else self.worker_hosts + server
 
     @property
+    def host_of_watcher(self) -> int:
+        """Where weights are kept to be tested, or where TensorFlow's coordinator runs: where it costs nobody a link."""
+        return self._hosts if self.accuracy is not None else self.host_of_server(0)
+
+    @property
     def all_hosts(self) -> int:
         """Hosts of the cluster."""
-        own = self.servers if self.has_servers and not self.colocated else 0
-        return self.worker_hosts + own
+        return self._hosts + (self.has_servers and self.accuracy is not None)
+
+    @property
+    def _hosts(self) -> int:
+        return self.worker_hosts + (self.servers if self.has_servers and not self.colocated else 0)
 
     def step_of(self, rank: int) -> float:
         """Seconds of a step of this worker."""

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from bench.cluster.case import Case
 
 LAYERS = 16
-SNAPSHOTS = 40
-"""How often the weights of a case with an accuracy are kept."""
+SNAPSHOT_SECONDS = 5.0
+"""Time between the copies of weights of a case with an accuracy."""
 FORWARD = 1 / 3
 """Share of a step; the backward pass computes about twice as much."""
 
@@ -114,6 +114,13 @@ def make(case: Case, rank: int) -> Padded:
     return Padded(cnn() if case.model == "cnn" else rnn(), pace)
 
 
+def optimizer_of(case: Case, model: nn.Module) -> torch.optim.Optimizer:
+    """Of a case, for all parameters."""
+    if case.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), lr=case.learning_rate)
+    return torch.optim.SGD(model.parameters(), lr=case.learning_rate, momentum=case.momentum)
+
+
 def batches(case: Case, rank: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Batches without end: of Fashion-MNIST, each worker with an order of its own."""
     if case.model == "dense":
@@ -161,7 +168,7 @@ class Snapshots:
 
     def __init__(self, case: Case, rank: int) -> None:
         self._folder = Path(os.environ["BENCH_FOLDER"])
-        self._pause = case.seconds / SNAPSHOTS if case.accuracy is not None and rank == 0 else float("inf")
+        self._pause = SNAPSHOT_SECONDS if case.accuracy is not None and rank == 0 else float("inf")
         self._saved = time.monotonic()
 
     def due(self) -> bool:

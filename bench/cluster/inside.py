@@ -116,6 +116,8 @@ def measure(case: Case) -> Measured:
     begin, sent, processor = time.monotonic(), cluster.network.nbytes(), psutil.cpu_times()
     while (left := begin + case.seconds - time.monotonic()) > 0:
         cluster.check()
+        if case.steps is not None and sum(_count(log) for log in cluster.steps()) >= case.steps:
+            break
         time.sleep(min(left, 0.5))
     end = time.monotonic()
     sent = [after - before for before, after in zip(sent, cluster.network.nbytes(), strict=True)]

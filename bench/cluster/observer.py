@@ -1,6 +1,6 @@
-"""Keeps copies of a box's shared weights, on the memory server's host: what is read there crosses no link.
+"""Keeps copies of a box's shared weights.
 
-python -m bench.cluster.observer ADDRESS
+python -m bench.cluster.observer ADDRESS,...
 """
 
 import os
@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench.cluster.compute import SNAPSHOTS, make, save
+from bench.cluster.compute import SNAPSHOT_SECONDS, make, save
 from bench.cluster.place import read_case
 from modum.box import Box
 from modum.errors import BufferNotFoundError
@@ -24,7 +24,7 @@ def main(address: str) -> None:
     folder = Path(os.environ["BENCH_FOLDER"])
     with Box.connect(address, transport="tcp") as box:
         while True:
-            time.sleep(case.seconds / SNAPSHOTS)
+            time.sleep(SNAPSHOT_SECONDS)
             try:
                 buffer = box.open("model/float32")
             except BufferNotFoundError:

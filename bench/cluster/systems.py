@@ -69,9 +69,8 @@ def commands(case: Case) -> list[Process]:
         ]
         workers.insert(0, Process(name="lighthouse", host=0, command=lighthouse))
     if case.system == "box" and case.accuracy is not None:
-        servers = f"{address(case.host_of_server(0))}:{PORT}"
-        watch = [sys.executable, "-m", "bench.cluster.observer", servers]
-        workers.append(Process(name="observer", host=case.host_of_server(0), command=watch))
+        watch = [sys.executable, "-m", "bench.cluster.observer", _box(case)]
+        workers.append(Process(name="observer", host=case.host_of_watcher, command=watch))
     return workers
 
 
@@ -90,8 +89,13 @@ def _place(case: Case, rank: int) -> dict[str, str]:
         # the members of a group meet inside their host: its bus is not shaped
         "GLOO_SOCKET_IFNAME": "lo" if case.system == "box" and case.group_size > 1 else "eth0",
         "MODUM_GROUP_SIZE": str(case.group_size),
-        "MODUM_BOX": ",".join(f"{address(case.host_of_server(server))}:{PORT}" for server in range(case.servers)),
+        "MODUM_BOX": _box(case),
     }
+
+
+def _box(case: Case) -> str:
+    """Addresses of all memory servers."""
+    return ",".join(f"{address(case.host_of_server(server))}:{PORT}" for server in range(case.servers))
 
 
 def _beside(program: str) -> str:
@@ -113,15 +117,15 @@ def _mpi(case: Case) -> Process:
 
 
 def _tensorflow(case: Case) -> list[Process]:
-    """Workers, parameter servers, and a coordinator on the first parameter server's host."""
+    """Workers, parameter servers, and a coordinator."""
     cluster = {
         "worker": [f"{address(case.host_of(rank))}:{PORT + 100 + rank}" for rank in range(case.workers)],
         "ps": [f"{address(case.host_of_server(server))}:{PORT + server}" for server in range(case.servers)],
-        "chief": [f"{address(case.host_of_server(0))}:{PORT + 99}"],
+        "chief": [f"{address(case.host_of_watcher)}:{PORT + 99}"],
     }
     places = [("worker", rank, case.host_of(rank)) for rank in range(case.workers)]
     places += [("ps", server, case.host_of_server(server)) for server in range(case.servers)]
-    places.append(("chief", 0, case.host_of_server(0)))
+    places.append(("chief", 0, case.host_of_watcher))
     return [
         Process(
             name=f"{kind}{index}",

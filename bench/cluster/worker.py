@@ -8,7 +8,7 @@ import time
 import torch
 
 import modum
-from bench.cluster.compute import batches, loss_of, make
+from bench.cluster.compute import batches, loss_of, make, optimizer_of
 from bench.cluster.log import Log
 from bench.cluster.place import read_case
 from modum.torch import Averager
@@ -21,8 +21,8 @@ def main() -> None:
     torch.set_num_threads(1)
     with modum.connect() as job:
         model = make(case, job.rank)
-        optimizer = torch.optim.SGD(model.parameters(), lr=case.learning_rate, momentum=case.momentum)
-        rule = Hybrid(between=Elastic(interval=case.interval, overlap=case.overlap))
+        optimizer = optimizer_of(case, model)
+        rule = Hybrid(between=Elastic(interval=case.interval, overlap=case.overlap, moving_rate=case.moving_rate))
         averager = Averager(model, optimizer, job.box, rule)
         log = Log(job.rank)
         for inputs, labels in batches(case, job.rank):

@@ -79,7 +79,9 @@ def _figure(name: str, figure: Figure, results: Results) -> str:
                 rows.append([line.name, str(x), *_row(name, case, result.measured)])
     heading = ["", figure.x, *_headings(name)]
     notes = "\n".join(failures) + "\n" if failures else ""
-    return f"## {figure.title}\n\n![{figure.about}](images/figure-{name}.png)\n\n{table(heading, rows)}\n{notes}"
+    above = f"{figure.note}\n\n" if figure.note else ""
+    picture = f"![{figure.about}](images/figure-{name}.png)"
+    return f"## {figure.title}\n\n{picture}\n\n{above}{table(heading, rows)}\n{notes}"
 
 
 def _headings(name: str) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
-from bench.cluster.compute import Snapshots, batches, loss_of, make
+from bench.cluster.compute import Snapshots, batches, loss_of, make, optimizer_of
 from bench.cluster.log import Log
 from bench.cluster.place import read_case
 
@@ -20,7 +20,7 @@ def main() -> None:
     world = MPI.COMM_WORLD
     torch.set_num_threads(1)
     model = make(case, world.rank)
-    optimizer = torch.optim.SGD(model.parameters(), lr=case.learning_rate, momentum=case.momentum)
+    optimizer = optimizer_of(case, model)
     flat = torch.zeros(sum(parameter.numel() for parameter in model.parameters()))
     start = 0
     for parameter in model.parameters():

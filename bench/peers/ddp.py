@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from bench.cluster.compute import Snapshots, batches, loss_of, make
+from bench.cluster.compute import Snapshots, batches, loss_of, make, optimizer_of
 from bench.cluster.log import Log
 from bench.cluster.place import rank, read_case
 
@@ -21,7 +21,7 @@ def main() -> None:
     dist.init_process_group("gloo")
     model = make(case, rank())
     parallel = DistributedDataParallel(model, gradient_as_bucket_view=True)
-    optimizer = torch.optim.SGD(model.parameters(), lr=case.learning_rate, momentum=case.momentum)
+    optimizer = optimizer_of(case, model)
     log = Log(rank())
     snapshots = Snapshots(case, rank())
     for inputs, labels in batches(case, rank()):

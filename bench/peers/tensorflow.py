@@ -2,13 +2,15 @@
 
     python -m bench.peers.tensorflow        (TF_CONFIG in the environment)
 
-Variables lie round-robin on the parameter servers. The coordinator runs on the first of them. The computing of
+Variables lie round-robin on the parameter servers; with several of these, large variables are cut, as the guide
+recommends. The computing of
 a GPU is emulated as in `bench.cluster.compute`, here by an operation of tf.data that sleeps.
 """
 
 import json
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,8 @@ import tensorflow as tf  # isort: skip
 from tensorflow.python.data.experimental.ops import testing  # isort: skip
 
 
+LEAST_SHARD = 64 << 10
+"""Bytes of the parts into which variables are cut: those of the guide (256 KiB) would leave small models whole."""
 STEP = "(?s).*BENCH_STEP=([0-9.]+).*"
 
 
@@ -49,15 +53,15 @@ def pad(x: Any, start: Any, seconds: Any, before: float, after: float) -> Any:
     return padded(x)
 
 
-def forward(case: Case, variables: list[Any], x: Any, start: Any, seconds: Any) -> Any:
+def forward(case: Case, weights: list[Any], x: Any, start: Any, seconds: Any) -> Any:
     """The models of `bench.cluster.compute`, of the same weights in TensorFlow's layout."""
     if case.model == "dense":
-        for index, weight in enumerate(variables):
+        for index, weight in enumerate(weights):
             x = pad(tf.matmul(x, weight, transpose_b=True), start, seconds, index / LAYERS, (index + 1) / LAYERS)
         return x
     if case.model == "rnn":
-        return recurrent([variable.read_value() for variable in variables], x, start, seconds)
-    first, first_bias, second, second_bias, third, third_bias, last, last_bias = variables
+        return recurrent(weights, x, start, seconds)
+    first, first_bias, second, second_bias, third, third_bias, last, last_bias = weights
     x = tf.nn.max_pool2d(tf.nn.relu(tf.nn.conv2d(x, first, 1, "SAME") + first_bias), 2, 2, "VALID")
     x = pad(x, start, seconds, 0.0, 0.25)
     x = tf.nn.max_pool2d(tf.nn.relu(tf.nn.conv2d(x, second, 1, "SAME") + second_bias), 2, 2, "VALID")
@@ -82,6 +86,36 @@ def recurrent(weights: list[Any], x: Any, start: Any, seconds: Any) -> Any:
     return pad(tf.matmul(state, last, transpose_b=True) + last_bias, start, seconds, 0.5, 1.0)
 
 
+def shards(variable: Any) -> list[Any]:
+    """The variables that it is cut into."""
+    return list(getattr(variable, "variables", [variable]))
+
+
+def apply(case: Case, part: Any, gradient: Any, slots: list[Any], step: Any) -> None:
+    """Change a variable by the update of the case's optimizer number ``step``."""
+    rate = case.learning_rate
+    if case.optimizer == "adam":
+        first, second = slots
+        tf.raw_ops.ResourceApplyAdam(
+            var=part.handle,
+            m=first.handle,
+            v=second.handle,
+            beta1_power=0.9**step,
+            beta2_power=0.999**step,
+            lr=rate,
+            beta1=0.9,
+            beta2=0.999,
+            epsilon=1e-8,
+            grad=gradient,
+        )
+    elif slots:
+        tf.raw_ops.ResourceApplyMomentum(
+            var=part.handle, accum=slots[0].handle, lr=rate, grad=gradient, momentum=case.momentum
+        )
+    else:
+        part.assign_sub(rate * gradient)
+
+
 def to_tensorflow(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Filters are [height, width, in, out] here."""
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
@@ -101,9 +135,21 @@ def _batches(case: Case) -> Any:
     if case.model == "dense":
         width = round((case.nbytes / 4 / LAYERS) ** 0.5)
         return tf.data.Dataset.from_tensors((tf.fill((1, width), 1e-3), tf.zeros(1, tf.int64))).repeat()
-    images, labels = (part.numpy() for part in pictures(train=True))
-    samples = tf.data.Dataset.from_tensor_slices((images[..., None], labels)).shuffle(len(images)).repeat()
-    return samples.batch(case.batch).map(lambda x, y: (tf.cast(x, tf.float32) / 255, y))
+    # in files that every worker reads itself: arrays would be a part of the graph, which the coordinator sends
+    files = [Path(os.environ["BENCH_FOLDER"]) / name for name in ("images", "labels")]
+    for file, part in zip(files, pictures(train=True), strict=True):
+        file.write_bytes(part.numpy().astype(np.uint8).tobytes())
+    images, labels = (
+        tf.data.FixedLengthRecordDataset(str(file), nbytes) for file, nbytes in zip(files, (28 * 28, 1), strict=True)
+    )
+    samples = tf.data.Dataset.zip((images, labels)).shuffle(60_000).repeat().batch(case.batch)
+
+    def decode(images: Any, labels: Any) -> tuple[Any, Any]:
+        pixels = tf.reshape(tf.io.decode_raw(images, tf.uint8), (-1, 28, 28, 1))
+        numbers = tf.reshape(tf.io.decode_raw(labels, tf.uint8), (-1,))
+        return tf.cast(pixels, tf.float32) / 255, tf.cast(numbers, tf.int64)
+
+    return samples.map(decode)
 
 
 def _step_seconds() -> Any:
@@ -114,12 +160,15 @@ def _step_seconds() -> Any:
 
 def coordinate(case: Case, resolver: Any) -> None:
     """Give steps to the workers until the cluster is taken away."""
-    strategy = tf.distribute.ParameterServerStrategy(resolver)
+    cut = tf.distribute.experimental.partitioners.MinSizePartitioner(LEAST_SHARD, case.servers)
+    strategy = tf.distribute.ParameterServerStrategy(resolver, variable_partitioner=cut if case.servers > 1 else None)
     coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
     model = make(case, 0)
     with strategy.scope():
         variables = [tf.Variable(to_tensorflow(value.detach().numpy())) for value in model.parameters()]
-        momenta = [tf.Variable(tf.zeros_like(variable)) for variable in variables] if case.momentum else []
+        parts = [part for variable in variables for part in shards(variable)]
+        moments = {"adam": 2, "sgd": 1 if case.momentum else 0}[case.optimizer]
+        slots = [[_beside(strategy, part) for _ in range(moments)] for part in parts]
         steps = tf.Variable(0, dtype=tf.int64)
 
     @tf.function  # type: ignore[untyped-decorator]
@@ -127,24 +176,18 @@ def coordinate(case: Case, resolver: Any) -> None:
         (x, y), seconds = next(iterator)
         start = tf.timestamp()
         with tf.GradientTape() as tape:
-            outputs = forward(case, variables, x, start, seconds)
+            # each is read once: a step has one version of it
+            weights = [tf.concat([part.read_value() for part in shards(variable)], 0) for variable in variables]
+            outputs = forward(case, weights, x, start, seconds)
             if case.model == "dense":
                 loss = tf.reduce_mean(tf.square(outputs))
             else:
                 loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, outputs))
-        gradients = tape.gradient(loss, variables)
-        for index, (variable, gradient) in enumerate(zip(variables, gradients, strict=True)):
-            if momenta:
-                with tf.device(variable.device):  # on the parameter server: only the gradient crosses the network
-                    tf.raw_ops.ResourceApplyMomentum(
-                        var=variable.handle,
-                        accum=momenta[index].handle,
-                        lr=case.learning_rate,
-                        grad=gradient,
-                        momentum=case.momentum,
-                    )
-            else:
-                variable.assign_sub(case.learning_rate * gradient)
+        gradients = tape.gradient(loss, parts)
+        taken = tf.cast(steps, tf.float32) + 1
+        for part, gradient, held in zip(parts, gradients, slots, strict=True):
+            with tf.device(part.device):  # on the parameter server: only the gradient crosses the network
+                apply(case, part, gradient, held, taken)
         steps.assign_add(1)
 
     iterator = iter(coordinator.create_per_worker_dataset(lambda: data(case)))
@@ -160,9 +203,15 @@ def coordinate(case: Case, resolver: Any) -> None:
         if snapshots.due():
             with torch.no_grad():
                 for parameter, variable in zip(model.parameters(), variables, strict=True):
-                    parameter.copy_(to_torch(variable.numpy()))
+                    parameter.copy_(to_torch(tf.convert_to_tensor(variable).numpy()))
             snapshots.save(model)
         time.sleep(min(0.2, case.step_seconds / 4))
+
+
+def _beside(strategy: Any, part: Any) -> Any:
+    """A variable of zeros where ``part`` is."""
+    with strategy.extended.colocate_vars_with(part):
+        return tf.Variable(tf.zeros_like(part))
 
 
 def main() -> None:
