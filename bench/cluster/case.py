@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-System = Literal["box", "pool", "ddp", "mpi", "tensorflow", "hivemind", "torchft", "deepspeed"]
+System = Literal["box", "pool", "ddp", "mpi", "accumulate", "tensorflow", "hivemind", "torchft", "deepspeed"]
 Model = Literal["dense", "cnn", "rnn"]
 Operation = Literal["read", "add", "exchange"]
 
@@ -15,7 +15,7 @@ class Case:
     """What is measured.
 
     system
-        What moves the parameters. In a ``pool`` nobody trains: clients do ``operation`` all the time, on one buffer.
+        What moves the parameters. In a ``pool`` nobody trains: clients do ``operation`` on one buffer, again and again.
     workers, hosts, group_size
         Workers are spread over ``hosts`` in the order of their ranks; those of a group share a host.
     servers
@@ -28,6 +28,8 @@ class Case:
         To which a step is padded by sleeping, as if a GPU computed; forward a third, backward two.
     rate
         Bytes per second of every host's link, each way; None: unshaped.
+    pause
+        Clients of a pool wait up to so many seconds before each operation, at random.
     interval, overlap, moving_rate
         Of the box.
     slow, slowdown
@@ -53,6 +55,7 @@ class Case:
     step_seconds: float = 2.0
     rate: float | None = None
     operation: Operation = "exchange"
+    pause: float = 0.0
     interval: int | Literal["auto"] = 1
     overlap: bool = True
     moving_rate: float | Literal["auto"] = "auto"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from bench.cluster.case import Case
 
 TOOLS = ("setpriv", "unshare", "ip", "tc", "mount")
+NEEDS = {"mpi": "mpi4py", "accumulate": "mpi4py", "box": "torch", "pool": "numpy", "ddp": "torch"}
+"""Packages of systems that are not called like them."""
 PATIENCE = 1200.0
 """Seconds beyond the measurement itself: to start everything."""
 
@@ -75,7 +77,9 @@ def unavailable() -> str | None:
 
 def missing_for(case: Case) -> str | None:
     """The package that the case's system needs and that is not installed, or None."""
-    needs = {"mpi": "mpi4py", "box": "torch", "pool": "numpy", "ddp": "torch"}.get(case.system, case.system)
+    needs = {"mpi": "mpi4py", "accumulate": "mpi4py", "box": "torch", "pool": "numpy", "ddp": "torch"}.get(
+        case.system, case.system
+    )
     return None if importlib.util.find_spec(needs) else needs
 
 

@@ -45,7 +45,10 @@ def server_commands(case: Case) -> list[tuple[list[str], str]]:
 def commands(case: Case) -> list[Process]:
     """The workers, and what else starts with them."""
     if case.system == "mpi":
-        return [_mpi(case)]
+        return [_mpi(case, "bench.peers.allreduce")]
+    if case.system == "accumulate":
+        # somebody has to answer at a target that computes
+        return [_mpi(case, "bench.peers.accumulate", MPIR_CVAR_ASYNC_PROGRESS="1")]
     if case.system == "tensorflow":
         return _tensorflow(case)
     own = {"box": "bench.cluster.worker", "pool": "bench.cluster.client"}
@@ -103,7 +106,7 @@ def _beside(program: str) -> str:
     return str(Path(sys.executable).with_name(program))
 
 
-def _mpi(case: Case) -> Process:
+def _mpi(case: Case, module: str, **variables: str) -> Process:
     """mpiexec on the first host starts a proxy on every other one, as it does through ssh."""
     hosts = ",".join(f"{address(host)}:{case.workers // case.worker_hosts}" for host in range(case.worker_hosts))
     launcher = ["-launcher", "ssh", "-launcher-exec", str(REMOTE), "-iface", "eth0"]
@@ -111,8 +114,8 @@ def _mpi(case: Case) -> Process:
     return Process(
         name="mpiexec",
         host=0,
-        command=[*command, sys.executable, "-m", "bench.peers.allreduce"],
-        environment={"UCX_TLS": "tcp", "UCX_NET_DEVICES": "eth0", "MPIR_CVAR_NOLOCAL": "1"},
+        command=[*command, sys.executable, "-m", module],
+        environment={"UCX_TLS": "tcp", "UCX_NET_DEVICES": "eth0", "MPIR_CVAR_NOLOCAL": "1", **variables},
     )
 
 

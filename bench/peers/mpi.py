@@ -40,17 +40,17 @@ def _move_in_one_pass(x: Any, d: Any) -> None:
 ARITHMETIC = {"numpy": _move, "numba": _move_in_one_pass}
 
 
-def exchange(window: MPI.Win, x: Array, d: Array, arithmetic: str) -> tuple[float, float]:
-    """One elastic exchange; (seconds, seconds of the transfers alone)."""
+def exchange(window: MPI.Win, target: int, x: Array, d: Array, arithmetic: str) -> tuple[float, float]:
+    """One elastic exchange with the window of rank ``target``; (seconds, seconds of the transfers alone)."""
     start = time.perf_counter()
-    window.Lock(1, MPI.LOCK_EXCLUSIVE)
-    window.Get(d, 1)
-    window.Flush(1)
+    window.Lock(target, MPI.LOCK_EXCLUSIVE)
+    window.Get(d, target)
+    window.Flush(target)
     received = time.perf_counter()
     ARITHMETIC[arithmetic](x, d)
     computed = time.perf_counter()
-    window.Accumulate(d, 1, op=MPI.SUM)
-    window.Unlock(1)
+    window.Accumulate(d, target, op=MPI.SUM)
+    window.Unlock(target)
     end = time.perf_counter()
     return end - start, (received - start) + (end - computed)
 
@@ -66,7 +66,7 @@ def main(nbytes: int) -> None:
         print("ready", flush=True)
         for line in sys.stdin:
             world.send(None, 1, _GO)
-            print(*exchange(window, x, d, line.strip()), flush=True)
+            print(*exchange(window, 1, x, d, line.strip()), flush=True)
             world.Barrier()
         world.send(None, 1, _STOP)
     else:
