@@ -31,10 +31,12 @@ while others are computed can do so. Model bytes, link speed and step time are s
 ResNet-50 (100 MB of parameters), steps of 200 ms and links of 7 GB/s; here it is {NBYTES / 1e6:.1f} MB,
 {SECONDS:g} s and {8 * rate() / 1e9:.2f} Gbit/s. A network ten times slower has {8 * SLOW / 1e6:.0f} Mbit/s.
 
-Peers run as their own documentation has it: DistributedDataParallel over gloo, with its default buckets, which are the
+Peers run as their own documentation has it. DistributedDataParallel over gloo, with its default buckets, which are the
 gradients; one mpi4py all-reduce of all gradients after the backward pass (MPICH over TCP); TensorFlow's
 ParameterServerStrategy with one coordinator and one parameter server on a host of its own, variables round-robin. All
-move gradients at every step; TensorFlow does so asynchronously.
+move gradients at every step; TensorFlow does so asynchronously. hivemind, torchft and DeepSpeed want an environment of
+their own: `python3 -m venv peers`, `peers/bin/pip install -e '.[figures,peers]'`,
+`peers/bin/python -m bench.figures --only peers`. MPI polls while it waits, and so keeps the cores busy.
 
 *Efficiency* is the steps of all workers in a second over the sum of those of workers that never wait. *Sent* is what
 all hosts together put on their links for a step of one worker, counted at the switch. *Busy* is the part of the
