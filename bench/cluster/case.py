@@ -28,8 +28,6 @@ class Case:
         To which a step is padded by sleeping, as if a GPU computed; forward a third, backward two.
     rate
         Bytes per second of every host's link, each way; None: unshaped.
-    pause
-        Clients of a pool wait up to so many seconds before each operation, at random.
     interval, overlap, moving_rate
         Of the box.
     slow, slowdown
@@ -55,7 +53,6 @@ class Case:
     step_seconds: float = 2.0
     rate: float | None = None
     operation: Operation = "exchange"
-    pause: float = 0.0
     interval: int | Literal["auto"] = 1
     overlap: bool = True
     moving_rate: float | Literal["auto"] = "auto"

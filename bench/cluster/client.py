@@ -29,9 +29,7 @@ def main() -> None:
             "exchange": lambda: buffer.exchange(x, 0.1),
         }
         log = Log(job.rank)
-        chance = np.random.default_rng(job.rank)
         while True:
-            time.sleep(chance.uniform(0, case.pause))
             start = time.monotonic()
             operations[case.operation]()
             log.step(time.monotonic() - start)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from bench.figures.definitions import FIGURES, MODELS, SERVERS, SINGLE, TARGET
+from bench.figures.definitions import FIGURES, LARGE_EXCHANGE, MODELS, SERVERS, SINGLE, TARGET
 from bench.figures.predict import predict
 from bench.row import Row
 
@@ -79,9 +79,11 @@ def _efficiency(results: Results, figure: str, name: str, x: int, bar: float, wh
 def _pool(results: Results) -> Iterator[Row]:
     most = SERVERS[-1]
     for one in FIGURES["memory"].lines:
-        first, last = measured(results, one, 1), measured(results, one, most)
-        if first and last:
-            speeds = bandwidth(one.cases[1], first), bandwidth(one.cases[most], last)
+        # what a single server carries does not depend on the size
+        first = line("memory", "exchange" if one.name == LARGE_EXCHANGE else one.name)
+        single, pool = measured(results, first, 1), measured(results, one, most)
+        if single and pool:
+            speeds = bandwidth(first.cases[1], single), bandwidth(one.cases[most], pool)
             yield Row(
                 what=f"pooled memory, {one.name}: {most} servers over {most} times one",
                 measured=speeds[1] / speeds[0] / most,

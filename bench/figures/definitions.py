@@ -12,11 +12,10 @@ WORKERS = (1, 2, 4, 8)
 SERVERS = (1, 2, 4, 8)
 POOL_CLIENTS = 16
 """Twice as many as servers at most, so that the servers' links are what is full."""
+LARGE, LARGE_EXCHANGE = 256 << 20, "exchange of 268 MB"
+"""For the largest pool only: what a buffer of eight times the size makes of it."""
 POOL_RATE = 48e6
 """Bytes per second of the links on which the pool is measured: eight of them leave the cores time."""
-
-POOL_PAUSE = 0.35
-"""Seconds: half of the least that an exchange takes. Without, all clients send first and all receive last, in step."""
 
 SLOW = rate(LINK / 10)
 """Of a network ten times slower than the original's."""
@@ -98,14 +97,13 @@ def _inception() -> tuple[Line, ...]:
 
 def _pool() -> tuple[Line, ...]:
     base = case(system="pool", workers=POOL_CLIENTS, rate=POOL_RATE, step_seconds=0.0, seconds=20.0, warm_up=1)
-    pauses: dict[Operation, float] = {"read": 0.0, "add": 0.0, "exchange": POOL_PAUSE}
-    return tuple(
-        Line(
-            name=operation,
-            cases={count: replace(base, servers=count, operation=operation, pause=pause) for count in SERVERS},
-        )
-        for operation, pause in pauses.items()
+    operations: tuple[Operation, ...] = ("read", "add", "exchange")
+    lines = tuple(
+        Line(name=one, cases={count: replace(base, servers=count, operation=one) for count in SERVERS})
+        for one in operations
     )
+    large = replace(base, nbytes=LARGE, servers=SERVERS[-1], seconds=30.0)
+    return (*lines, Line(name=LARGE_EXCHANGE, cases={SERVERS[-1]: large}))
 
 
 def _unequal() -> tuple[Line, ...]:
@@ -221,9 +219,10 @@ FIGURES: dict[str, Figure] = {
         lines=_pool(),
         note=f"{POOL_CLIENTS} clients, each on a host of its own, do one operation after the other on one buffer, which"
         f" lies on all servers. Every link has {8 * POOL_RATE / 1e6:.0f} Mbit/s each way; an exchange fills both ways."
-        f" Clients pause for up to {POOL_PAUSE:g} s between exchanges, at random, as workers compute between theirs: in"
-        " lock-step all would send while nobody receives, and the other way round (0.85 of linear was measured then)."
-        " The dashed lines are straight. Capacity is the servers' memory added up.",
+        " The buffer has 33.6 MB. The dashed lines are straight. Capacity is the servers' memory added up."
+        " An exchange of little falls behind: a chunk of 1 MiB must be there whole before its reply begins, and clients"
+        " that keep a link full fall into step, all sending while nobody receives. With n chunks on each server that"
+        " leaves n / (n + 1): 0.8 for the 4 chunks that each of eight servers has of 33.6 MB.",
     ),
     "resnet": Figure(
         title="ResNet-50's ratio of bytes to computing, 1 to 8 nodes",

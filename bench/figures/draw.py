@@ -67,10 +67,10 @@ def _bandwidths(name: str, figure: Figure, results: Results, axes: Axes) -> None
         if found:
             speeds = [bandwidth(line.cases[x], one) / 1e6 for x, one in found.items()]
             (drawn,) = axes.plot(list(found), speeds, "o-", label=line.name)
-            first = min(found)
             ends = [0, max(found)]
-            straight = [speeds[0] / first * x for x in ends]
-            axes.plot(ends, straight, "--", color=drawn.get_color(), linewidth=0.8)
+            straight = [speeds[0] / min(found) * x for x in ends]
+            if len(found) > 1:
+                axes.plot(ends, straight, "--", color=drawn.get_color(), linewidth=0.8)
     axes.set(xlabel=figure.x, ylabel="MB/s of all clients, one way", xlim=(0, None), ylim=(0, None))
     axes.legend()
 
