@@ -34,7 +34,7 @@ def figures(
     """Measure the figures of docs/figures.md, draw them and write the page.
 
     Results are kept in bench/figures/results.json: a run that was stopped goes on where it was. Needs root and an
-    otherwise idle machine; about an hour and a half for everything.
+    otherwise idle machine; about two hours for everything.
     """
     chosen = [name.strip() for name in only.split(",")] if only else list(FIGURES)
     if unknown := [name for name in chosen if name not in FIGURES]:

@@ -134,9 +134,10 @@ def predicted_cases(results: Results) -> list[tuple[Case, Measured]]:
 
 def describe(case: Case) -> str:
     """A case in a few words."""
+    workers = f"{case.workers} worker{'s' if case.workers > 1 else ''}"
     rate = "" if case.rate is None else f", {8 * case.rate / 1e6:.0f} Mbit/s"
     servers = f", {case.servers} servers" if case.system == "box" and case.servers > 1 else ""
     groups = f", groups of {case.group_size}" if case.group_size > 1 else ""
     slow = f", {case.slow} of them {case.slowdown:g} times slower" if case.slow else ""
     interval = f", interval {case.interval}" if case.system == "box" else ""
-    return f"{case.system}, {case.workers} workers{groups}{slow}{servers}, {case.nbytes / 1e6:.1f} MB{rate}{interval}"
+    return f"{case.system}, {workers}{groups}{slow}{servers}, {case.nbytes / 1e6:.1f} MB{rate}{interval}"
