@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.figures.bars import bandwidth, bars, describe, final, predicted_cases, reached
+from bench.figures.bars import bandwidth, bars, describe, final, predicted_cases, prediction_error, reached
 from bench.figures.definitions import FIGURES, SLOW, TARGET
 from bench.figures.predict import predict
 from bench.figures.scale import NBYTES, SECONDS, rate
@@ -127,7 +127,7 @@ def _predictions(results: Results) -> str:
                 describe(case),
                 f"{prediction.efficiency:.3f}",
                 f"{found.efficiency:.3f}",
-                f"{100 * (prediction.efficiency / found.efficiency - 1):+.1f} %",
+                f"{100 * prediction_error(case, found):+.1f} %",
                 "" if exchange is None else f"{prediction.exchange_seconds:.2f}",
                 "" if exchange is None else f"{exchange:.2f}",
             ]
