@@ -268,7 +268,7 @@ FIGURES: dict[str, Figure] = {
         about="other ways to train with little communication",
         x="workers",
         lines=_peers(),
-        note="DiLoCo of torchft meets every 10 steps, and hivemind averages its peers' weights after 10 steps of each;"
+        note="DiLoCo of torchft meets every 10 steps (in one bucket: with an all-reduce for each tensor four replicas hung), and hivemind averages its peers' weights after 10 steps of each;"
         " mpi4py exchanges elastically with the windows of all ranks after each step (get, then accumulate, each under"
         " a lock); DeepSpeed is ZeRO stage 1 over gloo. Each runs as its documentation has it.",
     ),
