@@ -222,7 +222,7 @@ FIGURES: dict[str, Figure] = {
         " The buffer has 33.6 MB. The dashed lines are straight. Capacity is the servers' memory added up."
         " An exchange of little falls behind: a chunk of 1 MiB must be there whole before its reply begins, and clients"
         " that keep a link full fall into step, all sending while nobody receives. With n chunks on each server that"
-        " leaves n / (n + 1): 0.8 for the 4 chunks that each of eight servers has of 33.6 MB.",
+        " leaves about n / (n + 1): 0.8 for the 4 chunks that each of eight servers has of 33.6 MB.",
     ),
     "resnet": Figure(
         title="ResNet-50's ratio of bytes to computing, 1 to 8 nodes",
@@ -268,8 +268,9 @@ FIGURES: dict[str, Figure] = {
         about="other ways to train with little communication",
         x="workers",
         lines=_peers(),
-        note="DiLoCo of torchft meets every 10 steps (in one bucket: with an all-reduce for each tensor four replicas hung), and hivemind averages its peers' weights after 10 steps of each;"
-        " mpi4py exchanges elastically with the windows of all ranks after each step (get, then accumulate, each under"
-        " a lock); DeepSpeed is ZeRO stage 1 over gloo. Each runs as its documentation has it.",
+        note="DiLoCo of torchft meets every 10 steps; hivemind averages its peers' weights after 10 steps of each. mpi4py"
+        " exchanges elastically with the windows of all ranks after each step (get, then accumulate, each under a lock);"
+        " its progress threads poll, and the cores are full. DeepSpeed is ZeRO stage 1 over gloo. Each runs as its"
+        " documentation has it.",
     ),
 }

@@ -49,7 +49,7 @@ def main() -> None:
         hostname=here,
     )
     log = Log(rank())
-    with DiLoCo(manager, [model], inner, outer, sync_every=SYNC_EVERY, use_bucketization=True):
+    with DiLoCo(manager, [model], inner, outer, sync_every=SYNC_EVERY):
         for inputs, labels in batches(case, rank()):
             model.pace.begin()
             inner.zero_grad()
