@@ -268,9 +268,9 @@ FIGURES: dict[str, Figure] = {
         about="other ways to train with little communication",
         x="workers",
         lines=_peers(),
-        note="DiLoCo of torchft meets every 10 steps; hivemind averages its peers' weights after 10 steps of each. mpi4py"
-        " exchanges elastically with the windows of all ranks after each step (get, then accumulate, each under a lock);"
-        " its progress threads poll, and the cores are full. DeepSpeed is ZeRO stage 1 over gloo. Each runs as its"
-        " documentation has it.",
+        note="DiLoCo of torchft meets every 10 steps; hivemind averages its peers' weights after 10 steps of each."
+        " mpi4py exchanges elastically with the windows of all ranks after each step (get, then accumulate, each under"
+        " a lock); its progress threads poll, and the cores are full. DeepSpeed is ZeRO stage 1 over gloo. Each runs as"
+        " its documentation has it.",
     ),
 }
