@@ -25,10 +25,7 @@ def main() -> None:
     model = make(case, world.rank)
     optimizer = optimizer_of(case, model)
     flat = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
-    start = 0
-    for parameter in model.parameters():
-        parameter.data = flat[start : start + parameter.numel()].view_as(parameter)
-        start += parameter.numel()
+    torch.nn.utils.vector_to_parameters(flat, model.parameters())  # views of it from now on
     parts = np.array_split(flat.numpy(), world.size)
     received = [np.empty_like(part) for part in parts]
     window = MPI.Win.Allocate(parts[world.rank].nbytes, 4, comm=world)

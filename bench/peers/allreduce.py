@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
-from bench.cluster.compute import Snapshots, batches, loss_of, make, optimizer_of
+from bench.cluster.compute import batches, loss_of, make, optimizer_of
 from bench.cluster.log import Log
 from bench.cluster.place import read_case
 
@@ -29,7 +29,6 @@ def main() -> None:
         start += parameter.numel()
     gradients: np.ndarray[tuple[int], np.dtype[np.float32]] = flat.numpy()
     log = Log(world.rank)
-    snapshots = Snapshots(case, world.rank)
     for inputs, labels in batches(case, world.rank):
         model.pace.begin()
         flat.zero_()
@@ -39,8 +38,6 @@ def main() -> None:
         gradients /= world.size
         optimizer.step()
         log.step(compute)
-        if snapshots.due():
-            snapshots.save(model)
 
 
 if __name__ == "__main__":
