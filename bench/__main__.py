@@ -10,7 +10,7 @@ from bench.machine import OtherLoad, describe
 from bench.row import Effort, Row
 from bench.suite import BENCHMARKS
 from bench.table import Conditions, as_json, show
-from modum.box import parse_bytes
+from modum.units import parse_bytes
 
 # What Modum's own launcher gives its workers: spinning threads would take the cores from the other side.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}

@@ -12,7 +12,7 @@ from bench.processes import memory_server
 from bench.row import Effort, Row
 from bench.timing import take_turns, timed
 from modum.box import Box
-from modum.box.client import MOST_THREADS
+from modum.box.box import MOST_THREADS
 
 MOVING_RATE = 0.3
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from modum.box import format_bytes
+from modum.units import format_bytes
 
 PACKAGES = ("modum", "numpy", "numba", "torch", "mpi4py", "mpich")
 

@@ -11,8 +11,8 @@ import modum
 from bench.cluster.compute import batches, loss_of, make, optimizer_of
 from bench.cluster.log import Log
 from bench.cluster.place import read_case
+from modum.rules import Elastic, Hybrid
 from modum.torch import Averager
-from modum.update import Elastic, Hybrid
 
 
 def main() -> None:

@@ -17,16 +17,17 @@ from contextlib import ExitStack
 import numpy as np
 
 from bench.timing import take_turns, timed
+from modum.averaging import Worker
 from modum.box import Box
-from modum.update import Elastic, Participant
+from modum.rules import Elastic
 
 LAYERS = 16
-Worker = tuple[Participant, Callable[[], object]]
+Stepping = tuple[Worker, Callable[[], object]]
 """An averager, and the end of a step."""
 MOVING_RATE = 0.3
 
 
-def on_tensorflow(nbytes: int, box: Box, stack: ExitStack) -> Worker:
+def on_tensorflow(nbytes: int, box: Box, stack: ExitStack) -> Stepping:
     """The end of a step of a model of `LAYERS` variables."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
@@ -43,7 +44,7 @@ def on_tensorflow(nbytes: int, box: Box, stack: ExitStack) -> Worker:
     return averager, averager.step
 
 
-def on_torch(nbytes: int, box: Box, stack: ExitStack) -> Worker:
+def on_torch(nbytes: int, box: Box, stack: ExitStack) -> Stepping:
     """The end of a step of a model of `LAYERS` layers; its optimizer does nothing beside."""
     import torch
 
@@ -57,7 +58,7 @@ def on_torch(nbytes: int, box: Box, stack: ExitStack) -> Worker:
     return stack.enter_context(Averager(model, optimizer, box, rule)), optimizer.step
 
 
-def when_arrived(worker: Worker) -> Callable[[], float]:
+def when_arrived(worker: Stepping) -> Callable[[], float]:
     """Times the end of a step whose exchange has run while the worker was computing."""
     averager, end = worker
 

@@ -14,8 +14,8 @@ import torch
 
 from bench.workers.model import make_batch, make_model, train_step, weight_bytes
 from modum.box import Box
+from modum.rules import Elastic
 from modum.torch import Averager
-from modum.update import Elastic
 
 LAYERS = 16
 EXCHANGES = 3

@@ -24,8 +24,8 @@ import torch
 
 from bench.workers.model import make_batch, make_model
 from modum.box import Box, Buffer
+from modum.rules import Elastic
 from modum.torch import Averager
-from modum.update import Elastic
 
 LAYERS = 4
 INTERVAL = {"torch": 4, "sleep": 4, "python": 60}

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modum.box import Box
-from modum.launch import Job
+from modum.job import Job
 from modum.pipeline import Pipeline, Stage, Weight
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from tests.box.test_conformance import whole_numbers
 
 from modum.box import Box
-from modum.box.wire import CHUNK, WINDOW
+from modum.box.protocol.limits import CHUNK, WINDOW
 
 PIECES = WINDOW + 3  # more frames than may be under way
 SIZE = (PIECES - 1) * CHUNK // 4 + 100

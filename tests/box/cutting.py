@@ -5,8 +5,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from modum.box.protocol.frames import Op, parse_header
+from modum.box.protocol.limits import HEADER_BYTES
 from modum.box.sockets import parse_address
-from modum.box.wire import HEADER_BYTES, Op, parse_header
 
 HANDSHAKE = (Op.GREET, Op.PROVE)
 

@@ -8,8 +8,9 @@ import pytest
 
 from modum.box import Box, Server, new_token, read_token
 from modum.box.auth import check_exposure
+from modum.box.protocol.frames import Op, Status
+from modum.box.protocol.messages import Challenge, Failure, Greeting, Proof, decode
 from modum.box.sockets import receive_greeting, send_greeting
-from modum.box.wire import Challenge, Failure, Greeting, Op, Proof, Status, decode
 from modum.errors import AuthenticationError
 
 

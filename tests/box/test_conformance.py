@@ -8,7 +8,7 @@ import pytest
 from tests.box.conftest import EMULATED
 
 from modum.box import Box, Buffer, Server
-from modum.box.wire import CHUNK, STRIPE
+from modum.box.protocol.limits import CHUNK, STRIPE
 from modum.errors import BufferExistsError, BufferNotFoundError, DeadlineError, PoolFullError
 
 FLOATS = CHUNK // 4  # elements of float32 in a chunk

@@ -10,7 +10,7 @@ from tests.box.acts import FIRST, PIECES, add, difference, exchange
 from tests.box.cutting import Cut, CuttingProxy
 
 from modum.box import Box, Server
-from modum.box.wire import CHUNK, HEADER_BYTES
+from modum.box.protocol.limits import CHUNK, HEADER_BYTES
 from modum.errors import ConnectionLostError
 
 # before the header, inside it, between header and payload, inside the payload, and right behind the frame

@@ -14,8 +14,8 @@ import pytest
 from tests.box.processes import client_process, line_of
 
 from modum.box import Box, Server
+from modum.box.protocol.limits import CHUNK
 from modum.box.sockets import parse_address
-from modum.box.wire import CHUNK
 from modum.errors import ConnectionLostError, DeadlineError
 
 HOLDS_A_CHUNK = """

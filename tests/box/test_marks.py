@@ -5,8 +5,8 @@ import pytest
 from tests.box.processes import client_process, line_of
 
 from modum.box import Box, Server
-from modum.box.memory import Mapping, file_bytes, mark_offset, trailer_offset
-from modum.box.wire import CHUNK
+from modum.box.memory.segment import Mapping, file_bytes, mark_offset, trailer_offset
+from modum.box.protocol.limits import CHUNK
 
 DIES_IN_A_CHUNK = """
 import sys

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tests.box.test_conformance import MANY, whole_numbers
 
 from modum.box import Box
-from modum.box.wire import STRIPE
+from modum.box.protocol.limits import STRIPE
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -10,7 +10,7 @@ import pytest
 from modum.box import Box
 from modum.errors import DeadlineError, MismatchError, StageError
 from modum.pipeline import Pipeline
-from modum.update import Elastic
+from modum.rules import Elastic
 from tests.pipeline.support import DenseStage, job_of, network, run_workers
 from tests.pipeline.test_schedule import inputs, labels
 

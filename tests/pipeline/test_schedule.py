@@ -9,7 +9,7 @@ import pytest
 
 from modum.box import Box
 from modum.pipeline import Mode, Pipeline, Step
-from modum.update import Elastic
+from modum.rules import Elastic
 from tests.pipeline.support import DenseStage, Floats, job_of, network, run_workers, unless_raised
 
 WIDTH = 5

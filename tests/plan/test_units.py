@@ -1,6 +1,6 @@
 import pytest
 
-from modum.plan.units import format_amount, format_seconds, format_speed, parse_seconds, parse_speed
+from modum.units import format_amount, format_seconds, format_speed, parse_seconds, parse_speed
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from tests.rdma.roles import TIMEOUT, TOKEN
 from tests.rdma.training import BATCH, INTERVAL, SIZE, STEPS, WORKERS, train
 
 from modum.box import Box, Server
+from modum.box.protocol.limits import CHUNK, HEADER_BYTES
 from modum.box.transport.rdma import RdmaTransport
-from modum.box.wire import CHUNK, HEADER_BYTES
 from modum.errors import BufferNotFoundError, ConnectionLostError, DeadlineError, TransportError
 from modum.observe import rdma
 

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from modum.averaging.schedule import Schedule
 from modum.plan import Cluster, estimate
 from modum.simulate import Report, Scenario, simulate
-from modum.update.schedule import Schedule
 
 FAST = Cluster(workers=8, link=7e9)
 """Links on which an exchange of 100 MB takes little of a step of 200 ms."""

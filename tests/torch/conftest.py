@@ -1,13 +1,9 @@
-"""The memory server and clients of the update rules' tests, and one compute thread."""
+"""One compute thread, and the same random numbers."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
-
-from tests.update.conftest import box, connect, server
-
-__all__ = ["box", "connect", "server"]
 
 
 @pytest.fixture(autouse=True)

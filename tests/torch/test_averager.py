@@ -13,7 +13,7 @@ from modum.box import Box
 from modum.errors import DeadlineError, MismatchError
 from modum.observe.progress import read_progress
 from modum.torch import Averager, Downpour, Elastic, Hybrid
-from tests.update.support import elastic_reference, until
+from tests.support import elastic_reference, until
 
 Connect = Callable[[], Box]
 Make = Callable[..., Averager]

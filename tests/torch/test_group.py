@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from modum.box import Server
+from modum.groups import Alone, Group
 from modum.torch import TorchGroup
-from modum.update import Alone, Group
 from tests.torch.jobs import run_job
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from modum.box import Server
+from tests.support import Floats, elastic_reference, gradient
 from tests.torch.jobs import free_port, run_job
-from tests.update.support import Floats, elastic_reference, gradient
 
 
 @dataclass(frozen=True)

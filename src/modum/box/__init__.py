@@ -1,13 +1,17 @@
 """The soft memory box: memory servers pooled into one shared memory that clients read, write and accumulate into."""
 
-from modum.box.auth import new_token, read_token
-from modum.box.buffer import Buffer, BufferInfo
-from modum.box.client import Box, BoxStatistics
-from modum.box.handles import Counter, Lease, LeaseInfo, QueueStatistics, WorkQueue
-from modum.box.server import Server
-from modum.box.sizes import format_bytes, parse_bytes
-from modum.box.transport import TRANSPORTS
-from modum.box.wire import ServerStatistics
+from typing import TYPE_CHECKING
+
+from modum._lazy import attach
+
+if TYPE_CHECKING:
+    from modum.box.auth import new_token, read_token
+    from modum.box.box import Box, BoxStatistics
+    from modum.box.buffer import Buffer, BufferInfo
+    from modum.box.primitives import Counter, Lease, LeaseInfo, QueueStatistics, WorkQueue
+    from modum.box.protocol.messages import ServerStatistics
+    from modum.box.server.server import Server
+    from modum.box.transport import TRANSPORTS
 
 __all__ = [
     "TRANSPORTS",
@@ -22,8 +26,19 @@ __all__ = [
     "Server",
     "ServerStatistics",
     "WorkQueue",
-    "format_bytes",
     "new_token",
-    "parse_bytes",
     "read_token",
 ]
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "modum.box.auth": ("new_token", "read_token"),
+        "modum.box.box": ("Box", "BoxStatistics"),
+        "modum.box.buffer": ("Buffer", "BufferInfo"),
+        "modum.box.primitives": ("Counter", "Lease", "LeaseInfo", "QueueStatistics", "WorkQueue"),
+        "modum.box.protocol.messages": ("ServerStatistics",),
+        "modum.box.server.server": ("Server",),
+        "modum.box.transport": ("TRANSPORTS",),
+    },
+)

@@ -10,12 +10,12 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from modum.box.client.fanout import Fanout
 from modum.box.kernels import FLOATING, STORAGE, Array, factor_for, portable
-from modum.box.memory import Piece
-from modum.box.servers import Servers
-from modum.box.striping import Layout, paired_pieces
+from modum.box.protocol.frames import Op
+from modum.box.protocol.layout import Layout, Piece, paired_pieces
+from modum.box.protocol.messages import SegmentInfo
 from modum.box.transport import Attachment, Work
-from modum.box.wire import Op, SegmentInfo
 from modum.errors import DeadlineError
 
 _CROSSING_BATCH: Final = 32  # chunks that pass through the client at one time where source and target lie apart
@@ -57,7 +57,7 @@ class Buffer:
         ConnectionLostError: a server is gone.
     """
 
-    def __init__(self, servers: Servers, attachments: Sequence[Attachment], closed: Callable[["Buffer"], None]) -> None:
+    def __init__(self, servers: Fanout, attachments: Sequence[Attachment], closed: Callable[["Buffer"], None]) -> None:
         home = servers.home(attachments[0].info.name)
         self._servers = servers
         self._attachments = tuple(attachments)

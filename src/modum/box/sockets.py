@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from modum.box.wire import HEADER_BYTES, MAX_GREETING, Header, Op, Status, encode, parse_header
+from modum.box.protocol.frames import Header, Op, Status, parse_header
+from modum.box.protocol.limits import HEADER_BYTES, MAX_GREETING
+from modum.box.protocol.messages import encode
 from modum.errors import ProtocolError
 
 DEFAULT_PORT: Final = 7500

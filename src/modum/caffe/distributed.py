@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from modum.averaging import LearningRateScale, Worker
 from modum.caffe.batches import split_batches
 from modum.caffe.filters import filter_net
 from modum.caffe.solver import Action, Solver
-from modum.launch import detect
+from modum.cluster import detect
+from modum.rules import Elastic, Hybrid
 from modum.torch.flat import SharedTensor, flatten
 from modum.torch.group import launched_group
-from modum.update import Elastic, Hybrid, LearningRateScale, Participant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from modum.box import Box
     from modum.caffe.proto import NetParameter, SolverParameter
-    from modum.update.rule import Auto
+    from modum.rules.rule import Auto
 
 __all__ = ["SharedSolver", "sharing_rule"]
 
@@ -104,7 +105,7 @@ class SharedSolver(Solver):
         self._start = self.iter
         self._has_shared_weights = False
         self.group = launched_group(place, self.net.device)
-        self._participant = Participant(box, name, self.group)
+        self._participant = Worker(box, name, self.group)
         tensors = self._shared_tensors()
         vectors = flatten(tensors, self.group)
         learning = self.parameters.flat.numel()

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from modum.caffe.net import Net
+    from modum.caffe.optimizers import Rule
     from modum.caffe.parameters import Parameters
-    from modum.caffe.rules import Rule
 
 __all__ = ["check_prefix", "restore", "snapshot"]
 

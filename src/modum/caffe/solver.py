@@ -15,11 +15,11 @@ from modum.caffe import snapshot as snapshots
 from modum.caffe.errors import MissingFileError, ModelError, where
 from modum.caffe.log import output_line
 from modum.caffe.net import Net
+from modum.caffe.optimizers import make_rule
 from modum.caffe.parameters import Parameters
 from modum.caffe.policy import Policy
 from modum.caffe.proto import TEST, TRAIN, NetParameter, NetState, SolverParameter
 from modum.caffe.prototxt import read_net, read_solver
-from modum.caffe.rules import make_rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -123,7 +123,7 @@ def train(
     if workers > 1 or box:
         _launch(context, workers, group_size, box)
     from modum.caffe.device import parse_gpus, use
-    from modum.launch import detect
+    from modum.cluster import detect
 
     place = detect()
     gpus = parse_gpus(gpu)
@@ -157,7 +157,7 @@ def train(
                 alone.solve(snapshot or None)
             return
         from modum.caffe.distributed import SharedSolver, sharing_rule
-        from modum.launch import connect
+        from modum.job import connect
 
         try:
             rule = sharing_rule(param, moving_rate, update_interval)
@@ -262,10 +262,10 @@ def _arguments(context: typer.Context) -> list[str]:
 
 def _launch(context: typer.Context, workers: int, group_size: int, box: str) -> None:
     """Run this command by several workers, without what asks for them; ends this process."""
-    from modum.launch import detect
-    from modum.launch.plan import Plan
-    from modum.launch.supervisor import Supervisor
+    from modum.cluster import detect
     from modum.observe.console import RunConsole
+    from modum.run.config import RunConfig
+    from modum.run.supervisor import Supervisor
 
     class Console(RunConsole):
         """Leaves the first worker's lines as they are: they are Caffe's log, and others read it."""
@@ -278,7 +278,7 @@ def _launch(context: typer.Context, workers: int, group_size: int, box: str) -> 
             "this is a worker of `modum run` already: give -n and --group-size to `modum run` alone"
         )
     try:
-        plan = Plan(
+        plan = RunConfig(
             command=("-m", "modum", "caffe", "train", *_arguments(context)),
             workers=workers,
             group_size=group_size,

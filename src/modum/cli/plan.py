@@ -69,7 +69,7 @@ def plan(
     arithmetic for a steady state; **modum simulate** has stragglers, failures and chance as well.
     """
     from modum.plan import Cluster, estimate, model_bytes
-    from modum.plan.units import parse_seconds, parse_speed
+    from modum.units import parse_seconds, parse_speed
 
     try:
         nbytes = model_bytes(model)
@@ -112,7 +112,7 @@ def _measure(found: dict[str, float], notes: list[str], seconds: float, command:
     """Fill in what was not given; the step time."""
     from modum.box import Box
     from modum.plan import measure_bandwidth, measure_copy, measure_step
-    from modum.plan.units import format_seconds, format_speed
+    from modum.units import format_seconds, format_speed
 
     if "copy" not in found:
         found["copy"] = measure_copy()
@@ -136,8 +136,7 @@ def _show(result: "Estimate", cluster: "Cluster", notes: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from modum.box import format_bytes
-    from modum.plan.units import format_amount, format_seconds, format_speed
+    from modum.units import format_amount, format_bytes, format_seconds, format_speed
 
     console = Console(highlight=False)
     for note in notes:

@@ -75,10 +75,10 @@ def run(
 
     For several machines, start the same script by mpirun, torchrun or srun: see docs/launching.md.
     """
-    from modum.box.sizes import parse_bytes
-    from modum.launch.plan import Plan
-    from modum.launch.supervisor import Supervisor
     from modum.observe.console import RunConsole
+    from modum.run.config import RunConfig
+    from modum.run.supervisor import Supervisor
+    from modum.units import parse_bytes
 
     try:
         if box is not None and (servers is not None or memory is not None):
@@ -91,7 +91,7 @@ def run(
                 f"there is no {script} in {Path.cwd()}\n"
                 "HINT: options go before the script, as in `modum run -n 4 train.py --epochs 3`; a module needs -m"
             )
-        plan = Plan(
+        plan = RunConfig(
             command=("-m", script, *(arguments or ())) if module else (script, *(arguments or ())),
             workers=workers,
             group_size=group_size,

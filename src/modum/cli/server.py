@@ -60,8 +60,9 @@ def server(
     """
     import psutil
 
-    from modum.box import Server, format_bytes, parse_bytes, read_token
-    from modum.launch.interfaces import chosen_interface
+    from modum.box import Server, read_token
+    from modum.cluster.interfaces import chosen_interface
+    from modum.units import format_bytes, parse_bytes
 
     try:
         if interface is not None:

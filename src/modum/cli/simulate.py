@@ -84,9 +84,9 @@ def simulate(
         print("HINT: pip install 'modum[simulate]'", file=sys.stderr)
         raise typer.Exit(1)
     from modum.plan import Cluster, model_bytes
-    from modum.plan.units import parse_seconds, parse_speed
     from modum.simulate import Scenario
     from modum.simulate import simulate as run
+    from modum.units import parse_seconds, parse_speed
 
     try:
         cluster = Cluster(
@@ -150,7 +150,7 @@ def _show(reports: "list[Report]") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from modum.plan.units import format_seconds, format_speed
+    from modum.units import format_seconds, format_speed
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("")

@@ -61,7 +61,7 @@ def status(
 
 
 def _servers(before: "BoxStatistics", now: "BoxStatistics") -> "Table":
-    from modum.box import format_bytes
+    from modum.units import format_bytes
 
     table = _table("server", "up", "used", "of", "buffers", "clients", "ops/s", "GB/s", words=("server",))
     for old, new in zip(before.servers, now.servers, strict=True):
@@ -81,7 +81,7 @@ def _servers(before: "BoxStatistics", now: "BoxStatistics") -> "Table":
 
 
 def _buffers(buffers: "list[BufferInfo]") -> "Table":
-    from modum.box import format_bytes
+    from modum.units import format_bytes
 
     table = _table("buffer", "shape", "dtype", "size", "version", words=("buffer", "shape", "dtype"))
     for buffer in buffers:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modum.keras.averaging import Averaging
     from modum.keras.stages import KerasStage, partition
-    from modum.update import Downpour, Elastic, Hybrid
+    from modum.rules import Downpour, Elastic, Hybrid
 
 __all__ = ["Averaging", "Downpour", "Elastic", "Hybrid", "KerasStage", "partition"]
 
 _HOMES = {
     "modum.keras.averaging": ("Averaging",),
     "modum.keras.stages": ("KerasStage", "partition"),
-    "modum.update": ("Downpour", "Elastic", "Hybrid"),
+    "modum.rules": ("Downpour", "Elastic", "Hybrid"),
 }
 
 

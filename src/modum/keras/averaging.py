@@ -9,18 +9,23 @@ from typing import TYPE_CHECKING, Any, Literal
 import keras
 import numpy as np
 
+from modum.averaging import LearningRateScale, Worker
+from modum.cluster import detect
+from modum.groups import BoxGroup
 from modum.keras.backend import backend
 from modum.keras.variables import model_variables
-from modum.launch import detect
-from modum.update import Feed, Hybrid, LearningRateScale, Participant, Relay
+from modum.rules import Hybrid
+from modum.samples import Prefetch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
     from typing import Self
 
+    from modum.averaging import AveragingStatistics
     from modum.box import Box
-    from modum.update import AveragingStatistics, SharedSamples, UpdateRule
+    from modum.rules import UpdateRule
+    from modum.samples import SharedSamples
 
 REPORT_SECONDS = 0.5
 """Least time between two losses that are told: to look at one waits for the computation."""
@@ -85,10 +90,10 @@ class Averaging(keras.callbacks.Callback):  # type: ignore[misc]
         self._timeout = timeout
         self._finish_timeout = finish_timeout
         self.group = self._backend.group(self._rule, box)
-        self._participant = Participant(box, name, self.group)
-        self._feed: Feed | None = None
+        self._participant = Worker(box, name, self.group)
+        self._feed: Prefetch | None = None
         self._load: Callable[[Any], tuple[Any, ...]] | None = None
-        self._relays: list[Relay] = []
+        self._relays: list[BoxGroup] = []
         self._fits = 0
         self._training = ExitStack()
         """What is undone when the training of one `fit` ends."""
@@ -142,10 +147,10 @@ class Averaging(keras.callbacks.Callback):  # type: ignore[misc]
         self._load, size = _loader(x, y, sample_weight, size)
         if self.group.size > 1:
             place = f"{self._name}/feed/{detect().group}/{len(self._relays)}"
-            self._relays.append(Relay(self._box, place, rank=self.group.rank, size=self.group.size))
+            self._relays.append(BoxGroup(self._box, place, rank=self.group.rank, size=self.group.size))
             options["group"] = self._relays[-1]
         samples = self._participant.samples(size=size, batch_size=batch_size, epochs=epochs, **options)
-        self._feed = Feed(samples)
+        self._feed = Prefetch(samples)
         return self._backend.data(self._feed, self._load)
 
     @contextmanager

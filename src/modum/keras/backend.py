@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from modum.box import Box
+    from modum.groups import Group
     from modum.keras.variables import ModelVariable
-    from modum.update import Feed, Group, UpdateRule, Vector
+    from modum.parameters import Vector
+    from modum.rules import UpdateRule
+    from modum.samples import Prefetch
 
 _HOMES = {
     "tensorflow": ("modum.keras.on_tensorflow", "OnTensorFlow"),
@@ -35,7 +38,7 @@ class Backend(ABC):
         """The variables as flat vectors, and the name and text of each: what must be alike in all workers."""
 
     @abstractmethod
-    def data(self, feed: Feed, load: Callable[[Any], tuple[Any, ...]]) -> Any:
+    def data(self, feed: Prefetch, load: Callable[[Any], tuple[Any, ...]]) -> Any:
         """What ``fit`` takes as ``x``: ``load`` of one batch of indices of the feed after another."""
 
     @abstractmethod

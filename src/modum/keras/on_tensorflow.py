@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from modum.box import Box
+    from modum.groups import Group
     from modum.keras.variables import ModelVariable
+    from modum.parameters import Vector
+    from modum.rules import UpdateRule
+    from modum.samples import Prefetch
     from modum.tensorflow import TensorFlowGroup
-    from modum.update import Feed, Group, UpdateRule, Vector
 
 
 class OnTensorFlow(Backend):
@@ -35,7 +38,7 @@ class OnTensorFlow(Backend):
         check_dtypes(shared)
         return list(flatten(shared, cast("TensorFlowGroup", group))), [[one.name, one.text] for one in shared]
 
-    def data(self, feed: Feed, load: Callable[[Any], tuple[Any, ...]]) -> Any:
+    def data(self, feed: Prefetch, load: Callable[[Any], tuple[Any, ...]]) -> Any:
         signature = keras.tree.map_structure(
             lambda part: tf.TensorSpec((None, *part.shape[1:]), part.dtype), load(slice(0, 1))
         )

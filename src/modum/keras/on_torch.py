@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from modum.cluster import detect
 from modum.keras.backend import Backend
-from modum.launch import detect
 from modum.torch.averager import group_of
 from modum.torch.flat import SharedTensor, check_dtypes, flatten
 
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from modum.box import Box
+    from modum.groups import Group
     from modum.keras.variables import ModelVariable
+    from modum.parameters import Vector
+    from modum.rules import UpdateRule
+    from modum.samples import Prefetch
     from modum.torch import TorchGroup
-    from modum.update import Feed, Group, UpdateRule, Vector
 
 
 class OnTorch(Backend):
@@ -35,7 +38,7 @@ class OnTorch(Backend):
         check_dtypes(shared)
         return list(flatten(shared, cast("TorchGroup", group))), [[one.name, one.text] for one in shared]
 
-    def data(self, feed: Feed, load: Callable[[Any], tuple[Any, ...]]) -> Any:
+    def data(self, feed: Prefetch, load: Callable[[Any], tuple[Any, ...]]) -> Any:
         return DataLoader(_Batches(feed, load), batch_size=None)
 
     def averaged(self, apply: Callable[..., Any], group: Group, purpose: str) -> Callable[..., Any]:
@@ -58,7 +61,7 @@ class OnTorch(Backend):
 class _Batches(IterableDataset[Any]):
     """Every iteration is a pass over the feed."""
 
-    def __init__(self, feed: Feed, load: Callable[[Any], tuple[Any, ...]]) -> None:
+    def __init__(self, feed: Prefetch, load: Callable[[Any], tuple[Any, ...]]) -> None:
         self._feed = feed
         self._load = load
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from modum.launch import Job
+    from modum.job import Job
     from modum.pipeline import Cuts
 
 __all__ = ["KerasStage", "partition"]

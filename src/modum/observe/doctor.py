@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from modum.box.memory import Locks, Mapping, create_memfd
-from modum.box.sizes import format_bytes
+from modum.box.memory.locks import Locks
+from modum.box.memory.segment import Mapping, create_memfd
 from modum.box.sockets import DEFAULT_PORT
 from modum.box.transport import TRANSPORTS
 from modum.observe.cgroup import read_limits
 from modum.observe.rdma import RdmaReport, look_at_rdma
+from modum.units import format_bytes
 
 __all__ = ["Report", "Row", "examine"]
 

@@ -9,9 +9,11 @@ from typing import Final
 
 import numpy as np
 
-from modum.box.memory import Piece
+from modum.box.protocol.frames import Op
+from modum.box.protocol.layout import Piece
+from modum.box.protocol.limits import SESSION_BYTES, STRIPE
+from modum.box.protocol.messages import Create, Delete, SegmentInfo
 from modum.box.transport import TRANSPORTS, Transport, Work, open_transport
-from modum.box.wire import SESSION_BYTES, STRIPE, Create, Delete, Op, SegmentInfo
 from modum.errors import ModumError, TransportError
 from modum.observe.doctor import Row
 

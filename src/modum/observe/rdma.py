@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from modum.box import ucx, verbs
-from modum.box.sizes import format_bytes
+from modum.box.rdma import devices, ucx
+from modum.units import format_bytes
 
 __all__ = ["PortReport", "RdmaReport", "look_at_rdma"]
 
@@ -78,7 +78,7 @@ class RdmaReport:
 
 def look_at_rdma() -> RdmaReport:
     """Look at the devices; where there are some, load UCX and read a little memory through each that is active."""
-    found = verbs.ports()
+    found = devices.ports()
     version, modules, trouble = _look_at_ucx() if found else (None, [], None)
     usable = version is not None and "ib" in modules
     return RdmaReport(
@@ -89,14 +89,14 @@ def look_at_rdma() -> RdmaReport:
                 link=port.link,
                 interface=port.interface,
                 gids=port.gids(),
-                trouble=_why_not_read(port.name) if usable and port.name in verbs.rails() else None,
+                trouble=_why_not_read(port.name) if usable and port.name in devices.rails() else None,
             )
             for port in found
         ],
         ucx=version,
         ucx_modules=modules,
         ucx_trouble=trouble,
-        locked_memory_bytes=verbs.locked_memory_limit(),
+        locked_memory_bytes=devices.locked_memory_limit(),
     )
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from modum.box import Box
-    from modum.launch import Job
+    from modum.job import Job
     from modum.pipeline.balance import Layer
 
 __all__ = ["Cuts", "agree"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import numpy as np
 
+from modum.coordination.consistency import open_or_create
 from modum.errors import BufferNotFoundError, ModumError, ProtocolError
 from modum.observe.progress import WorkerProgress
 from modum.pipeline.channel import Reader, Writer
@@ -19,17 +20,17 @@ from modum.pipeline.microbatch import MicroBatch, cut
 from modum.pipeline.presence import Presence
 from modum.pipeline.replicas import Replicas
 from modum.pipeline.reports import PipelineStatistics, Step
-from modum.update import Elastic, SharedSamples
-from modum.update.agreement import open_or_create
+from modum.rules import Elastic
+from modum.samples import SharedSamples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
-    from modum.launch import Job
+    from modum.job import Job
     from modum.pipeline.channel import Array, Message
     from modum.pipeline.stage import Stage
-    from modum.update import UpdateRule
+    from modum.rules import UpdateRule
 
 __all__ = ["Mode", "Pipeline"]
 

@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modum.update import Alone, Averaging, Membership, Vector, join
+from modum.averaging import Averaging, Membership, join
+from modum.groups import Alone
+from modum.parameters import Vector
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from modum.averaging import AveragingStatistics
     from modum.box import Box, Buffer
     from modum.pipeline.stage import Stage, Weight
-    from modum.update import AveragingStatistics, UpdateRule
+    from modum.rules import UpdateRule
 
 __all__ = ["Replicas", "StageVector"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from modum.update import AveragingStatistics
+    from modum.averaging import AveragingStatistics
 
 __all__ = ["PipelineStatistics", "Step"]
 

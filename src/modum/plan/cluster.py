@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modum.box.striping import Layout, stripe_bytes
-from modum.box.wire import CHUNK
+from modum.box.protocol.layout import Layout, stripe_bytes
+from modum.box.protocol.limits import CHUNK
 
 SERVER_PASSES = 2
 """An exchange reads and writes each shared number once in the server's memory; the rest stays in its caches."""

@@ -12,7 +12,7 @@ from modum.plan.cluster import SERVER_PASSES, Cluster, Place
 from modum.plan.queueing import mean_exchange, overlapped_exchange
 
 if TYPE_CHECKING:
-    from modum.update.rule import Auto
+    from modum.rules.rule import Auto
 
 Rule = Literal["elastic", "downpour", "allreduce"]
 RULES: tuple[Rule, ...] = ("elastic", "downpour", "allreduce")

@@ -10,7 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modum.box.sizes import parse_bytes
+from modum.units import parse_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from modum.averaging.schedule import WINDOW
 from modum.simulate.links import Flow, SharedLink
 from modum.simulate.pool import StepPool
 from modum.simulate.steps import StepTimes, slowdowns, time_to_failure
-from modum.update.schedule import WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -106,7 +106,7 @@ class Transfer:
 
 
 class Group:
-    """One group's life. The times are those of `modum.update.Averaging`: see there for when what is applied."""
+    """One group's life. The times are those of `modum.averaging.Averaging`: see there for when what is applied."""
 
     def __init__(
         self, job: AsynchronousJob, place: int, factors: np.ndarray[tuple[int], np.dtype[np.float64]],

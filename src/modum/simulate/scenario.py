@@ -10,7 +10,7 @@ from modum.plan.cluster import Cluster
 from modum.plan.estimate import RULES, Rule
 
 if TYPE_CHECKING:
-    from modum.update.rule import Auto
+    from modum.rules.rule import Auto
 
 Distribution = Literal["lognormal", "exponential"]
 DISTRIBUTIONS: tuple[Distribution, ...] = ("lognormal", "exponential")
@@ -33,7 +33,7 @@ class Scenario:
     rule
         ``elastic`` (with ``cluster.group_size`` above 1: hybrid), ``downpour``, or ``allreduce`` over all workers.
     interval, overlap
-        As in `modum.update.Elastic`. For ``allreduce``, ``overlap`` hides it under the backward pass.
+        As in `modum.rules.Elastic`. For ``allreduce``, ``overlap`` hides it under the backward pass.
     stragglers, slowdown
         So many workers need ``slowdown`` times as long for every step.
     failure_seconds

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modum.update.schedule import WINDOW
+from modum.averaging.schedule import WINDOW
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,7 +39,7 @@ class StepTimes:
 
     @property
     def recent(self) -> float:
-        """The median of the last steps, as `modum.update` measures it to choose an interval."""
+        """The median of the last steps, as `modum.averaging` measures it to choose an interval."""
         if self.constant is not None:
             return self.constant
         ends = self._ends[max(0, self._position - WINDOW) : self._position + 1].tolist()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modum.update.elastic import Elastic
+from modum.rules.elastic import Elastic
 
 if TYPE_CHECKING:
     from modum.simulate.scenario import Scenario
@@ -99,7 +99,7 @@ class Curve:
 
 
 class Trainer:
-    """The weights of all groups and the shared ones, moved as the box and `modum.update` move them."""
+    """The weights of all groups and the shared ones, moved as the box and `modum.averaging` move them."""
 
     def __init__(self, scenario: Scenario) -> None:
         cluster = scenario.cluster

@@ -6,20 +6,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tensorflow as tf
 
-from modum.launch import detect
+from modum.averaging import LearningRateScale, Worker
+from modum.cluster import detect
+from modum.rules import Hybrid
+from modum.rules.hybrid import check_groups
 from modum.tensorflow.group import TensorFlowGroup, launched_group
 from modum.tensorflow.vector import SharedVariable, check_dtypes, flatten
-from modum.update import Hybrid, LearningRateScale, Participant
-from modum.update.hybrid import check_groups
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from modum.box import Box
-    from modum.update import UpdateRule
+    from modum.rules import UpdateRule
 
 
-class Averager(Participant):
+class Averager(Worker):
     """Shares variables with all other workers that train them, step by step.
 
         averager = Averager(module, box)

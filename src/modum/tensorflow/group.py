@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from modum.cluster import detect
 from modum.errors import BufferNotFoundError, DeadlineError
-from modum.launch import detect
-from modum.launch.commands import free_port
-from modum.update import Group, Relay
+from modum.groups import BoxGroup, Group
+from modum.run.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from modum.box import Box
-    from modum.launch import ClusterEnvironment
+    from modum.cluster import ClusterEnvironment
 
 JOIN_SECONDS = 120.0
 """How long the first members of a group wait for the last ones, which may be long in importing."""
@@ -34,7 +34,7 @@ class TensorFlowGroup(Group):
     (``jit_compile=True``), which knows no collectives between processes on CPUs.
     """
 
-    def __init__(self, relay: Relay | None = None) -> None:
+    def __init__(self, relay: BoxGroup | None = None) -> None:
         self._relay = relay
         self.rank = 0 if relay is None else relay.rank
         self.size = 1 if relay is None else relay.size
@@ -133,7 +133,7 @@ def launched_group(box: Box) -> TensorFlowGroup:
     if _strategy is None:
         _strategy = _start(box, name, environment)
     if _launched is None or _launched[0] is not box:
-        relay = Relay(box, f"{name}/relay", rank=environment.group_rank, size=environment.group_size)
+        relay = BoxGroup(box, f"{name}/relay", rank=environment.group_rank, size=environment.group_size)
         _launched = (box, TensorFlowGroup(relay))
     return _launched[1]
 

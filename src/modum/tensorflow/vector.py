@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from modum.update import Vector
+from modum.parameters import Vector
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

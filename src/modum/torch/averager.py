@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from modum.launch import detect
+from modum.averaging import LearningRateScale, Worker
+from modum.cluster import detect
+from modum.rules import Hybrid
+from modum.rules.hybrid import check_groups
 from modum.torch.flat import flatten, shared_tensors
 from modum.torch.gradients import GradientBucket
 from modum.torch.group import TorchGroup, launched_group
-from modum.update import Hybrid, LearningRateScale, Participant
-from modum.update.hybrid import check_groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from modum.box import Box
-    from modum.launch import ClusterEnvironment
-    from modum.update import UpdateRule
+    from modum.cluster import ClusterEnvironment
+    from modum.rules import UpdateRule
 
 
-class Averager(Participant):
+class Averager(Worker):
     """Shares a model's weights with all other workers that train it, step by step.
 
         averager = Averager(model, optimizer, box)

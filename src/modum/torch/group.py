@@ -11,15 +11,15 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
-from modum.launch.torch_store import job_store
-from modum.update import Group
+from modum.groups import Group
+from modum.torch.store import job_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from modum.launch import ClusterEnvironment
+    from modum.cluster import ClusterEnvironment
 
 JOIN_SECONDS = 60.0
 """How long the first workers of a job wait for the last ones, which may be long in importing."""

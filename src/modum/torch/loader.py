@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from modum.update import SharedSamples
+    from modum.samples import SharedSamples
 
 CHOSEN_HERE = ("batch_size", "shuffle", "sampler", "batch_sampler", "drop_last")
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch.optim import Optimizer
 
-    from modum.launch import Job
+    from modum.job import Job
     from modum.pipeline import Cuts
 
 __all__ = ["TorchStage", "partition"]

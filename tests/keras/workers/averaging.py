@@ -19,11 +19,11 @@ import pytest
 from keras import layers
 
 import modum.keras
+from modum.averaging import Membership
 from modum.box import Box, Server
 from modum.errors import MismatchError
 from modum.keras import Averaging, Downpour, Elastic, Hybrid
 from modum.observe.progress import read_progress
-from modum.update import Membership
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((96, 6)).astype("float32")

@@ -23,7 +23,7 @@ from tests.pipeline.support import job_of, run_workers, unless_raised
 from modum.box import Box, Server
 from modum.keras.stages import KerasStage, partition
 from modum.pipeline import Mode, Pipeline
-from modum.update import Downpour, Elastic, UpdateRule
+from modum.rules import Downpour, Elastic, UpdateRule
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.standard_normal((96, 8, 8, 1)).astype("float32")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from tests.update.support import elastic_reference, until
+from tests.support import elastic_reference, until
 
 from modum.box import Box, Server
 from modum.errors import MismatchError

@@ -2,7 +2,7 @@
 
 import torch
 
-from modum.launch import detect
+from modum.cluster import detect
 from modum.torch.group import launched_group
 
 environment = detect()

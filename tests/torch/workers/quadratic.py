@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from tests.update.support import Floats, gradient
+from tests.support import Floats, gradient
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 import modum
-from modum.launch import Job
+from modum.job import Job
 from modum.torch import Averager, Elastic, Hybrid
 
 STEPS, INTERVAL, DIRECTORY = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])

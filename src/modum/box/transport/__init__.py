@@ -5,13 +5,13 @@ import os
 import socket
 from typing import Final
 
-from modum.box.lane import Endpoint, Lanes
+from modum.box.client.connection import ConnectionPool, Endpoint
+from modum.box.protocol.messages import Welcome
 from modum.box.sockets import format_address, local_host, parse_address
 from modum.box.transport.base import Attachment, Transport, Work
 from modum.box.transport.local import LocalTransport
 from modum.box.transport.rdma import RdmaTransport
 from modum.box.transport.tcp import TcpTransport
-from modum.box.wire import Welcome
 from modum.errors import TransportError
 
 __all__ = ["TRANSPORTS", "Attachment", "Transport", "Work", "check_choice", "open_transport"]
@@ -62,7 +62,7 @@ def open_transport(
     host, port = parse_address(address)
     address = format_address(host, port)
     endpoint = Endpoint(address, socket.AF_INET, (host, port), token, session)
-    lanes = Lanes(endpoint)
+    lanes = ConnectionPool(endpoint)
     with lanes.lane() as lane:
         welcome = lane.connect(patience, "connect")
     if choice in ("tcp", "rdma"):
@@ -74,7 +74,7 @@ def open_transport(
     if reason:
         return _over_network(lanes, welcome, choice, patience)
     nearby = Endpoint(address, socket.AF_UNIX, f"\0{welcome.local_socket}", token, session, endpoint.server)
-    nearby_lanes = Lanes(nearby, first=1)  # numbers of lanes are never used again: 0 was the greeting over TCP
+    nearby_lanes = ConnectionPool(nearby, first=1)  # numbers of lanes are never used again: 0 was the greeting over TCP
     try:
         with nearby_lanes.lane() as lane:
             lane.connect(patience, "connect to the Unix socket")
@@ -83,7 +83,7 @@ def open_transport(
     return LocalTransport(nearby_lanes, threads)
 
 
-def _over_network(lanes: Lanes, welcome: Welcome, choice: str, patience: float) -> Transport:
+def _over_network(lanes: ConnectionPool, welcome: Welcome, choice: str, patience: float) -> Transport:
     here = RdmaTransport.unavailable()
     there = None if welcome.rails else f"the server cannot: {welcome.no_rails}"
     if choice == "tcp" or (choice == "auto" and (here or there)):

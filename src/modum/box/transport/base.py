@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
+from modum.box.client.connection import Connection, ConnectionPool, Pending
 from modum.box.kernels import Array
-from modum.box.lane import Lane, Lanes, Pending
-from modum.box.memory import Piece
-from modum.box.wire import MAX_WAIT, Bye, Header, Op, Publish, Request, SegmentInfo, Version, decode, encode
+from modum.box.protocol.frames import Header, Op
+from modum.box.protocol.layout import Piece
+from modum.box.protocol.limits import MAX_WAIT
+from modum.box.protocol.messages import Bye, Publish, Request, SegmentInfo, Version, decode, encode
 
 T = TypeVar("T")
 
@@ -63,7 +65,7 @@ class Transport(ABC):
 
     name: ClassVar[str]
 
-    def __init__(self, lanes: Lanes) -> None:
+    def __init__(self, lanes: ConnectionPool) -> None:
         self.lanes = lanes
 
     @property
@@ -94,7 +96,7 @@ class Transport(ABC):
         """Do the work and return when it is acknowledged.
 
         Raises:
-            ModumError: see `Lane.transact` and `memory.apply`; what was not acknowledged may have been applied, once.
+            ModumError: see `Connection.transact` and `apply`; what was not acknowledged may have been applied, once.
         """
 
     def call(self, request: Request, kind: type[T], patience: float) -> T:
@@ -116,7 +118,7 @@ class Transport(ABC):
         self.lanes.close()
 
 
-def call(lane: Lane, request: Request, kind: type[T], patience: float) -> T:
+def call(lane: Connection, request: Request, kind: type[T], patience: float) -> T:
     """Make a request over one connection; its answer, of type `kind`."""
     payload = encode(request)
     pending = Pending(Header(Op.CALL, 0, len(payload)), payload)

@@ -6,11 +6,14 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
+from modum.box.client.connection import ConnectionPool
 from modum.box.kernels import Kernels
-from modum.box.lane import Lanes
-from modum.box.memory import Locks, Mapping, Party, Piece, apply
+from modum.box.memory.apply import Party, apply
+from modum.box.memory.locks import Locks
+from modum.box.memory.segment import Mapping
+from modum.box.protocol.layout import Piece
+from modum.box.protocol.messages import SegmentInfo
 from modum.box.transport.base import Attachment, Transport, Work
-from modum.box.wire import SegmentInfo
 
 
 @dataclass(slots=True)
@@ -34,7 +37,7 @@ class LocalTransport(Transport):
 
     name = "local"
 
-    def __init__(self, lanes: Lanes, threads: int) -> None:
+    def __init__(self, lanes: ConnectionPool, threads: int) -> None:
         super().__init__(lanes)
         from modum.box.kernels import fused  # Numba: only who maps memory needs it
 

@@ -12,13 +12,16 @@ from itertools import count
 
 import numpy as np
 
-from modum.box.lane import Lane, Lanes
-from modum.box.memory import Piece, mark_offset, trailer_offset
+from modum.box.client.connection import Connection, ConnectionPool
+from modum.box.memory.segment import mark_offset, trailer_offset
+from modum.box.protocol.frames import Op
+from modum.box.protocol.layout import Piece
+from modum.box.protocol.limits import CHUNK
+from modum.box.protocol.messages import SegmentInfo
+from modum.box.rdma.client import OneSidedConnection, RdmaAttachment, rail_of
+from modum.box.rdma.devices import rails, why_no_rails
 from modum.box.transport.base import Attachment, Transport, Work, call
-from modum.box.transport.frames import frames
-from modum.box.transport.link import RdmaAttachment, RdmaLink, rail_of
-from modum.box.verbs import rails, why_no_rails
-from modum.box.wire import CHUNK, Op, SegmentInfo
+from modum.box.transport.requests import frames
 from modum.errors import BufferNotFoundError
 
 _BATCH = 16  # chunks that are read between two looks at the marks
@@ -42,10 +45,10 @@ class RdmaTransport(Transport):
 
     name = "rdma"
 
-    def __init__(self, lanes: Lanes, devices: list[str], patience: float) -> None:
+    def __init__(self, lanes: ConnectionPool, devices: list[str], patience: float) -> None:
         super().__init__(lanes)
         self._pairs = list(zip(rails(), range(len(devices)), strict=False))
-        self._idle: dict[int, RdmaLink] = {}  # by lane; nobody uses them now
+        self._idle: dict[int, OneSidedConnection] = {}  # by lane; nobody uses them now
         self._mutex = threading.Lock()
         self._closed = False
         self._patience = patience
@@ -102,7 +105,7 @@ class RdmaTransport(Transport):
                 self._idle.popitem()[1].close()
 
     @contextmanager
-    def _linked(self, phase: object) -> Iterator[tuple[Lane, RdmaLink]]:
+    def _linked(self, phase: object) -> Iterator[tuple[Connection, OneSidedConnection]]:
         """A lane and its link, over a connection whose server knows it; both come back unless they were left in the
         middle of something."""
         with self.lanes.lane() as lane:
@@ -122,13 +125,15 @@ class RdmaTransport(Transport):
                 if not keep:
                     link.close()
 
-    def _new_link(self, lane: Lane) -> RdmaLink:
+    def _new_link(self, lane: Connection) -> OneSidedConnection:
         device, rail = self._pairs[rail_of(next(_turns), len(self._pairs))]
-        link = RdmaLink(self.address, lane.number, rail, device, lambda *what: call(lane, *what), self._patience)
+        link = OneSidedConnection(
+            self.address, lane.number, rail, device, lambda *what: call(lane, *what), self._patience
+        )
         link.ask = self.call  # from now on the lane may be in the middle of something
         return link
 
-    def _read(self, link: RdmaLink, work: Work) -> list[Piece]:
+    def _read(self, link: OneSidedConnection, work: Work) -> list[Piece]:
         """Read one-sidedly; the pieces that others changed so often that the server has to be asked."""
         attachment = _own(work.target)
         assert work.data is not None
@@ -156,7 +161,7 @@ class RdmaTransport(Transport):
         return busy
 
     @staticmethod
-    def _look(link: RdmaLink, attachment: RdmaAttachment, first: int, last: int, work: Work) -> list[int]:
+    def _look(link: OneSidedConnection, attachment: RdmaAttachment, first: int, last: int, work: Work) -> list[int]:
         """The marks of chunks `first` to `last`, all gotten after this was called."""
         words = np.empty(1 + last - first + 1, np.uint64)
         size = attachment.info.segment_bytes

@@ -1,8 +1,8 @@
 """TCP: chunks are pipelined over plain sockets, and the server applies each as it lands."""
 
+from modum.box.protocol.messages import SegmentInfo
 from modum.box.transport.base import Attachment, Transport, Work
-from modum.box.transport.frames import frames
-from modum.box.wire import SegmentInfo
+from modum.box.transport.requests import frames
 
 
 class TcpTransport(Transport):

@@ -1,0 +1,313 @@
+"""The client's side of the box: one shared memory made of several servers."""
+
+import builtins
+import logging
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import msgspec
+
+from modum.box.auth import read_token
+from modum.box.buffer import Buffer, BufferInfo
+from modum.box.client.fanout import Fanout
+from modum.box.kernels import STORAGE
+from modum.box.primitives import Counter, Lease, LeaseInfo, WorkQueue
+from modum.box.protocol.layout import Layout
+from modum.box.protocol.limits import MAX_DIMENSIONS, MAX_NAME, SESSION_BYTES
+from modum.box.protocol.messages import (
+    Create,
+    Delete,
+    Join,
+    ListBuffers,
+    ListLeases,
+    Look,
+    Open,
+    SegmentInfo,
+    ServerStatistics,
+)
+from modum.box.transport import Transport, check_choice, open_transport
+from modum.errors import BufferNotFoundError, DeadlineError, ModumError
+
+log = logging.getLogger("modum.box")
+
+TIMEOUT: Final = 30.0
+MOST_THREADS: Final = 4  # more do not make a copy faster where a few fill the memory bus
+_INCOMPLETE_PAUSE: Final = 0.01  # seconds between two looks for a buffer that is just being made
+
+
+@dataclass(frozen=True, slots=True)
+class BoxStatistics:
+    """The statistics of all servers, in the box's order, and the transports that this client uses."""
+
+    servers: tuple[ServerStatistics, ...]
+    transports: tuple[str, ...]
+
+
+class Box:
+    """One client of a pool of memory servers. Any thread may call anything.
+
+    `servers` are the addresses in the order that is the box's identity, `transports` how each is reached,
+    `session` the name of this client in errors and tables.
+    """
+
+    def __init__(self, servers: Fanout, session: str, namespace: str = "") -> None:
+        self._servers = servers
+        self._prefix = f"{namespace}/" if namespace else ""
+        self.session = session
+        self.servers = tuple(transport.address for transport in servers.transports)
+        self.transports = tuple(transport.name for transport in servers.transports)
+        self._buffers: set[Buffer] = set()
+        self._closed = False
+
+    @classmethod
+    def connect(
+        cls,
+        servers: str | Sequence[str],
+        *,
+        token: str | None = None,
+        transport: str | None = None,
+        timeout: float = TIMEOUT,
+        threads: int | None = None,
+        namespace: str = "",
+    ) -> "Box":
+        """Connect to memory servers.
+
+        Args:
+            servers: addresses "host:port", in a list or separated by commas. Every client must give the same list in
+                the same order.
+            token: the job's token; None takes the environment variable MODUM_TOKEN.
+            transport: "auto" (default), "local", "rdma" or "tcp"; None takes MODUM_TRANSPORT. "auto" maps the memory of
+                a server on this machine, and uses RDMA for another where both have a device for it, else TCP; a choice
+                that cannot be had is an error.
+            timeout: seconds without any progress after which a call gives up.
+            threads: how many threads one operation may use where this client computes; default: the CPUs that this
+                process may use, at most 4.
+            namespace: what every name of this client stands below, so that jobs that share a box do not meet: "a" in
+                the namespace "b" is "b/a" to clients without one.
+
+        Raises:
+            AuthenticationError: the token is missing or wrong.
+            ConnectionLostError, DeadlineError: a server cannot be reached.
+            MismatchError: a server belongs to a box with another list.
+            TransportError: the transport cannot be had; the message says why.
+        """
+        addresses = [part for part in servers.split(",") if part.strip()] if isinstance(servers, str) else list(servers)
+        if not addresses:
+            raise ValueError("no memory server was named. HINT: give host:port, as `modum server` prints it")
+        if timeout <= 0:
+            raise ValueError(f"timeout must be positive, not {timeout}")
+        choice = check_choice(transport)
+        session = secrets.token_bytes(SESSION_BYTES)
+        opened: list[Transport] = []
+        try:
+            for address in addresses:
+                way = open_transport(
+                    address,
+                    choice=choice,
+                    token=token if token is not None else read_token(),
+                    session=session,
+                    threads=threads or min(MOST_THREADS, len(os.sched_getaffinity(0))),
+                    patience=timeout,
+                )
+                opened.append(way)
+            identities = [transport.lanes.endpoint.server for transport in opened]
+            if len(set(identities)) < len(identities):
+                raise ValueError(f"a memory server stands twice in the list {', '.join(addresses)}")
+            for index, way in enumerate(opened):
+                way.call(Join(identities, [each.address for each in opened], index), type(None), timeout)
+        except BaseException:
+            for way in opened:
+                way.close()
+            raise
+        for way in opened:
+            log.info("box: %s via %s", way.address, way.route)
+        return cls(Fanout(opened, timeout), session.hex(), namespace)
+
+    def close(self) -> None:
+        """Say goodbye to the servers: leases and unfinished work items go back at once. Buffers stay in the box."""
+        if self._closed:
+            return
+        self._closed = True
+        for buffer in tuple(self._buffers):
+            buffer.close()
+        for server in range(len(self._servers)):
+            try:
+                self._servers.transports[server].leave(patience=1.0)
+            except (ModumError, OSError) as error:
+                log.info("goodbye failed: %s", error)
+        self._servers.close()
+
+    def __enter__(self) -> "Box":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        ways = zip(self.servers, self.transports, strict=True)
+        return f"Box({', '.join(f'{server} via {transport}' for server, transport in ways)})"
+
+    # ---- buffers
+
+    def create(
+        self,
+        name: str,
+        shape: int | Sequence[int],
+        dtype: str = "float32",
+        *,
+        meta: dict[str, Any] | None = None,
+    ) -> Buffer:
+        """Make a zero-filled buffer, striped over all servers.
+
+        Args:
+            name: at most 255 bytes.
+            shape: extents, each at least 1.
+            dtype: "float32", "bfloat16" or "int64".
+            meta: anything that msgpack can hold, for those who open it.
+
+        Raises:
+            ValueError: an argument is out of its range.
+            BufferExistsError: the name is taken.
+            PoolFullError: a server has not enough memory left; nothing was made.
+        """
+        extents = [shape] if isinstance(shape, int) else [int(extent) for extent in shape]
+        if dtype not in STORAGE:
+            raise ValueError(f"dtype {dtype!r} is not one of {', '.join(STORAGE)}")
+        if len(extents) > MAX_DIMENSIONS or any(extent < 1 for extent in extents):
+            raise ValueError(f"shape {tuple(extents)} must have at most {MAX_DIMENSIONS} extents of at least 1")
+        name = self._prefix + name
+        if not len(self._prefix) < len(name.encode()) <= MAX_NAME:
+            raise ValueError(f"a name has 1 to {MAX_NAME} bytes, not {len(name.encode())}")
+        nbytes = STORAGE[dtype].itemsize
+        for extent in extents:
+            nbytes *= extent
+        layout = Layout.of(name, nbytes, len(self._servers))
+        packed = msgspec.msgpack.encode(meta or {})
+        sizes = layout.segments()
+        made: list[int] = []
+        infos: dict[int, SegmentInfo] = {}
+        try:
+            # the home first: it decides between two clients that make the same name
+            for server in sorted(range(len(self._servers)), key=lambda number: number != layout.home):
+                request = Create(name, extents, dtype, nbytes, sizes[server], packed)
+                infos[server] = self._servers.call(server, request, SegmentInfo)
+                made.append(server)
+        except ModumError:
+            for server in made:
+                self._servers.call(server, Delete(name), type(None))
+            raise
+        return self._attach([infos[server] for server in range(len(self._servers))])
+
+    def open(self, name: str) -> Buffer:
+        """Open a buffer that somebody made.
+
+        Raises:
+            BufferNotFoundError: there is none of this name.
+        """
+        name = self._prefix + name
+        home = self._servers.home(name)
+        infos = {home: self._servers.call(home, Open(name), SegmentInfo)}
+        deadline = time.monotonic() + self._servers.timeout
+        for server in range(len(self._servers)):
+            while server not in infos:
+                try:
+                    infos[server] = self._servers.call(server, Open(name), SegmentInfo)
+                except BufferNotFoundError:
+                    if time.monotonic() > deadline:
+                        raise DeadlineError(
+                            f"buffer {name!r} is on memory server {self.servers[home]} but not on"
+                            f" {self.servers[server]}: whoever made it has died. HINT: box.delete({name!r})"
+                        ) from None
+                    time.sleep(_INCOMPLETE_PAUSE)  # it is just being made
+        return self._attach([infos[server] for server in range(len(self._servers))])
+
+    def _attach(self, infos: Sequence[SegmentInfo]) -> Buffer:
+        attachments = [
+            transport.attach(info, self._servers.timeout)
+            for transport, info in zip(self._servers.transports, infos, strict=True)
+        ]
+        buffer = Buffer(self._servers, attachments, self._buffers.discard)
+        self._buffers.add(buffer)
+        return buffer
+
+    def delete(self, name: str) -> None:
+        """Delete a buffer; whoever has it open gets BufferNotFoundError from then on.
+
+        Raises:
+            BufferNotFoundError: there is none of this name.
+        """
+        name = self._prefix + name
+        home = self._servers.home(name)
+        self._servers.call(home, Delete(name), type(None))
+        for server in range(len(self._servers)):
+            if server != home:
+                try:
+                    self._servers.call(server, Delete(name), type(None))
+                except BufferNotFoundError:
+                    pass  # its maker died before it came here
+
+    def list(self) -> builtins.list[BufferInfo]:
+        """All buffers of this namespace, by name."""
+        found = self._servers.each(
+            lambda server, transport: [
+                BufferInfo.of(info)
+                for info in transport.call(ListBuffers(), builtins.list[SegmentInfo], self._servers.timeout)
+                if self._servers.home(info.name) == server and info.name.startswith(self._prefix)
+            ]
+        )
+        within = [replace(info, name=info.name.removeprefix(self._prefix)) for infos in found for info in infos]
+        return sorted(within, key=lambda info: info.name)
+
+    # ---- what workers agree by
+
+    def counter(self, name: str) -> Counter:
+        """The counter of this name: a 64-bit integer, 0 at first."""
+        return Counter(self._servers, self._prefix + name)
+
+    def queue(self, name: str, size: int) -> WorkQueue:
+        """The work queue of this name, made on first use, with items 0 to `size` - 1.
+
+        Raises:
+            ValueError: it is there with another size.
+        """
+        if size < 1:
+            raise ValueError(f"a work queue has at least 1 item, not {size}")
+        return WorkQueue(self._servers, self._prefix + name, size)
+
+    def lock(self, name: str, *, ttl: float = 30.0, timeout: float | None = None) -> Lease:
+        """Take the lease of this name, waiting until it is free.
+
+        Args:
+            name: of the lease.
+            ttl: seconds after which it is lost unless it is renewed.
+            timeout: seconds to wait (default: the box's).
+
+        Raises:
+            DeadlineError: somebody else still holds it; the message names the session.
+        """
+        if ttl <= 0:
+            raise ValueError(f"ttl must be positive, not {ttl}")
+        return Lease.acquire(self._servers, self._prefix + name, ttl, timeout)
+
+    def leases(self, prefix: str = "") -> builtins.list[LeaseInfo]:
+        """The leases of this namespace that are held now and whose names start with `prefix`, by name."""
+        found = self._servers.each(
+            lambda _, transport: transport.call(
+                ListLeases(self._prefix + prefix), builtins.list[tuple[str, str, float]], self._servers.timeout
+            )
+        )
+        held = (
+            LeaseInfo(name.removeprefix(self._prefix), holder, seconds)
+            for leases in found
+            for name, holder, seconds in leases
+        )
+        return sorted(held, key=lambda lease: lease.name)
+
+    def statistics(self) -> BoxStatistics:
+        """What every server holds and has done."""
+        looks = self._servers.each(lambda _, transport: transport.call(Look(), ServerStatistics, self._servers.timeout))
+        return BoxStatistics(tuple(looks), self.transports)

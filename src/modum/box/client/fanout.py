@@ -1,0 +1,103 @@
+"""A client's transports to all servers of a box, and how an operation is spread over them."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+from modum.box.protocol.layout import home_of
+from modum.box.protocol.limits import MAX_WAIT
+from modum.box.protocol.messages import Request
+from modum.box.transport import Attachment, Transport, Work
+from modum.errors import DeadlineError
+
+T = TypeVar("T")
+_OPERATIONS = 4  # how many operations of one client may be under way on all servers at one time
+
+
+class Fanout:
+    """The servers in the order that is the box's identity. Thread-safe."""
+
+    def __init__(self, transports: Sequence[Transport], timeout: float) -> None:
+        self.transports = tuple(transports)
+        self.timeout = timeout
+        self._workers = (
+            ThreadPoolExecutor(_OPERATIONS * len(transports), "modum-server") if len(transports) > 1 else None
+        )
+
+    def __len__(self) -> int:
+        return len(self.transports)
+
+    def home(self, name: str) -> int:
+        """The number of the server that keeps what `name` has once."""
+        return home_of(name, len(self))
+
+    def call_home(self, name: str, request: Request, kind: type[T]) -> T:
+        """Ask the home of `name`."""
+        return self.call(self.home(name), request, kind)
+
+    def call(self, server: int, request: Request, kind: type[T]) -> T:
+        """Ask one server."""
+        return self.transports[server].call(request, kind, self.timeout)
+
+    def call_until(
+        self,
+        name: str,
+        ask: Callable[[float], Request],
+        kind: type[T],
+        enough: Callable[[T], bool],
+        timeout: float | None,
+        failure: Callable[[T], str],
+    ) -> T:
+        """Ask the home of `name` again and again, each time letting the server wait, until the answer is enough.
+
+        Args:
+            name: of the thing that is asked about.
+            ask: makes the request that waits so many seconds.
+            kind: type of the answer.
+            enough: whether the answer ends the wait.
+            timeout: seconds; None is the box's.
+            failure: what to say of the last answer when time is up.
+
+        Raises:
+            DeadlineError: time is up.
+        """
+        seconds = self.timeout if timeout is None else timeout
+        deadline = time.monotonic() + seconds
+        transport = self.transports[self.home(name)]
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            answer = transport.call(ask(min(left, MAX_WAIT)), kind, self.timeout + MAX_WAIT)
+            if enough(answer):
+                return answer
+            if time.monotonic() >= deadline:
+                raise DeadlineError(f"{failure(answer)} after {seconds:g} s (memory server {transport.address})")
+
+    def each(self, act: Callable[[int, Transport], T], chosen: Iterable[int] | None = None) -> list[T]:
+        """Run `act(number, transport)` for all servers, or the chosen ones, at one time; then raise what failed."""
+        numbers = list(range(len(self)) if chosen is None else chosen)
+        if self._workers is None or len(numbers) == 1:
+            return [act(number, self.transports[number]) for number in numbers]
+        futures: list[Future[T]] = []
+        try:
+            futures += [self._workers.submit(act, number, self.transports[number]) for number in numbers]
+        except RuntimeError:  # the interpreter is ending: there are no threads any more, but exit handlers may call
+            return [act(number, self.transports[number]) for number in numbers]
+        wait(futures)
+        return [future.result() for future in futures]
+
+    def run(self, works: dict[int, Work], home: int, publish: Attachment | None) -> None:
+        """Run the parts of an operation on their servers; then the buffer's version goes up, if it is given."""
+        alone = publish is not None and set(works) == {home}
+        if alone:
+            works[home].publish = True
+        self.each(lambda number, transport: transport.run(works[number]), works)
+        if publish is not None and not alone:
+            self.transports[home].publish(publish, self.timeout)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for transport in self.transports:
+            transport.close()
+        if self._workers:
+            self._workers.shutdown()

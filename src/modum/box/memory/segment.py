@@ -1,0 +1,123 @@
+"""Segments: anonymous shared memory, cut into chunks that are locked by the kernel.
+
+A segment is a sealed `memfd`: nothing lies in /dev/shm, and nobody can shrink it under the others. After the data
+comes the trailer: a page that says whether it was deleted, its version and its counts, so that clients that map the
+memory keep them without the server; and a mark for every chunk, which is odd while the chunk is changed and goes up
+each time, for those who read from afar without a lock.
+
+Locks are open-file-description byte-range locks (fcntl(2), F_OFD_SETLK). The kernel drops them when their holder dies.
+They belong to the open file description, so every party reopens the memfd to have its own: see `Locks`.
+"""
+
+import fcntl
+import mmap
+import os
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modum.box.kernels import STORAGE, Array
+from modum.box.protocol.frames import DATA_OPS
+from modum.box.protocol.limits import CHUNK
+from modum.errors import BufferNotFoundError
+
+PAGE: Final = mmap.PAGESIZE
+
+# words of the trailer, 8 bytes each; the counts of operation `op` are at 2 op (operations) and 2 op + 1 (bytes)
+_DELETED: Final = 0
+VERSION: Final = 1
+_FIRST_MARK: Final = PAGE // 8
+
+
+def create_memfd(name: str, nbytes: int) -> int:
+    """An anonymous file of `nbytes` and a trailer, sealed against a change of size; returns its descriptor."""
+    descriptor = os.memfd_create(f"modum:{name}"[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, file_bytes(nbytes))
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return descriptor
+
+
+def file_bytes(nbytes: int) -> int:
+    """Bytes of the file of a segment of `nbytes`: whole pages, and the trailer."""
+    chunks = -(-nbytes // CHUNK)
+    return trailer_offset(nbytes) + PAGE + -(-8 * chunks // PAGE) * PAGE
+
+
+def trailer_offset(nbytes: int) -> int:
+    """Where the trailer of a segment of `nbytes` begins in its file."""
+    return -(-nbytes // PAGE) * PAGE
+
+
+def mark_offset(nbytes: int, chunk: int) -> int:
+    """Where the mark of a chunk lies in the file of a segment of `nbytes`."""
+    return trailer_offset(nbytes) + 8 * (_FIRST_MARK + chunk)
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Operations finished and bytes moved, by operation."""
+
+    operations: Counter[str]
+    nbytes: Counter[str]
+
+    def __add__(self, other: "Traffic") -> "Traffic":
+        return Traffic(self.operations + other.operations, self.nbytes + other.nbytes)
+
+
+class Mapping:
+    """A segment's memory in this process. Several parties (threads with their own `Locks`) may use one mapping.
+
+    It is unmapped when the last reference to it, or to an array of it, is gone.
+    """
+
+    def __init__(self, descriptor: int, nbytes: int) -> None:
+        memory = mmap.mmap(descriptor, file_bytes(nbytes))
+        self.bytes: NDArray[np.uint8] = np.frombuffer(memory, np.uint8, nbytes)
+        self.trailer = memoryview(memory)[trailer_offset(nbytes) :].cast("Q")
+
+    @property
+    def address(self) -> int:
+        """Where the file begins in this process."""
+        return self.bytes.ctypes.data
+
+    def typed(self, dtype: str) -> Array:
+        """The data as elements of `dtype`."""
+        return self.bytes.view(STORAGE[dtype])
+
+    @property
+    def version(self) -> int:
+        """Number of published operations."""
+        return self.trailer[VERSION]
+
+    def begin(self, offset: int, nbytes: int) -> None:
+        """The chunks of bytes [offset, offset + nbytes), which are locked, begin to change."""
+        for word in _marks(offset, nbytes):
+            self.trailer[word] |= 1  # it is odd already where the last one to change the chunk died of it
+
+    def end(self, offset: int, nbytes: int) -> None:
+        """They have changed. Stores are seen in their order on x86-64; others lock, or read through the server."""
+        for word in _marks(offset, nbytes):
+            self.trailer[word] += 1
+
+    def mark_deleted(self) -> None:
+        """Tell every party that the buffer was deleted."""
+        self.trailer[_DELETED] = 1
+
+    def check(self, name: str) -> None:
+        """Raise BufferNotFoundError if the buffer was deleted."""
+        if self.trailer[_DELETED]:
+            raise BufferNotFoundError(f"buffer {name!r} was deleted")
+
+    def traffic(self) -> Traffic:
+        """What was done with this segment so far, by all parties."""
+        return Traffic(
+            Counter({op.name.lower(): self.trailer[2 * op] for op in DATA_OPS}),
+            Counter({op.name.lower(): self.trailer[2 * op + 1] for op in DATA_OPS}),
+        )
+
+
+def _marks(offset: int, nbytes: int) -> range:
+    return range(_FIRST_MARK + offset // CHUNK, _FIRST_MARK + (offset + nbytes - 1) // CHUNK + 1)

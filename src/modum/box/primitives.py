@@ -1,0 +1,167 @@
+"""What workers agree by: counters, leases and work queues in the box."""
+
+from dataclasses import dataclass
+from types import TracebackType
+
+from modum.box.client.fanout import Fanout
+from modum.box.protocol.messages import (
+    CounterAdd,
+    CounterWait,
+    LeaseAcquire,
+    LeaseRelease,
+    LeaseRenew,
+    QueueDone,
+    QueueLook,
+    QueueOpen,
+    QueueTake,
+)
+from modum.errors import LeaseLostError
+
+
+class Counter:
+    """A shared 64-bit integer that starts at 0; made by `Box.counter`."""
+
+    def __init__(self, servers: Fanout, name: str) -> None:
+        self.name = name
+        self._servers = servers
+
+    @property
+    def value(self) -> int:
+        """The value now."""
+        return self.add(0)
+
+    def add(self, amount: int) -> int:
+        """Add `amount` exactly once, and return the value before (fetch-and-add).
+
+        Raises:
+            ValueError: the sum does not fit in 64 bits.
+        """
+        return self._servers.call_home(self.name, CounterAdd(self.name, int(amount)), int)
+
+    def wait(self, at_least: int, timeout: float | None = None) -> int:
+        """Wait until the value is at least `at_least`; returns it.
+
+        Raises:
+            DeadlineError: it was not within `timeout` seconds (default: the box's).
+        """
+        return self._servers.call_until(
+            self.name,
+            lambda wait: CounterWait(self.name, at_least, wait),
+            int,
+            lambda value: value >= at_least,
+            timeout,
+            lambda value: f"wait for counter {self.name!r}: it is {value}, not {at_least}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseInfo:
+    """A lease that somebody holds: its name, the session that holds it, and the seconds it has left."""
+
+    name: str
+    holder: str
+    seconds: float
+
+
+class Lease:
+    """A named lock for a time; made by `Box.lock`, released by `with`.
+
+    It is lost when `ttl` seconds pass without `renew`, or when its holder's session ends (the process died, or was cut
+    off for longer than the server's grace).
+    """
+
+    def __init__(self, servers: Fanout, name: str, grant: int) -> None:
+        self.name = name
+        self._servers = servers
+        self._grant = grant
+
+    @classmethod
+    def acquire(cls, servers: Fanout, name: str, ttl: float, timeout: float | None) -> "Lease":
+        """See `Box.lock`."""
+        grant, _ = servers.call_until(
+            name,
+            lambda wait: LeaseAcquire(name, ttl, wait),
+            tuple[int, str],
+            lambda answer: answer[0] > 0,
+            timeout,
+            lambda answer: f"lease {name!r} is still held by session {answer[1]}",
+        )
+        return cls(servers, name, grant)
+
+    def renew(self) -> None:
+        """Start its time again.
+
+        Raises:
+            LeaseLostError: it is not held any more.
+        """
+        self._servers.call_home(self.name, LeaseRenew(self.name, self._grant), type(None))
+
+    def release(self) -> None:
+        """Give it up.
+
+        Raises:
+            LeaseLostError: it was not held any more.
+        """
+        self._servers.call_home(self.name, LeaseRelease(self.name, self._grant), type(None))
+
+    def __enter__(self) -> "Lease":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.release()
+        except LeaseLostError:
+            if error is None:
+                raise
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatistics:
+    """Items of a work queue: in all, held by somebody, and done."""
+
+    size: int
+    taken: int
+    done: int
+
+
+class WorkQueue:
+    """Numbered items of work, each handed to one session at a time; made by `Box.queue`.
+
+    An item that its taker does not finish, because its session ended, is handed out again, before fresh ones.
+    """
+
+    def __init__(self, servers: Fanout, name: str, size: int) -> None:
+        self.name = name
+        self.size = size
+        self._servers = servers
+        servers.call_home(name, QueueOpen(name, size), type(None))
+
+    def take(self, timeout: float | None = None) -> int | None:
+        """The next item; None once all are done. Waits while the last ones are in the hands of others.
+
+        Raises:
+            DeadlineError: others still work on the last items after `timeout` seconds (default: the box's).
+        """
+        item, _ = self._servers.call_until(
+            self.name,
+            lambda wait: QueueTake(self.name, wait),
+            tuple[int, bool],
+            lambda answer: answer[0] >= 0 or answer[1],
+            timeout,
+            lambda answer: f"take from work queue {self.name!r}: others still hold its last items",
+        )
+        return item if item >= 0 else None
+
+    def done(self, item: int) -> None:
+        """This session has finished `item`.
+
+        Raises:
+            LeaseLostError: the item is not this session's: it was away too long, and another has it.
+        """
+        self._servers.call_home(self.name, QueueDone(self.name, item), type(None))
+
+    def statistics(self) -> QueueStatistics:
+        """How far it is."""
+        return QueueStatistics(*self._servers.call_home(self.name, QueueLook(self.name), tuple[int, int, int]))

@@ -1,0 +1,1 @@
+"""What crosses the wire: frames, messages, the layout of buffers, and all limits. No I/O."""

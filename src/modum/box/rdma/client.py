@@ -1,0 +1,312 @@
+"""The client's end of a lane's one-sided connection: transfers that go on, over a lost connection too.
+
+A put into the ring that was not announced yet, and every get, may be done again without harm; that is all that happens
+here, so a broken connection is made anew and what was under way is started again.
+"""
+
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+import numpy as np
+
+from modum.box.client.connection import NAP_SECONDS, SPIN_SECONDS, Pending
+from modum.box.protocol.limits import CHUNK, WINDOW
+from modum.box.protocol.messages import Link, Linked, Reach, Remote, Request
+from modum.box.rdma import ucx
+from modum.box.transport.base import Attachment
+from modum.errors import ConnectionLostError, DeadlineError, TransportError
+
+T = TypeVar("T")
+Ask = Callable[[Request, type[T], float], T]
+
+_NOTHING: Final = memoryview(b"")
+_RETRY_PAUSE: Final = 0.05  # seconds between two tries to connect
+
+
+class _Contexts:
+    """UCX's contexts of this process, one a device, each as long as somebody uses it."""
+
+    def __init__(self) -> None:
+        self._users: dict[str, tuple[ucx.Context, int]] = {}
+        self._mutex = threading.Lock()
+
+    def take(self, device: str) -> ucx.Context:
+        with self._mutex:
+            context, users = self._users.get(device) or (ucx.Context(device), 0)
+            self._users[device] = context, users + 1
+            return context
+
+    def give_back(self, context: ucx.Context) -> None:
+        with self._mutex:
+            _, users = self._users[context.device]
+            self._users[context.device] = context, users - 1
+            if users == 1:
+                del self._users[context.device]
+                context.close()
+
+
+contexts: Final = _Contexts()
+
+
+@dataclass(slots=True)
+class RdmaAttachment(Attachment):
+    """A hold on a segment: what a read of it needs, by rail, once somebody has asked for it."""
+
+    remotes: dict[int, Remote] = field(default_factory=dict)
+    closed: bool = False
+
+    def close(self) -> None:
+        """The links let go of their keys before they take the next one."""
+        self.closed = True
+
+
+@dataclass(slots=True, eq=False)
+class Transfer:
+    """Bytes between local memory and the ring (`attachment` None), or from a segment at `offset` of its file."""
+
+    local: memoryview
+    attachment: RdmaAttachment | None
+    offset: int
+    put: bool = False
+    request: ucx.Request | None = None
+    ended: bool = False
+
+
+class OneSidedConnection:
+    """One lane's one-sided connection. For one thread at a time, the one that has the lane.
+
+    Args:
+        address: the server, for errors.
+        lane: whose ring it is for.
+        rail: number of the server's device.
+        device: of this machine.
+        ask: makes a request over any connection.
+        patience: seconds for a connection to come about, and to stand after it failed.
+
+    Raises:
+        TransportError: it cannot be made; the message says why.
+    """
+
+    def __init__(self, address: str, lane: int, rail: int, device: str, ask: Ask[Any], patience: float) -> None:
+        self._address = address
+        self._lane = lane
+        self._rail = rail
+        self.ask = ask
+        self._patience = patience
+        self._active: list[Transfer] = []
+        self._staged: dict[int, Transfer] = {}  # by the number of the request
+        self._fetched: dict[int, Transfer] = {}
+        self._keys: dict[int, tuple[RdmaAttachment, Any]] = {}
+        self._failing_since: float | None = None  # nothing has moved since then
+        self._worker: ucx.Worker | None = None
+        self._endpoint: ucx.Endpoint | None = None
+        self._context: ucx.Context | None = None
+        try:
+            self._context = contexts.take(device)
+            self._connect()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, ucx.UcxError):
+                raise TransportError(
+                    f"transport 'rdma' cannot be used with memory server {address} over {device}: {error}"
+                ) from None
+            raise
+
+    def close(self) -> None:
+        """End what is under way, and the connection. Local memory is the caller's again."""
+        self._disconnect()
+        self._active.clear()
+        if self._context:
+            contexts.give_back(self._context)
+            self._context = None
+
+    # ---- what a read needs
+
+    def read(self, attachment: RdmaAttachment, offset: int, local: memoryview) -> Transfer:
+        """Start to read bytes of a segment's file."""
+        if self._rail not in attachment.remotes:
+            attachment.remotes[self._rail] = self.ask(
+                Reach(attachment.info.segment, self._rail), Remote, self._patience
+            )
+        return self._begin(Transfer(local, attachment, offset))
+
+    def wait(self, transfers: Sequence[Transfer], patience: float, phase: object) -> None:
+        """Wait until all of them have ended.
+
+        Raises:
+            DeadlineError: nothing moved for `patience` seconds.
+            ConnectionLostError: the server is gone.
+            BufferNotFoundError: the buffer that is read was deleted meanwhile.
+        """
+        moved = time.monotonic()
+        while not all(transfer.ended for transfer in transfers):
+            now = time.monotonic()
+            if self.progress():
+                moved = now
+            elif now - moved > patience:
+                raise DeadlineError(f"{phase}: memory server {self._address} did not answer for {patience:g} s")
+            elif now - moved > SPIN_SECONDS and self.arm():
+                poll = select.poll()
+                poll.register(self.fileno(), select.POLLIN)
+                poll.poll(NAP_SECONDS * 1000)
+
+    # ---- a carrier
+
+    @property
+    def busy(self) -> bool:
+        """See `Carrier`."""
+        return bool(self._active)
+
+    def stage(self, request: Pending) -> bool:
+        """See `Carrier`."""
+        return not request.staged or self._once(self._staged, request, request.staged, put=True)
+
+    def fetch(self, request: Pending) -> bool:
+        """See `Carrier`."""
+        assert request.sink is not None
+        return self._once(self._fetched, request, request.sink, put=False)
+
+    def _once(self, known: dict[int, Transfer], request: Pending, local: memoryview, put: bool) -> bool:
+        number = request.header.sequence
+        if number not in known:
+            for old in [old for old in known if old <= number - WINDOW]:
+                del known[old]
+            slot = number % WINDOW * CHUNK
+            known[number] = self._begin(Transfer(local, None, slot, put))
+        return known[number].ended
+
+    def progress(self) -> bool:
+        """See `Carrier`."""
+        before = len(self._active)
+        try:
+            assert self._worker is not None
+            assert self._endpoint is not None
+            while self._worker.progress():
+                pass
+            self._endpoint.check()
+            for transfer in self._active:
+                transfer.ended = transfer.request is not None and transfer.request.done()
+        except ucx.UcxError as error:
+            self._renew(error)
+        for transfer in self._active:
+            if transfer.ended:
+                transfer.local = _NOTHING  # the caller's array is not to be kept alive
+        self._active = [transfer for transfer in self._active if not transfer.ended]
+        if len(self._active) == before:
+            return False
+        self._failing_since = None
+        return True
+
+    def arm(self) -> bool:
+        """See `Carrier`."""
+        assert self._worker is not None
+        try:
+            return self._worker.arm()
+        except ucx.UcxError:
+            return False  # `progress` will see it, too
+
+    def fileno(self) -> int:
+        """See `Carrier`."""
+        assert self._worker is not None
+        return self._worker.fileno()
+
+    # ---- inside
+
+    def _begin(self, transfer: Transfer) -> Transfer:
+        self._active.append(transfer)
+        try:
+            self._start(transfer)
+        except ucx.UcxError as error:
+            self._renew(error)
+        return transfer
+
+    def _start(self, transfer: Transfer) -> None:
+        assert self._endpoint is not None
+        local = transfer.local
+        address = np.frombuffer(local, np.uint8).ctypes.data
+        if transfer.attachment is None:
+            remote, key = self._ring, self._ring_key
+        else:
+            remote, key = transfer.attachment.remotes[self._rail], self._key(transfer.attachment)
+        place = remote.address + transfer.offset
+        if transfer.put:
+            self._endpoint.put(local, address, len(local), place, key)
+            transfer.request = self._endpoint.flush()
+        else:
+            transfer.request = self._endpoint.get(local, address, len(local), place, key)
+
+    def _key(self, attachment: RdmaAttachment) -> Any:
+        assert self._endpoint is not None
+        number = attachment.info.segment
+        if number not in self._keys:
+            for other in [other for other, (held, _) in self._keys.items() if held.closed]:
+                self._endpoint.release(self._keys.pop(other)[1])
+            self._keys[number] = attachment, self._endpoint.unpack(attachment.remotes[self._rail].key)
+        return self._keys[number][1]
+
+    def _connect(self) -> None:
+        """Connect, and see that the server's memory can be read."""
+        assert self._context is not None
+        linked = self.ask(Link(self._lane, self._rail), Linked, self._patience)
+        self._worker = self._context.worker()
+        self._endpoint = self._worker.connect(linked.worker)
+        self.devices = f"{self._context.device} to {linked.device}"
+        self._ring, self._ring_key = linked.ring, self._endpoint.unpack(linked.ring.key)
+        first = np.empty(1, np.uint8)
+        request = self._endpoint.get(first, first.ctypes.data, 1, linked.ring.address, self._ring_key)
+        deadline = time.monotonic() + self._patience
+        while not request.done():
+            if not self._worker.progress():
+                self._endpoint.check()
+                if time.monotonic() > deadline:
+                    raise DeadlineError(
+                        f"connect: memory server {self._address} did not answer over {self.devices} for"
+                        f" {self._patience:g} s"
+                    )
+                if self._worker.arm():
+                    select.select([self._worker], [], [], NAP_SECONDS)
+
+    def _disconnect(self) -> None:
+        self._keys.clear()
+        settled = self._endpoint is None or self._endpoint.close()
+        if self._worker and settled:
+            self._worker.close()
+        self._endpoint = self._worker = None
+
+    def _renew(self, error: Exception) -> None:
+        """Connect again, and start again what was under way."""
+        if self._failing_since is None:
+            self._failing_since = time.monotonic()
+        while True:
+            self._disconnect()
+            if time.monotonic() - self._failing_since > self._patience:
+                raise ConnectionLostError(
+                    f"memory server {self._address}: the one-sided connection {self.devices} has failed for"
+                    f" {self._patience:g} s: {error}"
+                )
+            try:
+                self._connect()
+                for transfer in self._active:
+                    if transfer.attachment is not None:  # the error may mean that the buffer was deleted
+                        remotes = transfer.attachment.remotes
+                        remotes.pop(self._rail, None)
+                        remotes[self._rail] = self.ask(
+                            Reach(transfer.attachment.info.segment, self._rail), Remote, self._patience
+                        )
+                for transfer in self._active:
+                    if not transfer.ended:
+                        self._start(transfer)
+                return
+            except (ucx.UcxError, TransportError) as another:  # of this end, or of the server's
+                error = another
+                time.sleep(_RETRY_PAUSE)
+
+
+def rail_of(turn: int, rails: int) -> int:
+    """The rail for the connection that is made in this turn; processes of one host begin with different ones."""
+    return (os.getpid() + turn) % rails

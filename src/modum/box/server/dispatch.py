@@ -1,0 +1,259 @@
+"""What a memory server does with a request, once it has arrived whole and in order."""
+
+import logging
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+
+from modum.box.kernels import FLOATING, STORAGE, Array, factor_for, portable
+from modum.box.memory.apply import Party, apply
+from modum.box.protocol.frames import LAST, PUBLISH, STAGED, Header, Op, Status
+from modum.box.protocol.layout import Piece
+from modum.box.protocol.limits import MAX_DIMENSIONS, MAX_NAME, MAX_WAIT
+from modum.box.protocol.messages import (
+    Bye,
+    CounterAdd,
+    CounterWait,
+    Create,
+    Delete,
+    Join,
+    LeaseAcquire,
+    LeaseRelease,
+    LeaseRenew,
+    Link,
+    ListBuffers,
+    ListLeases,
+    Look,
+    Open,
+    Publish,
+    QueueDone,
+    QueueLook,
+    QueueOpen,
+    QueueTake,
+    Reach,
+    ServerStatistics,
+    Version,
+    decode_request,
+    encode,
+    failure_of,
+)
+from modum.box.rdma.server import Reachable
+from modum.box.server.primitives import Primitives
+from modum.box.server.segments import Segments, check_create
+from modum.box.server.sessions import Reply, Sessions, Slot
+from modum.box.sockets import send_frame
+from modum.errors import MismatchError, ModumError, ProtocolError
+
+log = logging.getLogger("modum.server")
+
+LOCK_PATIENCE: Final = 10.0  # seconds that a request waits for a locked chunk
+_VERSION_POLL: Final = 0.002  # clients that map the memory raise versions without telling the server
+_SOURCED: Final = frozenset({Op.COPY, Op.SCALE, Op.AXPY})
+
+
+class Dispatch:
+    """The pool, what is coordinated, and the identity of the box that they belong to."""
+
+    def __init__(
+        self, pool: Segments, sessions: Sessions, reachable: Reachable, statistics: Callable[[], ServerStatistics]
+    ) -> None:
+        self._pool = pool
+        self._sessions = sessions
+        self._reachable = reachable
+        self._statistics = statistics
+        self._coordination = Primitives()
+        self._identity: Join | None = None
+        self._mutex = threading.Lock()
+
+    def stop(self) -> None:
+        """Let every waiter go."""
+        self._coordination.stop()
+
+    def end_session(self, session: str) -> None:
+        """Give back what the session held."""
+        self._coordination.end_session(session)
+
+    def answer(self, session: str, lane: Slot, header: Header, payload: memoryview) -> Reply:
+        """Do what is asked for.
+
+        Raises:
+            ProtocolError: the request breaks the wire format; the connection is to be closed.
+        """
+        try:
+            if header.op < Op.CALL:
+                return self._move(lane, header, payload)
+            result = encode(self._call(session, lane, decode_request(payload)))
+            return Reply(Header(header.op, header.sequence, len(result)), result)
+        except ProtocolError:
+            raise
+        except (ModumError, ValueError) as error:
+            return _failure(header, error)
+        except Exception as error:
+            log.exception("request %s failed", header.op.name)
+            return _failure(header, ModumError(f"internal error: {error!r}"))
+
+    def hand_over(self, connection: socket.socket, lane: Slot, header: Header) -> None:
+        """Pass a descriptor of the segment's memory to a client of this machine."""
+        try:
+            descriptor = self._pool.duplicate(header.segment)
+        except ModumError as error:
+            reply = _failure(header, error)
+            lane.remember(header.sequence, reply)
+            send_frame(connection, reply.header, reply.payload)
+            return
+        try:
+            reply = Reply(Header(header.op, header.sequence), b"")
+            lane.remember(header.sequence, reply)
+            socket.send_fds(connection, [reply.header.pack()], [descriptor])
+        finally:
+            os.close(descriptor)
+
+    # ---- numbers
+
+    def _move(self, lane: Slot, header: Header, payload: memoryview) -> Reply:
+        op = header.op
+        with lane.using:
+            target = lane.party(self._pool, header.segment)
+            _check_range(target, header.offset, header.count)
+            source = lane.party(self._pool, header.source) if op in _SOURCED else None
+            if source:
+                _check_range(source, header.source_offset, header.count)
+                if source.dtype != target.dtype:
+                    raise ProtocolError(f"{op.name} from {source.dtype} to {target.dtype}")
+            if op is Op.EXCHANGE and target.dtype not in FLOATING:
+                raise ProtocolError(f"EXCHANGE with a buffer of {target.dtype}")
+            staged = bool(header.flags & STAGED)
+            slot = lane.slot(header.sequence, header.count, staged=staged) if op is Op.READ else payload
+            data: Array = np.frombuffer(slot, STORAGE[target.dtype])
+            apply(
+                portable,
+                op,
+                target,
+                deque([Piece(header.offset, 0, header.count, header.source_offset)]),
+                patience=LOCK_PATIENCE,
+                data=data,
+                source=source,
+                factor=factor_for(target.dtype, header.factor),
+                difference=True,
+            )
+            lane.moved += header.count
+            if header.flags & LAST:
+                publish = bool(header.flags & PUBLISH)
+                target.finish(op, lane.moved, publish=publish, patience=LOCK_PATIENCE)
+                lane.moved = 0
+                if publish:
+                    self._coordination.wake()
+        answered = op in (Op.READ, Op.EXCHANGE)
+        numbers = slot if answered and not staged else memoryview(b"")
+        flags = STAGED if answered and staged else 0
+        return Reply(
+            Header(op, header.sequence, len(numbers), flags, offset=header.offset, count=header.count), numbers
+        )
+
+    # ---- everything else
+
+    def _call(self, session: str, lane: Slot, request: Any) -> Any:
+        pool, shared = self._pool, self._coordination
+        if len(getattr(request, "name", "").encode()) > MAX_NAME:
+            raise ValueError(f"names have at most {MAX_NAME} bytes, this one has {len(request.name.encode())}")
+        wait = min(getattr(request, "wait", 0.0), MAX_WAIT)
+        match request:
+            case Join():
+                self._join(request)
+            case Create():
+                if len(request.shape) > MAX_DIMENSIONS:
+                    raise ValueError(f"shapes have at most {MAX_DIMENSIONS} dimensions, not {len(request.shape)}")
+                check_create(request)
+                return pool.create(request).info()
+            case Open(name):
+                return pool.named(name).info()
+            case Delete(name):
+                number = pool.delete(name)
+                for other in self._sessions.lanes():
+                    other.forget(number)
+                self._reachable.forget(number)
+            case ListBuffers():
+                return [segment.info() for segment in pool.segments()]
+            case Version(segment, at_least):
+                shared.wait_until(lambda: pool.numbered(segment).mapping.version >= at_least, wait, poll=_VERSION_POLL)
+                return pool.numbered(segment).mapping.version
+            case Publish(segment):
+                with lane.using:
+                    lane.party(pool, segment).publish(LOCK_PATIENCE)
+                shared.wake()
+            case CounterAdd(name, amount):
+                return shared.counter_add(name, amount)
+            case CounterWait(name, at_least):
+                return shared.counter_wait(name, at_least, wait)
+            case LeaseAcquire(name, ttl):
+                return shared.lease_acquire(name, session, ttl, wait)
+            case LeaseRenew(name, grant):
+                shared.lease_renew(name, grant)
+            case LeaseRelease(name, grant):
+                shared.lease_release(name, grant)
+            case ListLeases(prefix):
+                return shared.leases(prefix)
+            case QueueOpen(name, size):
+                shared.queue_open(name, size)
+            case QueueTake(name):
+                return shared.queue_take(name, session, wait)
+            case QueueDone(name, item):
+                shared.queue_done(name, session, item)
+            case QueueLook(name):
+                return shared.queue_look(name)
+            case Link(number, rail):
+                other = self._sessions.lane(session, number)
+                other.ring, linked = self._reachable.link(other.ring, rail)
+                return linked
+            case Reach(segment, rail):
+                found = pool.numbered(segment)
+                return self._reachable.reach(segment, found.spec.name, found.mapping, rail)
+            case Look():
+                return self._statistics()
+            case Bye():
+                lane.farewell = True
+        return None
+
+    def _join(self, join: Join) -> None:
+        with self._mutex:
+            known = self._identity
+            empty = not self._pool.segments() and self._coordination.is_empty()
+            if known is None or empty or known.servers == join.servers:
+                self._identity = join
+            else:
+                raise MismatchError(
+                    f"this server is number {known.index} of the box {', '.join(known.addresses)};"
+                    f" the client asks for number {join.index} of the box {', '.join(join.addresses)}."
+                    " The list of servers and its order are the box's identity: use the same list everywhere"
+                )
+
+
+def _check_range(party: Party, offset: int, count: int) -> None:
+    size = party.mapping.bytes.size
+    if offset + count > size:
+        raise ProtocolError(
+            f"bytes [{offset}, {offset + count}) are outside buffer {party.name!r}, which has {size} here"
+        )
+    item = STORAGE[party.dtype].itemsize
+    if offset % item or count % item:
+        raise ProtocolError(f"{count} bytes at {offset} are not whole elements of {party.dtype} ({item} bytes)")
+
+
+def _failure(header: Header, error: Exception) -> Reply:
+    payload = encode(failure_of(error))
+    return Reply(
+        Header(
+            header.op,
+            header.sequence,
+            len(payload),
+            status=Status.FAILED,
+            offset=header.offset,
+            count=header.count,
+        ),
+        payload,
+    )

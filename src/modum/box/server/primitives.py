@@ -1,0 +1,209 @@
+"""What a memory server keeps besides numbers: counters, leases and work queues, and who waits for them.
+
+Everything is guarded by one condition, which is also notified when a session ends. Nothing here knows about sockets.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from modum.errors import LeaseLostError
+
+
+@dataclass(slots=True)
+class _Lease:
+    grant: int
+    session: str
+    expires: float
+    ttl: float
+
+
+@dataclass(slots=True)
+class _Queue:
+    size: int
+    fresh: int = 0  # the next item that was never taken
+    returned: deque[int] = field(default_factory=deque)
+    held: dict[int, str] = field(default_factory=dict)
+    done: int = 0
+
+
+class Primitives:
+    """Counters, leases and queues of one server. Thread-safe. Times are seconds of a monotonic clock."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.changed = threading.Condition()
+        self.stopping = False
+        self._clock = clock
+        self._counters: dict[str, int] = {}
+        self._leases: dict[str, _Lease] = {}
+        self._grants = 0
+        self._queues: dict[str, _Queue] = {}
+
+    def wait_until(self, ready: Callable[[], bool], seconds: float, *, poll: float | None = None) -> bool:
+        """Wait for `ready()`, which is called with the condition held; `poll` looks again that often unasked."""
+        deadline = self._clock() + seconds
+        with self.changed:
+            while not ready():
+                left = deadline - self._clock()
+                if left <= 0 or self.stopping:
+                    return False
+                self.changed.wait(left if poll is None else min(poll, left))
+        return True
+
+    def stop(self) -> None:
+        """Let every waiter go."""
+        with self.changed:
+            self.stopping = True
+            self.changed.notify_all()
+
+    def wake(self) -> None:
+        """Let every waiter look again."""
+        with self.changed:
+            self.changed.notify_all()
+
+    def end_session(self, session: str) -> None:
+        """Drop the leases of `session` and hand its unfinished work items out again, oldest first."""
+        with self.changed:
+            self._leases = {name: lease for name, lease in self._leases.items() if lease.session != session}
+            for queue in self._queues.values():
+                for item in sorted(item for item, holder in queue.held.items() if holder == session):
+                    del queue.held[item]
+                    queue.returned.append(item)
+            self.changed.notify_all()
+
+    def is_empty(self) -> bool:
+        """Whether nothing was made here yet."""
+        return not (self._counters or self._leases or self._queues)
+
+    # ---- counters
+
+    def counter_add(self, name: str, amount: int) -> int:
+        """Add, and return the value before.
+
+        Raises:
+            ValueError: the sum does not fit in 64 bits; the counter is unchanged.
+        """
+        with self.changed:
+            before = self._counters.get(name, 0)
+            if not -(2**63) <= before + amount < 2**63:
+                raise ValueError(f"counter {name!r} is {before}: adding {amount} would overflow 64 bits")
+            self._counters[name] = before + amount
+            self.changed.notify_all()
+        return before
+
+    def counter_wait(self, name: str, at_least: int, seconds: float) -> int:
+        """The value once it is `at_least` that, or whatever it is after `seconds`."""
+        self.wait_until(lambda: self._counters.get(name, 0) >= at_least, seconds)
+        return self._counters.get(name, 0)
+
+    # ---- leases
+
+    def lease_acquire(self, name: str, session: str, ttl: float, seconds: float) -> tuple[int, str]:
+        """Take the lease when it is free, waiting up to `seconds`; (number of the grant or 0, its session)."""
+
+        def free() -> bool:
+            lease = self._leases.get(name)
+            return lease is None or lease.expires <= self._clock()
+
+        with self.changed:
+            # an expiry notifies nobody: look again in between
+            if self.wait_until(free, seconds, poll=0.05):
+                self._grants += 1
+                self._leases[name] = _Lease(self._grants, session, self._clock() + ttl, ttl)
+                return self._grants, session
+            return 0, self._leases[name].session if name in self._leases else ""
+
+    def lease_renew(self, name: str, grant: int) -> None:
+        """Give the lease its whole time again.
+
+        Raises:
+            LeaseLostError: this grant does not hold any more.
+        """
+        with self.changed:
+            lease = self._own(name, grant)
+            lease.expires = self._clock() + lease.ttl
+
+    def lease_release(self, name: str, grant: int) -> None:
+        """Give the lease up.
+
+        Raises:
+            LeaseLostError: this grant does not hold any more.
+        """
+        with self.changed:
+            self._own(name, grant)
+            del self._leases[name]
+            self.changed.notify_all()
+
+    def leases(self, prefix: str) -> list[tuple[str, str, float]]:
+        """(name, session, seconds left) of every live lease whose name starts with `prefix`."""
+        now = self._clock()
+        with self.changed:
+            return sorted(
+                (name, lease.session, lease.expires - now)
+                for name, lease in self._leases.items()
+                if name.startswith(prefix) and lease.expires > now
+            )
+
+    def _own(self, name: str, grant: int) -> _Lease:
+        lease = self._leases.get(name)
+        if lease is None or lease.grant != grant or lease.expires <= self._clock():
+            raise LeaseLostError(f"lease {name!r} is not held any more: it expired, or was released")
+        return lease
+
+    # ---- work queues
+
+    def queue_open(self, name: str, size: int) -> None:
+        """Make the queue, or check that it has this size.
+
+        Raises:
+            ValueError: it is there with another size.
+        """
+        with self.changed:
+            queue = self._queues.setdefault(name, _Queue(size))
+            if queue.size != size:
+                raise ValueError(f"work queue {name!r} has {queue.size} items, not {size}")
+
+    def queue_take(self, name: str, session: str, seconds: float) -> tuple[int, bool]:
+        """(item, whether all items are done); item is -1 where none could be had within `seconds`."""
+        queue = self._queue(name)
+        with self.changed:
+            self.wait_until(
+                lambda: bool(queue.returned) or queue.fresh < queue.size or queue.done == queue.size, seconds
+            )
+            if queue.returned:
+                item = queue.returned.popleft()
+            elif queue.fresh < queue.size:
+                item = queue.fresh
+                queue.fresh += 1
+            else:
+                return -1, queue.done == queue.size
+            queue.held[item] = session
+            return item, False
+
+    def queue_done(self, name: str, session: str, item: int) -> None:
+        """Count `item` as done.
+
+        Raises:
+            LeaseLostError: the session does not hold it: it was away too long, and the item went to another.
+        """
+        queue = self._queue(name)
+        with self.changed:
+            if queue.held.get(item) != session:
+                raise LeaseLostError(f"item {item} of work queue {name!r} is not held by this session")
+            del queue.held[item]
+            queue.done += 1
+            self.changed.notify_all()
+
+    def queue_look(self, name: str) -> tuple[int, int, int]:
+        """(size, items that somebody holds, items done)."""
+        queue = self._queue(name)
+        with self.changed:
+            return queue.size, len(queue.held), queue.done
+
+    def _queue(self, name: str) -> _Queue:
+        try:
+            return self._queues[name]
+        except KeyError:
+            raise ValueError(f"no work queue {name!r} on this server: open it first") from None

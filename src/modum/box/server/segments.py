@@ -1,0 +1,138 @@
+"""One memory server's pool: the segments of the buffers, within a limit."""
+
+import os
+import threading
+from collections import Counter
+from dataclasses import dataclass
+
+from modum.box.kernels import STORAGE
+from modum.box.memory.segment import Mapping, Traffic, create_memfd, file_bytes
+from modum.box.protocol.messages import Create, SegmentInfo
+from modum.errors import BufferExistsError, BufferNotFoundError, PoolFullError
+from modum.units import format_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One buffer's part on this server."""
+
+    number: int
+    spec: Create
+    descriptor: int
+    mapping: Mapping
+
+    def info(self) -> SegmentInfo:
+        """What clients are told of it."""
+        spec = self.spec
+        return SegmentInfo(
+            spec.name,
+            self.number,
+            spec.shape,
+            spec.dtype,
+            spec.nbytes,
+            spec.segment_bytes,
+            self.mapping.version,
+            spec.meta,
+        )
+
+
+class Segments:
+    """The segments by number and by name. Numbers are never used again, so a stale one is always noticed."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self._mutex = threading.Lock()
+        self._segments: dict[int, Segment] = {}
+        self._names: dict[str, Segment] = {}
+        self._last = 0
+        self._past = Traffic(Counter(), Counter())
+
+    def create(self, spec: Create) -> Segment:
+        """Make a zero-filled segment.
+
+        Raises:
+            BufferExistsError: the name is taken.
+            PoolFullError: the pool has not enough room left.
+        """
+        needed = file_bytes(spec.segment_bytes)
+        with self._mutex:
+            if spec.name in self._names:
+                raise BufferExistsError(f"buffer {spec.name!r} exists already")
+            if self.used + needed > self.limit:
+                raise PoolFullError(
+                    f"buffer {spec.name!r} needs {format_bytes(needed)} here, {format_bytes(self.limit - self.used)}"
+                    f" of the pool's {format_bytes(self.limit)} are free. HINT: start the server with a larger"
+                    " --memory, or add servers"
+                )
+            descriptor = create_memfd(spec.name, spec.segment_bytes)
+            self._last += 1
+            segment = Segment(self._last, spec, descriptor, Mapping(descriptor, spec.segment_bytes))
+            self._segments[segment.number] = self._names[spec.name] = segment
+            self.used += needed
+            return segment
+
+    def named(self, name: str) -> Segment:
+        """The segment of this name, or BufferNotFoundError."""
+        try:
+            return self._names[name]
+        except KeyError:
+            raise BufferNotFoundError(f"no buffer {name!r}") from None
+
+    def numbered(self, number: int) -> Segment:
+        """The segment of this number, or BufferNotFoundError."""
+        try:
+            return self._segments[number]
+        except KeyError:
+            raise BufferNotFoundError(f"no segment {number}: its buffer was deleted") from None
+
+    def duplicate(self, number: int) -> int:
+        """A descriptor of the segment's memory for the caller to close."""
+        with self._mutex:
+            return os.dup(self.numbered(number).descriptor)
+
+    def delete(self, name: str) -> int:
+        """Forget the segment and return its number; whoever has it mapped is told by the trailer."""
+        with self._mutex:
+            segment = self.named(name)
+            del self._segments[segment.number], self._names[name]
+            self.used -= file_bytes(segment.spec.segment_bytes)
+            os.close(segment.descriptor)
+        segment.mapping.mark_deleted()
+        self._past = self._past + segment.mapping.traffic()
+        return segment.number
+
+    def traffic(self) -> Traffic:
+        """What was done with all segments, the deleted ones included."""
+        return sum((segment.mapping.traffic() for segment in self.segments()), start=self._past)
+
+    def segments(self) -> list[Segment]:
+        """All segments, oldest first."""
+        with self._mutex:
+            return list(self._segments.values())
+
+    def close(self) -> None:
+        """Let the memory go; it stays where a client has it mapped."""
+        with self._mutex:
+            segments = list(self._segments.values())
+            self._segments.clear()
+            self._names.clear()
+            for segment in segments:
+                os.close(segment.descriptor)
+
+
+def check_create(spec: Create) -> None:
+    """Check a request to create a segment, before anything is allocated.
+
+    Raises:
+        ValueError: dtype, shape and sizes do not fit together.
+    """
+    if spec.dtype not in STORAGE:
+        raise ValueError(f"dtype {spec.dtype!r} is not one of {', '.join(STORAGE)}")
+    elements = 1
+    for extent in spec.shape:
+        if extent < 1:
+            raise ValueError(f"shape {tuple(spec.shape)} has an extent below 1")
+        elements *= extent
+    if elements * STORAGE[spec.dtype].itemsize != spec.nbytes or not 0 <= spec.segment_bytes <= spec.nbytes:
+        raise ValueError(f"shape {tuple(spec.shape)} of {spec.dtype} does not have {spec.nbytes} bytes")

@@ -1,0 +1,271 @@
+"""From workers that a cluster's launcher started to a box that all of them have joined."""
+
+import os
+import socket
+from collections.abc import Sequence
+from typing import Final, TypeVar
+
+import msgspec
+
+from modum.box import new_token
+from modum.box.sockets import local_host, parse_address
+from modum.cluster.environment import ClusterEnvironment, integer_variable
+from modum.cluster.interfaces import (
+    INTERFACE_VARIABLE,
+    Interface,
+    chosen_interface,
+    host_interfaces,
+    interface_to,
+    route_source,
+)
+from modum.cluster.rendezvous import Rendezvous
+from modum.errors import MismatchError, ModumError
+from modum.run.host_servers import HostServers
+from modum.run.ports import free_port
+from modum.units import parse_bytes
+
+__all__ = ["Bootstrap"]
+
+_DEFAULT_MEMORY: Final = "8GiB"
+_LOOPBACK: Final = Interface("lo", "127.0.0.1", 8)
+
+Answer = TypeVar("Answer", bound="_Answer")
+
+
+class _Answer(msgspec.Struct, kw_only=True):
+    problem: str = ""
+    """Why this worker cannot go on; then none goes on."""
+
+
+class _Hello(_Answer, kw_only=True):
+    rank: int
+    world_size: int
+    local_rank: int
+    group_size: int
+    group_is_host: bool
+    job: str
+    machine: str
+    """The kernel and network namespace: equal for workers that reach each other by loopback."""
+    host: str
+    interfaces: list[Interface]
+    chosen: bool
+    """Whether the user named the interface."""
+    token: str | None
+    """Rank 0's, if it made one for the job; a token that users give is never sent."""
+    has_token: bool
+    """Whether MODUM_TOKEN is in this worker's environment."""
+    box: list[str]
+
+
+class _Offer(_Answer, kw_only=True):
+    servers: list[str]
+    interface: str
+    store: tuple[str, int] | None
+    """Where rank 0 will keep the store of torch.distributed."""
+
+
+class Bootstrap:
+    """What the workers of `place` agreed on: `servers` of the box, `token`, and the `carried` servers of this host.
+
+    All workers go through the same rounds, and one that cannot go on tells the others, so that all fail at once
+    and with its reason. Sets MASTER_ADDR and MASTER_PORT, where they are not set, for the groups.
+
+    Raises:
+        MismatchError: world size, group size or placement do not fit together.
+        DeadlineError: a worker did not come.
+        ModumError: a worker cannot go on.
+    """
+
+    def __init__(self, place: ClusterEnvironment, meeting: Rendezvous) -> None:
+        self._place = place
+        self._meeting = meeting
+        self.carried: HostServers | None = None
+        self._hellos = self._gather(_hello(place), _Hello)
+        _check(self._hellos)
+        self.token = place.token or self._hellos[0].token
+        self.servers = place.box_servers
+        try:
+            self._offers = self._gather(self._offer(), _Offer)
+            self.servers = self.servers or tuple(server for offer in self._offers for server in offer.servers)
+            self._tell_torch()
+        except BaseException:
+            self.close()
+            raise
+
+    def agree(self, problem: Exception | None) -> None:
+        """The last round: raises this worker's `problem`, or the first that another one has, or returns for all."""
+        self._gather(_Answer(problem="" if problem is None else _describe(problem)), _Answer, problem)
+
+    def unreachable(self, error: ModumError) -> ModumError:
+        """What to tell when this worker cannot reach a server of the box: from where it tried."""
+        me = self._hellos[self._place.rank]
+        ways = ", ".join(
+            f"{server} from {route_source(parse_address(server)[0]) or 'no address (there is no route)'}"
+            for server in self.servers
+        )
+        return ModumError(
+            f"{me.host} cannot reach the box: {error}\n"
+            f"tried {ways}; network interfaces here: {', '.join(map(str, me.interfaces)) or 'none'}\n"
+            "HINT: does a firewall close these ports? Or name the interface that joins the hosts: "
+            f"export {INTERFACE_VARIABLE}=ib0"
+        )
+
+    def close(self) -> None:
+        """Stop the servers of this host."""
+        if self.carried is not None:
+            self.carried.close()
+
+    def report(self) -> str:
+        """One line for people: who came together, and over which network."""
+        place = self._place
+        hosts = sum(hello.local_rank == 0 for hello in self._hellos)
+        where = [
+            f"{server} ({self._hellos[rank].host}, {offer.interface})"
+            for rank, offer in enumerate(self._offers)
+            for server in offer.servers
+        ]
+        whole = " (the host)" if place.group_is_host and place.group_size > 1 else ""
+        return (
+            f"modum: {_count(place.world_size, 'worker')} on {_count(hosts, 'host')} (started by {place.name}), "
+            f"{_count(place.groups, 'group')} of {place.group_size}{whole}; "
+            f"{_count(len(self.servers), 'memory server')}: {', '.join(where or self.servers)}"
+        )
+
+    @property
+    def _one_machine(self) -> bool:
+        return len({hello.machine for hello in self._hellos}) == 1
+
+    def _offer(self) -> _Offer:
+        """Start this host's servers, if that is this worker's part."""
+        place = self._place
+        starts = place.local_rank == 0
+        if not starts and place.rank != 0:
+            return _Offer(servers=[], interface="", store=None)
+        try:
+            interface = self._interface()
+            store = None
+            if place.rank == 0 and "MASTER_ADDR" not in os.environ:
+                store = (interface.address, free_port(interface.address))
+            if starts and not self.servers:
+                assert self.token is not None
+                count = integer_variable("MODUM_SERVERS", "set it to the number of memory servers on each host", 1)
+                memory = parse_bytes(os.environ.get("MODUM_MEMORY", _DEFAULT_MEMORY))
+                if count < 1:
+                    raise ValueError(f"MODUM_SERVERS ({count}) must be at least 1")
+                self.carried = HostServers(count, memory, interface.address, self.token)
+            servers = self.carried.addresses if self.carried else []
+            return _Offer(servers=servers, interface=interface.name, store=store)
+        except (ModumError, ValueError, OSError) as error:
+            return _Offer(servers=[], interface="", store=None, problem=_describe(error))
+
+    def _interface(self) -> Interface:
+        """That by which the other hosts reach this one."""
+        if self._one_machine:
+            return _LOOPBACK
+        me = self._hellos[self._place.rank]
+        if me.chosen:
+            return me.interfaces[0]
+        first = self._hellos[0]
+        with_first = me.machine == first.machine
+        peer = next(hello for hello in self._hellos if hello.machine != me.machine) if with_first else first
+        if self._meeting.address is not None:
+            # others came by this address: it is known to work
+            proven = socket.gethostbyname(self._meeting.address)
+            source = proven if with_first else route_source(proven)
+            for own in me.interfaces:
+                if own.address == source:
+                    return own
+        return interface_to(peer.host, [each.address for each in peer.interfaces], me.interfaces)
+
+    def _tell_torch(self) -> None:
+        if "MASTER_ADDR" not in os.environ:
+            store = self._offers[0].store
+            assert store is not None
+            os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = store[0], str(store[1])
+        if not self._one_machine and self._place.group_size > 1:
+            try:
+                name = self._interface().name
+            except ModumError:
+                return  # a host whose servers are elsewhere may have none to tell of
+            # gloo would take the address of the host's name, which is loopback on many machines
+            for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+                os.environ.setdefault(variable, name)
+
+    def _gather(self, answer: Answer, kind: type[Answer], own: Exception | None = None) -> list[Answer]:
+        texts = self._meeting.gather(msgspec.json.encode(answer).decode())
+        answers = [msgspec.json.decode(text, type=kind) for text in texts]
+        if own is not None:
+            raise own
+        for rank, each in enumerate(answers):
+            if each.problem:
+                raise ModumError(each.problem if rank == self._place.rank else f"rank {rank}: {each.problem}")
+        return answers
+
+
+def _hello(place: ClusterEnvironment) -> _Hello:
+    problem, interfaces = "", host_interfaces()
+    choice = os.environ.get(INTERFACE_VARIABLE)
+    if choice:
+        try:
+            interfaces = [chosen_interface(choice)]
+        except ValueError as error:
+            problem = _describe(error)
+    new = place.rank == 0 and not place.token and not place.box_servers
+    return _Hello(
+        rank=place.rank,
+        world_size=place.world_size,
+        local_rank=place.local_rank,
+        group_size=place.group_size,
+        group_is_host=place.group_is_host,
+        job=place.job,
+        machine=local_host(),
+        host=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+        interfaces=interfaces,
+        chosen=bool(choice),
+        token=new_token() if new else None,
+        has_token=place.token is not None,
+        box=list(place.box_servers),
+        problem=problem,
+    )
+
+
+def _check(hellos: Sequence[_Hello]) -> None:
+    """Raise `MismatchError` unless these are the workers of one job."""
+    first = hellos[0]
+    for rank, each in enumerate(hellos):
+        for what, name in (
+            ("rank", "rank"),
+            ("world size", "world_size"),
+            ("group size", "group_size"),
+            ("name of the job (MODUM_JOB)", "job"),
+            ("box (MODUM_BOX)", "box"),
+            ("token (MODUM_TOKEN, whether there is one)", "has_token"),
+        ):
+            expected, found = (rank if name == "rank" else getattr(first, name)), getattr(each, name)
+            if expected != found:
+                raise MismatchError(
+                    f"rank {rank} on {each.host} has {what} {found!r}, not {expected!r} as rank 0 on {first.host}\n"
+                    + (
+                        "HINT: hosts have different numbers of workers; export MODUM_GROUP_SIZE=1, or one that fits"
+                        if name == "group_size" and first.group_is_host
+                        else "HINT: start all workers by one command, with the same environment variables"
+                    )
+                )
+    if first.group_is_host:
+        for each in hellos:
+            leader = hellos[each.rank // each.group_size * each.group_size]
+            if leader.machine != each.machine:
+                raise MismatchError(
+                    f"rank {leader.rank} is on {leader.host} and rank {each.rank} on {each.host}, so the "
+                    f"{each.group_size} workers of a host have no consecutive ranks and cannot be a group\n"
+                    "HINT: fill one host after the other (mpirun --map-by slot, srun --distribution=block), "
+                    "or export MODUM_GROUP_SIZE=1"
+                )
+
+
+def _describe(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -1,0 +1,177 @@
+"""Workers that mpirun or mpiexec started: Open MPI, MPICH, Intel MPI, MVAPICH2."""
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+
+from modum.cluster.environment import ClusterEnvironment, common_variables, host_group, integer_variable
+from modum.cluster.rendezvous import Rendezvous
+from modum.errors import DeadlineError, ModumError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Mpi"]
+
+
+class _Flavour(NamedTuple):
+    """The variables by which one family of launchers tells a process its place, and names of its libraries."""
+
+    rank: str
+    world_size: str
+    local_rank: str
+    local_world_size: str
+    libraries: tuple[str, ...]
+
+
+_FLAVOURS = {
+    "Open MPI": _Flavour(
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+        ("Open MPI",),
+    ),
+    # Hydra, the launcher of both. PMI_RANK alone would be `srun --mpi=pmi2` too.
+    "MPICH or Intel MPI": _Flavour(
+        "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", ("MPICH", "Intel", "MVAPICH")
+    ),
+    "MVAPICH2": _Flavour(
+        "MV2_COMM_WORLD_RANK",
+        "MV2_COMM_WORLD_SIZE",
+        "MV2_COMM_WORLD_LOCAL_RANK",
+        "MV2_COMM_WORLD_LOCAL_SIZE",
+        ("MVAPICH",),
+    ),
+}
+_SLICE = 0.001  # seconds between two looks whether all have come
+_HINT = "start the workers with `mpirun -n 4 python train.py`, which sets it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mpi(ClusterEnvironment):
+    """The variables that mpirun sets. mpi4py is used, and MPI initialized, only where workers have to meet."""
+
+    name: ClassVar[str] = "mpirun"
+    meets: ClassVar[bool] = True
+
+    flavour: str
+    """Whose mpirun it is."""
+
+    @classmethod
+    def detect(cls) -> bool:
+        return bool(_found())
+
+    @classmethod
+    def processes(cls) -> int:
+        """How many processes mpirun started."""
+        return integer_variable(next(iter(_found().values())).world_size, _HINT)
+
+    @classmethod
+    def read(cls) -> Self:
+        found = _found()
+        if len(found) > 1:
+            places = "; ".join(
+                f"{flavour}: " + ", ".join(f"{name}={os.environ.get(name)}" for name in (names.rank, names.world_size))
+                for flavour, names in found.items()
+            )
+            raise ValueError(
+                f"two kinds of mpirun claim this process ({places})\n"
+                f"HINT: start it by one of them only; unset {' '.join(names.rank for names in found.values())} outside"
+            )
+        ((flavour, names),) = found.items()
+        return cls(
+            flavour=flavour,
+            rank=integer_variable(names.rank, _HINT),
+            world_size=cls.processes(),
+            local_rank=integer_variable(names.local_rank, _HINT),
+            **host_group(integer_variable(names.local_world_size, _HINT)),
+            **common_variables(),
+        )
+
+    def meeting(self, seconds: float) -> Rendezvous:
+        return _MpiMeeting(_communicator(self), self.rank, seconds)
+
+
+def _found() -> dict[str, _Flavour]:
+    return {
+        name: flavour for name, flavour in _FLAVOURS.items() if {flavour.rank, flavour.local_rank} <= set(os.environ)
+    }
+
+
+def _communicator(place: Mpi) -> Any:
+    """A communicator of all workers, for Modum alone; MPI is initialized if nobody has done so.
+
+    Raises:
+        ModumError: mpi4py is missing, or its library is not the one whose mpirun started this process.
+    """
+    try:
+        import mpi4py
+
+        mpi4py.rc.initialize = False  # first look whose library it is: another one's may abort the process
+        mpi4py.rc.finalize = True
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise ModumError(
+            f"rank {place.rank} of {place.world_size}, started by mpirun, cannot use MPI to find the others: {error}\n"
+            "HINT: pip install mpi4py (or modum[mpi]); or do without: start a `modum server` and set "
+            "MODUM_BOX=host:port and MODUM_TOKEN for every worker, with MASTER_ADDR and MASTER_PORT if groups have "
+            "several workers"
+        ) from None
+    library = MPI.Get_library_version().splitlines()[0].strip().rstrip("\0")
+    if not any(name in library for name in _FLAVOURS[place.flavour].libraries):
+        raise ModumError(_wrong_library(place, library))
+    if not MPI.Is_initialized():
+        MPI.Init_thread()
+    world = MPI.COMM_WORLD
+    if (world.rank, world.size) != (place.rank, place.world_size):
+        raise ModumError(
+            f"mpirun ({place.flavour}) says rank {place.rank} of {place.world_size}, but MPI itself ({library}) says "
+            f"rank {world.rank} of {world.size}: this library was not started by this mpirun\n"
+            "HINT: use the mpirun of the same MPI that mpi4py loads: python -m mpi4py --mpi-lib-version"
+        )
+    return world.Dup()
+
+
+def _wrong_library(place: Mpi, library: str) -> str:
+    folder = os.environ.get("OMPI_LIBDIR_LOC", "/where/it/is") if place.flavour == "Open MPI" else "/where/it/is"
+    option = "-x" if place.flavour == "Open MPI" else "-genv"
+    name = "libmpi.so.40" if place.flavour == "Open MPI" else "libmpi.so.12"
+    equals = "=" if option == "-x" else " "
+    return (
+        f"mpirun is of {place.flavour}, but mpi4py loads {library}: every process would be alone in its own world\n"
+        f"HINT: use the mpirun of that library, or tell mpi4py to load this one's: "
+        f"mpirun {option} MPI4PY_LIBMPI{equals}{folder}/{name} ..."
+    )
+
+
+class _MpiMeeting(Rendezvous):
+    """All-gathers of a communicator, begun and then waited for with a deadline, which MPI itself does not have."""
+
+    def __init__(self, communicator: Any, rank: int, seconds: float) -> None:
+        self._communicator = communicator
+        self._rank = rank
+        self._seconds = seconds
+
+    def gather(self, text: str) -> list[str]:
+        data = np.frombuffer(text.encode(), np.uint8)
+        lengths = np.zeros(self._communicator.size, np.int64)
+        self._wait(self._communicator.Iallgather, np.array([data.size], np.int64), lengths)
+        ends = lengths.cumsum()
+        everything = np.zeros(int(ends[-1]), np.uint8)
+        self._wait(self._communicator.Iallgatherv, data, [everything, lengths.tolist()])
+        return [everything[end - size : end].tobytes().decode() for end, size in zip(ends, lengths, strict=True)]
+
+    def _wait(self, begin: "Callable[..., Any]", send: Any, receive: Any) -> None:
+        request = begin(send, receive)
+        deadline = time.monotonic() + self._seconds
+        while not request.Test():
+            if time.monotonic() > deadline:
+                raise DeadlineError(
+                    f"rank {self._rank}: not all workers came to modum.connect() within {self._seconds:g} s\n"
+                    "HINT: look for the first error in their output; every worker has to call modum.connect()"
+                )
+            time.sleep(_SLICE)

@@ -1,0 +1,1 @@
+"""What workers agree on, through the box."""

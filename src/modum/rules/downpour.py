@@ -1,0 +1,121 @@
+"""Downpour: every worker adds what it has learned to the shared weights, and takes them (Dean et al. 2012)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from modum.box.kernels import portable
+from modum.rules.rule import Part, UpdateRule
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from modum.box import Buffer
+    from modum.parameters.vector import Vector
+    from modum.rules.rule import Auto
+
+STATISTICS_RATE = 0.5
+"""Statistics are mixed, not added up: the sum of what several workers moved a variance by may be below zero."""
+
+PIECE = 1 << 20
+"""Elements that are subtracted at a time: bfloat16 takes four times as much memory meanwhile."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Downpour(UpdateRule):
+    """Downpour: every ``interval`` local steps ``u = W - B; G += u; B = G; W = G``.
+
+    ``B`` is the shared weights as this worker took them last, so ``u`` is the sum of the updates that its optimizer
+    made since. Nothing pulls workers together but taking ``G``; all updates of all workers are applied in full, and
+    p workers move ``G`` about p times as far as one does. Where that is too far, make the learning rate smaller.
+
+    References: Dean et al., "Large Scale Distributed Deep Networks" (NIPS 2012), section 4.1, with the local
+    optimizer's updates in place of gradients; for ``staleness``: Zhang, Gupta, Lian, Liu, "Staleness-aware
+    Async-SGD for Distributed Deep Learning" (IJCAI 2016), equation 4.
+
+    interval
+        Local steps between exchanges. ``"auto"``: the fewest at which an exchange hides under compute.
+    overlap
+        ``False``: the worker waits, and goes on from ``G``. ``True``: the exchange runs in the background on a
+        snapshot ``S`` of ``W``: ``u = S - B; G += u; B = G``; and when it has come back, ``W += B - S``. The steps
+        done meanwhile, ``W - S``, stay in ``W`` on top of the shared weights, and are part of the next ``u``: none
+        is lost and none is added twice.
+    staleness
+        ``None``: ``u`` is added in full. ``"divide"``: it is divided by its staleness, the number of updates by
+        other groups that ``G`` got between this group's taking it and adding to it (1 if there were fewer). What was
+        divided away is gone: the worker goes on from ``G``.
+    """
+
+    interval: int | Auto = "auto"
+    overlap: bool = True
+    staleness: Literal["divide"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.interval != "auto" and self.interval < 1:
+            raise ValueError(f'interval ({self.interval!r}) must be a whole number of steps, at least 1, or "auto"')
+        if self.staleness not in (None, "divide"):
+            raise ValueError(f'staleness ({self.staleness!r}) must be None or "divide"')
+
+    def settings(self) -> dict[str, Any]:
+        return {"rule": "downpour", **asdict(self)}
+
+    def rate(self, groups: int) -> float:
+        return 1.0
+
+    def part(self, vector: Vector, buffer: Buffer) -> Part:
+        return _Accumulated(self, vector, buffer)
+
+
+class _Accumulated(Part):
+    """The shared weights that this worker took last, and how old they are."""
+
+    def __init__(self, rule: Downpour, vector: Vector, buffer: Buffer) -> None:
+        super().__init__(vector, buffer)
+        self._divide = rule.staleness == "divide"
+        self._learning = min(max(vector.trainable - vector.offset, 0), vector.staging.size)
+        self._base = np.empty(self._learning, vector.staging.dtype)
+        self._update = sum(map(self._operations, vector.bounds, vector.bounds[1:]))
+        self._mates = self._update - self._operations(vector.offset, vector.offset + vector.staging.size)
+        self._version = 0
+
+    def pulled(self) -> None:
+        self.vector.snapshot()
+        self.vector.arrived()
+        self._base[:] = self.vector.staging[: self._learning]
+        self._version = self.buffer.version
+
+    def transfer(self, rate: float) -> None:
+        vector, buffer = self.vector, self.buffer
+        vector.arrived()
+        x, statistics = vector.staging[: self._learning], vector.staging[self._learning :]
+        if x.size:
+            _subtract(vector.dtype, self._base, x)  # -u
+            buffer.add(self._base, -1 / self._staleness(), offset=vector.offset)
+            self._version = buffer.version
+            buffer.read(self._base, offset=vector.offset)
+            _subtract(vector.dtype, x, self._base)
+        if statistics.size:
+            buffer.exchange(statistics, STATISTICS_RATE, offset=vector.offset + self._learning, difference=True)
+            self._version += 1
+
+    def _operations(self, low: int, high: int) -> int:
+        """On the buffer, in one update, by the member that has the elements from ``low`` to ``high``."""
+        return (low < min(high, self.vector.trainable)) + (max(low, self.vector.trainable) < high)
+
+    def _staleness(self) -> float:
+        """Updates by other groups since `_version`, at least 1. In a group of several it is off by less than 1:
+
+        the other members have usually, but not always, done one update of their own in between.
+        """
+        if not self._divide:
+            return 1.0
+        return max(1.0, (self.buffer.version - self._version - self._mates) / self._update)
+
+
+def _subtract(dtype: str, x: NDArray[np.generic], y: NDArray[np.generic]) -> None:
+    """x -= y."""
+    for start in range(0, x.size, PIECE):
+        portable.subtract(dtype, x[start : start + PIECE], y[start : start + PIECE])

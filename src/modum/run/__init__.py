@@ -1,0 +1,5 @@
+"""Start and watch: memory servers and workers on this machine, from their start to the exit status."""
+
+from modum.run.config import RunConfig
+
+__all__ = ["RunConfig"]

@@ -1,0 +1,40 @@
+"""What `modum run` is asked to do."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from modum.cluster.environment import check_group_size, check_job
+
+__all__ = ["RunConfig"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """One job on this machine; raises `ValueError`, with a hint, for what cannot be run."""
+
+    command: tuple[str, ...]
+    """What follows `python`: a script, or `-m` and a module, and the arguments."""
+    workers: int = 1
+    group_size: int = 1
+    """Workers in a group; consecutive ranks. Must divide `workers`."""
+    servers: int = 1
+    """Memory servers to start, unless `box` names some that run."""
+    memory: int = 8 * 2**30
+    """Bytes that each of these servers may hold."""
+    threads: int | None = None
+    """Compute threads of each worker; None leaves it to OMP_NUM_THREADS, or 1 if that is not set."""
+    on_failure: Literal["stop", "continue"] = "stop"
+    box: tuple[str, ...] = ()
+    """Addresses (`host:port`) of memory servers that run already."""
+    token: str | None = None
+    """The token of `box`; a box that the launcher starts gets a new one."""
+    name: str = ""
+    """What the job is called in a `box` that others use too: everything that it keeps there stands below this name."""
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "servers", "threads"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"{name} ({number}) must be at least 1")
+        check_group_size(self.group_size, self.workers)
+        check_job(self.name)

@@ -1,0 +1,6 @@
+"""The samples of a data set, shared out to the workers of a job in blocks."""
+
+from modum.samples.prefetch import Prefetch
+from modum.samples.shared import SharedSamples
+
+__all__ = ["Prefetch", "SharedSamples"]

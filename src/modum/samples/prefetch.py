@@ -1,0 +1,161 @@
+"""Shared samples for loops that fetch batches ahead, on another thread, and may drop what they fetched."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from modum.errors import DeadlineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from modum.samples.shared import SharedSamples
+
+_DONE = -1
+_PAUSE = -2
+_LOOK_SECONDS = 0.05
+"""How often one looks whether a block came back of a worker that died."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    indices: NDArray[np.int64]
+    epoch: int
+    finishes: int | None
+    """The block that is done with this batch."""
+
+
+class Prefetch:
+    """The batches of `SharedSamples`, where fetching one does not mean that those before it were trained on.
+
+    `batches` yields them, from whatever thread; `trained` confirms the oldest ones. A new pass begins with what the
+    pass before yielded and nobody trained on: a loop may look at the first batch, stop anywhere, or start anew.
+
+    together
+        Batches that the loop fetches before it trains on any of them (Keras: ``steps_per_execution``).
+    """
+
+    def __init__(self, samples: SharedSamples, together: int = 1) -> None:
+        self.samples = samples
+        self.together = together
+        self._batches: deque[_Batch] = deque()
+        """Those that were taken and not trained on."""
+        self._yielded = 0
+        """How many of them this pass has yielded."""
+        self._pass = 0
+        self._taking = False
+        self._done = False
+        self._paused = False
+        self._changed = threading.Condition()
+
+    def batches(self) -> Iterator[NDArray[np.int64]]:
+        """1-D index arrays until all samples of all epochs are taken. A new call ends the one before."""
+        with self._changed:
+            self._pass += 1
+            self._yielded = 0
+            self._paused = False
+            number = self._pass
+            self._changed.notify_all()
+        while (indices := self._next(number)) is not None:
+            yield indices
+
+    def trained(self) -> tuple[int, bool]:
+        """The loop has trained on what it fetched together.
+
+        Returns:
+            How many batches that were, and whether they end an epoch: what comes next here is of another one, or there
+            is nothing more. To know, it waits for the others at the very end of the job, lest a block comes back of a
+            worker that died; but not with several batches together, where it had to end the pass before.
+
+        Raises:
+            DeadlineError: others still work on the last blocks after the timeout of the samples.
+        """
+        with self._changed:
+            batches = min(self.together, self._yielded)
+            epoch = self._batches[0].epoch if self._batches else 0
+            for _ in range(batches):
+                batch = self._batches.popleft()
+                self._yielded -= 1
+                if batch.finishes is not None:
+                    self.samples.done(batch.finishes)
+                self.samples.processed(len(batch.indices))
+            self._changed.notify_all()
+            while not (self._batches or self._done or self._paused):
+                self._take_or_wait()
+            return batches, not self._batches or self._batches[0].epoch != epoch
+
+    @property
+    def done(self) -> bool:
+        """Whether all samples of all epochs are done, by whomever."""
+        return self._done
+
+    def _next(self, number: int) -> NDArray[np.int64] | None:
+        with self._changed:
+            while number == self._pass:
+                if self._yielded < len(self._batches):
+                    batch = self._batches[self._yielded]
+                    self._yielded += 1
+                    return batch.indices
+                if self._done or self._paused:
+                    return None
+                self._take_or_wait()
+            return None
+
+    def _take_or_wait(self) -> None:
+        """Take a block, or wait a moment for one to come. Called with the condition held, which it lets go meanwhile.
+
+        The pass is paused if the loop has fetched all there is and cannot train without more.
+        """
+        if self._taking:
+            self._changed.wait()
+            return
+        # more cannot be waited for while the loop waits for us: what it holds must be trained on first
+        starving = 0 < self._yielded < self.together
+        idle = not self._batches
+        self._taking = True
+        self._changed.release()
+        item: int | None = None
+        failed = True
+        try:
+            item = self._take(starving, idle)
+            failed = False
+        finally:
+            self._changed.acquire()
+            self._taking = False
+            if failed:
+                self._changed.notify_all()
+        if item is None:
+            self._changed.wait(_LOOK_SECONDS)
+        elif item == _DONE:
+            self._done = True
+        elif item == _PAUSE:
+            self._paused = True
+        else:
+            cut = self.samples.batches(item)
+            self._batches.extend(
+                _Batch(indices, self.samples.epoch, item if number == len(cut) else None)
+                for number, indices in enumerate(cut, 1)
+            )
+        self._changed.notify_all()
+
+    def _take(self, starving: bool, idle: bool) -> int | None:
+        """A block's number, `_DONE`, `_PAUSE`, or None: look again. All members of a group take the same."""
+        group = self.samples.group
+        if group.rank != 0:
+            return group.broadcast(0)
+        try:
+            taken = self.samples.take(self.samples.timeout if idle else 0.0)
+            item = _DONE if taken is None else taken
+        except DeadlineError:
+            if idle:
+                raise
+            if not starving:
+                return None
+            item = _PAUSE
+        return group.broadcast(item)

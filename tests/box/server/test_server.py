@@ -1,0 +1,99 @@
+"""A server's life: its pool, its memory, the identity of its box."""
+
+import threading
+
+import numpy as np
+import psutil
+import pytest
+from tests.box.test_faults import server_process
+
+from modum.box import Box, Server
+from modum.box.memory.segment import create_memfd
+from modum.box.protocol.limits import CHUNK
+from modum.errors import MismatchError, TransportError
+
+
+def test_the_order_of_the_servers_is_the_boxs_identity() -> None:
+    with Server() as one, Server() as two, Box.connect([one.address, two.address]) as box:
+        box.create("b", 10)
+        with pytest.raises(
+            MismatchError, match=f"number 1 of the box {one.address}, {two.address}.*number 0 of the box"
+        ):
+            Box.connect([two.address, one.address])
+        with pytest.raises(MismatchError, match="The list of servers and its order"):
+            Box.connect(one.address)
+        box.delete("b")
+        # an empty box may be put together anew
+        with Box.connect([two.address, one.address]) as other:
+            assert other.servers == (two.address, one.address)
+
+
+def test_a_server_stands_in_the_list_once(server: Server) -> None:
+    with pytest.raises(ValueError, match="stands twice"):
+        Box.connect([server.address, server.address])
+    with pytest.raises(ValueError, match="no memory server was named"):
+        Box.connect("")
+
+
+def test_the_transport_is_chosen_or_an_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Box.connect(server.address) as box:
+        assert box.transports == ("local",)
+    monkeypatch.setenv("MODUM_TRANSPORT", "tcp")
+    with Box.connect(server.address) as box:
+        assert box.transports == ("tcp",)
+    with Box.connect(server.address, transport="local") as box:
+        assert box.transports == ("local",)
+    with pytest.raises(ValueError, match="'pigeon' is not one of auto, local, rdma, tcp"):
+        Box.connect(server.address, transport="pigeon")
+    monkeypatch.setattr("modum.box.transport.local_host", lambda: "another")
+    with pytest.raises(TransportError, match=r"'local' cannot be used.*another machine"):
+        Box.connect(server.address, transport="local")
+    monkeypatch.delenv("MODUM_TRANSPORT")
+    with Box.connect(server.address) as box:
+        assert box.transports == ("tcp",)
+
+
+def test_a_segment_cannot_be_shrunk_under_the_others() -> None:
+    import os
+
+    descriptor = create_memfd("b", 10000)
+    try:
+        with pytest.raises(PermissionError):
+            os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def test_deleted_memory_is_given_back() -> None:
+    with server_process("--port", "0") as (process, address), Box.connect(address, transport="tcp") as box:
+        counted = psutil.Process(process.pid)
+        ones = np.ones(8 * CHUNK // 4, np.float32)
+        for turn in range(6):
+            buffer = box.create(f"b{turn}", ones.size)
+            buffer.write(ones)
+            if turn == 0:
+                first = counted.memory_info().rss
+            box.delete(buffer.name)
+        assert counted.memory_info().rss < first + 4 * CHUNK
+        assert len(counted.open_files()) == 0
+
+
+def test_sessions_that_end_leave_nothing(server: Server) -> None:
+    before = threading.active_count()
+    for transport in ("local", "tcp") * 5:
+        with Box.connect(server.address, transport=transport) as box:
+            if transport == "local" and not box.list():
+                box.create("b", 10)
+            box.open("b").add(np.ones(10, np.float32))
+    while server.statistics().connections:
+        pass
+    assert server.statistics().clients == 0
+    assert threading.active_count() == before
+
+
+def test_starting_and_closing_twice_is_harmless() -> None:
+    server = Server(memory=CHUNK)
+    server.close()
+    server.close()
+    with pytest.raises(ValueError, match="at least 1 byte"):
+        Server(memory=0)

@@ -1,0 +1,157 @@
+"""What the tests of the update rules share: the published equations, weights in NumPy, a clock that tests move."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modum.averaging import Averaging, Membership, join
+from modum.box import Box, Buffer
+from modum.groups import Alone
+from modum.parameters import Vector
+from modum.rules import Elastic, UpdateRule
+
+Floats = NDArray[np.float32]
+
+
+def elastic_reference(W: Floats, G: Floats, a: float) -> None:
+    """One exchange of EASGD, in place: Zhang et al. (2015), algorithm 1, steps a and b."""
+    d = np.float32(a) * (W - G)
+    W -= d
+    G += d
+
+
+def gradient(W: Floats, worker: int, step: int) -> Floats:
+    """The gradient of a quadratic whose minimum is the worker's own and moves: workers disagree, always."""
+    target = np.random.default_rng([worker, step]).standard_normal(W.size).astype(np.float32)
+    return W - target
+
+
+def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"still waiting after {seconds} s"
+        time.sleep(0.001)
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class ArrayVector(Vector):
+    """Weights that are a NumPy array, of a worker that is its own group. The last ``statistics`` ones are such."""
+
+    dtype = "float32"
+
+    def __init__(self, weights: Floats, statistics: int = 0) -> None:
+        self.weights = weights
+        self.size = weights.size
+        self.trainable = weights.size - statistics
+        self.bounds = [0, weights.size]
+        self.offset = 0
+        self.correction = np.zeros_like(weights)
+        self.staging = self.correction
+        self._sent = weights[self.trainable :].copy()
+        self._saved = weights.copy()
+
+    def check(self) -> None:
+        """The array is never moved."""
+
+    def snapshot(self) -> None:
+        self.correction[:] = self.weights
+        self._sent[:] = self.weights[self.trainable :]
+
+    def arrived(self) -> None:
+        """Host memory is there at once."""
+
+    def subtract(self, rate: float) -> None:
+        statistics = self.weights[self.trainable :]
+        statistics += np.float32(rate) * (self._sent - statistics)
+        self.weights -= self.correction
+
+    def read(self, buffer: Buffer) -> None:
+        buffer.read(self.weights)
+
+    def write(self, buffer: Buffer) -> None:
+        buffer.write(self.weights)
+
+    def align(self) -> None:
+        """A group of one is always aligned."""
+
+    def save(self) -> None:
+        self._saved[:] = self.weights
+
+    def restore(self) -> None:
+        self.weights[:] = self._saved
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gated(Elastic):
+    """Elastic averaging whose transfers go when the test lets them; each takes ``takes`` seconds of ``clock``."""
+
+    gate: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    clock: Clock = field(default_factory=Clock)
+    takes: float = 0.0
+
+    def settings(self) -> dict[str, Any]:
+        return {"rule": "gated"}
+
+    def transfer(self, buffer: Buffer, x: NDArray[np.generic], *, offset: int, rate: float) -> None:
+        assert self.gate.acquire(timeout=10)
+        Elastic.transfer(self, buffer, x, offset=offset, rate=rate)
+        self.clock.now += self.takes
+
+
+@dataclass
+class Worker:
+    """One worker with its averaging; ``step`` is plain gradient descent on `gradient`."""
+
+    number: int
+    vector: ArrayVector
+    buffer: Buffer
+    averaging: Averaging
+    membership: Membership
+    steps: int = 0
+
+    @property
+    def W(self) -> Floats:  # noqa: N802 - the literature's name
+        return self.vector.weights
+
+    def step(self, learning_rate: float = 0.1) -> None:
+        self.vector.weights -= np.float32(learning_rate) * gradient(self.W, self.number, self.steps)
+        self.steps += 1
+        self.averaging.step()
+
+
+def start_worker(
+    box: Box, rule: UpdateRule, weights: Floats, number: int = 0, clock: Clock | None = None, statistics: int = 0
+) -> Worker:
+    """A worker that has joined ``model``; close its averaging at the end."""
+    vector = ArrayVector(weights, statistics)
+    (buffer,) = join(box, "model", [vector], {"settings": rule.settings()}, timeout=10)
+    membership = Membership(box, "model", leader=True)
+    averaging = Averaging(rule, [vector], [buffer], Alone(), membership, clock or time.monotonic)
+    averaging.pull()
+    return Worker(number=number, vector=vector, buffer=buffer, averaging=averaging, membership=membership)
+
+
+@contextmanager
+def working(*workers: Worker) -> Iterator[None]:
+    """Closes the workers at the end."""
+    with ExitStack() as stack:
+        for worker in workers:
+            stack.callback(worker.buffer.close)
+            stack.callback(worker.averaging.close)
+        yield
