@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from modum.box.auth import new_token, read_token
     from modum.box.box import Box, BoxStatistics
     from modum.box.buffer import Buffer, BufferInfo
-    from modum.box.primitives import Counter, Lease, LeaseInfo, QueueStatistics, WorkQueue
+    from modum.box.primitives import Counter, Lease, LeaseInfo, QueueStatistics, Value, WorkQueue
     from modum.box.protocol.messages import ServerStatistics
     from modum.box.server.server import Server
     from modum.box.transport import TRANSPORTS
@@ -25,6 +25,7 @@ __all__ = [
     "QueueStatistics",
     "Server",
     "ServerStatistics",
+    "Value",
     "WorkQueue",
     "new_token",
     "read_token",
@@ -36,7 +37,7 @@ __getattr__, __dir__ = attach(
         "modum.box.auth": ("new_token", "read_token"),
         "modum.box.box": ("Box", "BoxStatistics"),
         "modum.box.buffer": ("Buffer", "BufferInfo"),
-        "modum.box.primitives": ("Counter", "Lease", "LeaseInfo", "QueueStatistics", "WorkQueue"),
+        "modum.box.primitives": ("Counter", "Lease", "LeaseInfo", "QueueStatistics", "Value", "WorkQueue"),
         "modum.box.protocol.messages": ("ServerStatistics",),
         "modum.box.server.server": ("Server",),
         "modum.box.transport": ("TRANSPORTS",),

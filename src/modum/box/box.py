@@ -15,7 +15,7 @@ from modum.box.auth import read_token
 from modum.box.buffer import Buffer, BufferInfo
 from modum.box.client.fanout import Fanout
 from modum.box.kernels import STORAGE
-from modum.box.primitives import Counter, Lease, LeaseInfo, WorkQueue
+from modum.box.primitives import Counter, Lease, LeaseInfo, Value, WorkQueue
 from modum.box.protocol.layout import Layout
 from modum.box.protocol.limits import MAX_DIMENSIONS, MAX_NAME, SESSION_BYTES
 from modum.box.protocol.messages import (
@@ -30,7 +30,7 @@ from modum.box.protocol.messages import (
     ServerStatistics,
 )
 from modum.box.transport import Transport, check_choice, open_transport
-from modum.errors import BufferNotFoundError, DeadlineError, ModumError
+from modum.errors import BufferExistsError, BufferNotFoundError, DeadlineError, MismatchError, ModumError
 
 log = logging.getLogger("modum.box")
 
@@ -225,6 +225,47 @@ class Box:
                     time.sleep(_INCOMPLETE_PAUSE)  # it is just being made
         return self._attach([infos[server] for server in range(len(self._servers))])
 
+    def open_or_create(
+        self,
+        name: str,
+        shape: int | Sequence[int],
+        dtype: str = "float32",
+        *,
+        meta: dict[str, Any] | None = None,
+    ) -> Buffer:
+        """Open the buffer of this name, or make it if it is not there; any number of clients may do so at one time.
+
+        Args:
+            name: as in `create`.
+            shape: as in `create`.
+            dtype: as in `create`.
+            meta: for a buffer that is made here; that of one which is there stays as it is (`Buffer.meta`).
+
+        Raises:
+            MismatchError: it is there with another shape or dtype.
+            ValueError, PoolFullError, DeadlineError: as in `create` and `open`.
+        """
+        wanted = (shape,) if isinstance(shape, int) else tuple(int(extent) for extent in shape)
+        deadline = time.monotonic() + self._servers.timeout
+        while True:
+            try:
+                buffer = self.open(name)
+                break
+            except BufferNotFoundError:
+                if time.monotonic() > deadline:
+                    raise
+            try:
+                return self.create(name, shape, dtype, meta=meta)
+            except BufferExistsError:
+                pass  # somebody was faster
+        if (buffer.shape, buffer.dtype) != (wanted, dtype):
+            buffer.close()
+            raise MismatchError(
+                f"buffer {self._prefix + name!r} is there with shape {buffer.shape} of {buffer.dtype},"
+                f" here it should have shape {wanted} of {dtype}"
+            )
+        return buffer
+
     def _attach(self, infos: Sequence[SegmentInfo]) -> Buffer:
         attachments = [
             transport.attach(info, self._servers.timeout)
@@ -277,6 +318,10 @@ class Box:
         if size < 1:
             raise ValueError(f"a work queue has at least 1 item, not {size}")
         return WorkQueue(self._servers, self._prefix + name, size)
+
+    def value(self, name: str) -> Value:
+        """Return the small shared value of this name; there is none until somebody sets it."""
+        return Value(self._servers, self._prefix + name)
 
     def lock(self, name: str, *, ttl: float = 30.0, timeout: float | None = None) -> Lease:
         """Take the lease of this name, waiting until it is free.

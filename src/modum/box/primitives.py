@@ -1,7 +1,10 @@
-"""What workers agree by: counters, leases and work queues in the box."""
+"""What workers agree by: counters, leases, work queues and small values in the box."""
 
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
+
+import msgspec
 
 from modum.box.client.fanout import Fanout
 from modum.box.protocol.messages import (
@@ -14,6 +17,9 @@ from modum.box.protocol.messages import (
     QueueLook,
     QueueOpen,
     QueueTake,
+    ValueGet,
+    ValuePut,
+    decode,
 )
 from modum.errors import LeaseLostError
 
@@ -165,3 +171,98 @@ class WorkQueue:
     def statistics(self) -> QueueStatistics:
         """How far it is."""
         return QueueStatistics(*self._servers.call_home(self.name, QueueLook(self.name), tuple[int, int, int]))
+
+
+_encoder = msgspec.msgpack.Encoder(order="deterministic")
+
+
+class Value:
+    """A small shared value that anybody may set, of the types that msgpack has; made by `Box.value`.
+
+    It may be None (nothing is there), a bool, an int of 64 bits, a float, a str, bytes, a list of such, or a dict
+    whose keys are str; a tuple comes back as a list. Two values are equal if they have the same types and contents: 1, 1.0 and True are
+    three values, the order of a dict's keys does not count. Every change happens exactly once, whatever connection was
+    lost meanwhile. It is kept until it is deleted: it does not end with the session of whoever set it.
+
+    Every method raises
+        ConnectionLostError, DeadlineError: the value's server is gone, or does not answer; a change that was under way
+            may have been made, once.
+    """
+
+    def __init__(self, servers: Fanout, name: str) -> None:
+        self.name = name
+        self._servers = servers
+
+    def get(self) -> Any:
+        """Return the value, or None if there is none."""
+        return _unpacked(self._servers.call_home(self.name, ValueGet(self.name), bytes))
+
+    def wait(self, timeout: float | None = None) -> Any:
+        """Wait until somebody has set the value, and return it.
+
+        Args:
+            timeout: seconds (default: the box's).
+
+        Raises:
+            DeadlineError: nobody has set it.
+        """
+        return _unpacked(
+            self._servers.call_until(
+                self.name,
+                lambda wait: ValueGet(self.name, wait),
+                bytes,
+                bool,
+                timeout,
+                lambda _: f"wait for value {self.name!r}: nobody has set it",
+            )
+        )
+
+    def set(self, value: Any) -> None:
+        """Set the value, whatever is there.
+
+        Raises:
+            TypeError: msgpack has no such type.
+            ValueError: it is None, or has more than `MAX_VALUE` bytes when packed; nothing was changed.
+            PoolFullError: the server keeps too many values already.
+        """
+        if value is None:
+            raise ValueError(f"value {self.name!r} cannot be set to None, which says that there is none: use delete()")
+        self._put(value)
+
+    def compare_and_set(self, expected: Any, value: Any) -> bool:
+        """Set the value if it is `expected` now, in one step; None on either side means that there is none.
+
+        Returns:
+            Whether it was set.
+
+        Raises:
+            TypeError, ValueError, PoolFullError: as `set` does.
+        """
+        condition = _packed(expected)
+        return self._put(value, condition) == condition
+
+    def set_default(self, value: Any) -> Any:
+        """Set the value unless there is one, in one step, and return what is there now.
+
+        Raises:
+            TypeError, ValueError, PoolFullError: as `set` does.
+        """
+        if value is None:
+            raise ValueError(f"value {self.name!r} cannot be set to None, which says that there is none")
+        return _unpacked(self._put(value, b"") or _packed(value))
+
+    def delete(self) -> None:
+        """Delete the value; does nothing if there is none."""
+        self._put(None)
+
+    def _put(self, value: Any, expected: bytes | None = None) -> bytes:
+        return self._servers.call_home(self.name, ValuePut(self.name, _packed(value), expected), bytes)
+
+
+def _packed(value: Any) -> bytes:
+    """Return `value` as msgpack, with the keys of dicts in order; nothing for None."""
+    return b"" if value is None else _encoder.encode(value)
+
+
+def _unpacked(data: bytes) -> Any:
+    return decode(data, Any) if data else None

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
+from modum.box.protocol.limits import MAX_VALUE, MAX_VALUES
 from modum.box.server.primitives import Primitives
-from modum.errors import LeaseLostError
+from modum.errors import LeaseLostError, PoolFullError
 
 
 class Clock:
@@ -91,3 +92,26 @@ def test_a_queue_has_one_size(shared: Primitives) -> None:
         shared.queue_open("q", 6)
     with pytest.raises(ValueError, match="no work queue 'other'"):
         shared.queue_take("other", "a", 0)
+
+
+def test_a_value_is_changed_only_where_it_is_as_expected(shared: Primitives) -> None:
+    assert shared.value_get("v", 0.0) == b""
+    assert shared.value_put("v", b"1", b"0") == b""
+    assert shared.value_put("v", b"1", b"") == b""
+    assert shared.value_put("v", b"2", b"0") == b"1"
+    assert shared.value_get("v", 0.0) == b"1"
+    assert shared.value_put("v", b"2", None) == b""
+    assert shared.value_put("v", b"", b"2") == b"2"
+    assert shared.is_empty()
+
+
+def test_values_have_limits(shared: Primitives) -> None:
+    with pytest.raises(ValueError, match=f"limit is {MAX_VALUE}"):
+        shared.value_put("v", b"x" * (MAX_VALUE + 1), None)
+    for number in range(MAX_VALUES):
+        shared.value_put(str(number), b"x", None)
+    with pytest.raises(PoolFullError, match=f"keeps {MAX_VALUES} values already"):
+        shared.value_put("one more", b"x", None)
+    shared.value_put("7", b"y", None)
+    shared.value_put("7", b"", None)
+    shared.value_put("one more", b"x", None)

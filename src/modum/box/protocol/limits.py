@@ -11,4 +11,6 @@ MAX_MESSAGE: Final = 16 << 20  # bytes of a control message
 MAX_GREETING: Final = 4 << 10  # bytes of a message from somebody not yet authenticated
 MAX_NAME: Final = 255  # bytes of a name in UTF-8
 MAX_DIMENSIONS: Final = 32
+MAX_VALUE: Final = 1 << 20  # bytes of one small shared value, packed
+MAX_VALUES: Final = 16384  # values that one server keeps
 MAX_WAIT: Final = 1.0  # seconds that a server keeps a waiting request before it says "not yet"

@@ -103,6 +103,24 @@ class QueueLook(Message, frozen=True):
     name: str
 
 
+class ValuePut(Message, frozen=True):
+    """Sets a value, packed as msgpack; an empty `value` deletes it, and an empty `expected` says that there is none.
+
+    With `expected`, only if that is what is there now; the answer is what was there before. Without, it is empty.
+    """
+
+    name: str
+    value: bytes
+    expected: bytes | None = None
+
+
+class ValueGet(Message, frozen=True):
+    """Answered with the packed value as soon as there is one, or with nothing after `wait` seconds."""
+
+    name: str
+    wait: float = 0.0
+
+
 class Link(Message, frozen=True):
     """Makes, or makes anew, the one-sided connection of a lane of this session: its ring over the server's `rail`."""
 
@@ -143,6 +161,8 @@ Request = (
     | QueueTake
     | QueueDone
     | QueueLook
+    | ValuePut
+    | ValueGet
     | Link
     | Reach
     | Look

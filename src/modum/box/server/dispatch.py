@@ -37,6 +37,8 @@ from modum.box.protocol.messages import (
     QueueTake,
     Reach,
     ServerStatistics,
+    ValueGet,
+    ValuePut,
     Version,
     decode_request,
     encode,
@@ -206,6 +208,10 @@ class Dispatch:
                 shared.queue_done(name, session, item)
             case QueueLook(name):
                 return shared.queue_look(name)
+            case ValuePut(name, value, expected):
+                return shared.value_put(name, value, expected)
+            case ValueGet(name):
+                return shared.value_get(name, wait)
             case Link(number, rail):
                 other = self._sessions.lane(session, number)
                 other.ring, linked = self._reachable.link(other.ring, rail)

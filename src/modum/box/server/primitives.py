@@ -1,4 +1,4 @@
-"""What a memory server keeps besides numbers: counters, leases and work queues, and who waits for them.
+"""What a memory server keeps besides numbers: counters, leases, work queues and small values, and who waits for them.
 
 Everything is guarded by one condition, which is also notified when a session ends. Nothing here knows about sockets.
 """
@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from modum.errors import LeaseLostError
+from modum.box.protocol.limits import MAX_VALUE, MAX_VALUES
+from modum.errors import LeaseLostError, PoolFullError
 
 
 @dataclass(slots=True)
@@ -30,7 +31,7 @@ class _Queue:
 
 
 class Primitives:
-    """Counters, leases and queues of one server. Thread-safe. Times are seconds of a monotonic clock."""
+    """Counters, leases, queues and values of one server. Thread-safe. Times are seconds of a monotonic clock."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.changed = threading.Condition()
@@ -40,6 +41,7 @@ class Primitives:
         self._leases: dict[str, _Lease] = {}
         self._grants = 0
         self._queues: dict[str, _Queue] = {}
+        self._values: dict[str, bytes] = {}
 
     def wait_until(self, ready: Callable[[], bool], seconds: float, *, poll: float | None = None) -> bool:
         """Wait for `ready()`, which is called with the condition held; `poll` looks again that often unasked."""
@@ -74,8 +76,8 @@ class Primitives:
             self.changed.notify_all()
 
     def is_empty(self) -> bool:
-        """Whether nothing was made here yet."""
-        return not (self._counters or self._leases or self._queues)
+        """Return whether nothing is kept here."""
+        return not (self._counters or self._leases or self._queues or self._values)
 
     # ---- counters
 
@@ -207,3 +209,45 @@ class Primitives:
             return self._queues[name]
         except KeyError:
             raise ValueError(f"no work queue {name!r} on this server: open it first") from None
+
+    # ---- small values
+
+    def value_put(self, name: str, value: bytes, expected: bytes | None) -> bytes:
+        """Set the value, or delete it if `value` is empty.
+
+        Args:
+            name: of the value.
+            value: packed; empty for none.
+            expected: change nothing unless this is what is there; None changes it in any case.
+
+        Returns:
+            What was there before if `expected` is given, else nothing.
+
+        Raises:
+            ValueError: the value is too large; what was there is unchanged.
+            PoolFullError: there are too many values here.
+        """
+        if len(value) > MAX_VALUE:
+            raise ValueError(
+                f"value {name!r} has {len(value)} bytes, the limit is {MAX_VALUE}: larger things belong into a buffer"
+            )
+        with self.changed:
+            before = self._values.get(name, b"")
+            if expected is not None and before != expected:
+                return before
+            if not value:
+                self._values.pop(name, None)
+            elif not before and len(self._values) >= MAX_VALUES:
+                raise PoolFullError(
+                    f"value {name!r}: this server keeps {MAX_VALUES} values already. HINT: delete some, or add servers"
+                )
+            else:
+                self._values[name] = value
+            self.changed.notify_all()
+        return b"" if expected is None else before
+
+    def value_get(self, name: str, seconds: float) -> bytes:
+        """Return the packed value as soon as there is one, or nothing after `seconds`."""
+        with self.changed:
+            self.wait_until(lambda: name in self._values, seconds)
+            return self._values.get(name, b"")
