@@ -11,6 +11,7 @@ from pathlib import Path
 from bench.cluster.compute import SNAPSHOT_SECONDS, make, save
 from bench.cluster.place import read_case
 from modum.box import Box
+from modum.cluster import credentials
 from modum.errors import BufferNotFoundError
 from modum.torch.flat import FlatVector, shared_tensors
 from modum.torch.group import TorchGroup
@@ -22,7 +23,7 @@ def main(address: str) -> None:
     model = make(case, 0)
     vector = FlatVector(shared_tensors(model), TorchGroup())
     folder = Path(os.environ["BENCH_FOLDER"])
-    with Box.connect(address, transport="tcp") as box:
+    with Box.connect(address, token=credentials.token(), transport="tcp") as box:
         while True:
             time.sleep(SNAPSHOT_SECONDS)
             try:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from modum.box import Box, Server, new_token
+from modum.cluster import credentials
 from modum.cluster.bootstrap import Bootstrap
 from modum.cluster.detection import detect
 from modum.cluster.environment import ClusterEnvironment
@@ -110,6 +111,8 @@ def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:
     `Box.connect` raises; nothing is left running then.
     """
     place = detect()
+    if transport == "auto":
+        transport = credentials.transport() or "auto"
     if not place.box_servers:
         if place.world_size == 1:
             return _alone(place, transport, timeout)

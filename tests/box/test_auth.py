@@ -2,21 +2,15 @@
 
 import socket
 import threading
-from pathlib import Path
 
 import pytest
 
-from modum.box import Box, Server, new_token, read_token
+from modum.box import Box, Server, new_token
 from modum.box.auth import check_exposure
 from modum.box.protocol.frames import Op, Status
 from modum.box.protocol.messages import Challenge, Failure, Greeting, Proof, decode
 from modum.box.sockets import receive_greeting, send_greeting
 from modum.errors import AuthenticationError
-
-
-@pytest.fixture(autouse=True)
-def no_token_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MODUM_TOKEN", raising=False)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.5", "::", "example.org"])
@@ -35,15 +29,14 @@ def test_with_a_token_it_listens_anywhere() -> None:
 
 
 @pytest.mark.parametrize("transport", ["local", "tcp"])
-def test_only_the_right_token_comes_in(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_right_token_comes_in(transport: str) -> None:
     token = new_token()
     with Server(token=token) as server:
         with pytest.raises(AuthenticationError, match=r"wants a token\. HINT: export MODUM_TOKEN"):
             Box.connect(server.address, transport=transport)
         with pytest.raises(AuthenticationError, match=f"wrong token .memory server {server.address}"):
             Box.connect(server.address, transport=transport, token=new_token())
-        monkeypatch.setenv("MODUM_TOKEN", token)
-        with Box.connect(server.address, transport=transport) as box:
+        with Box.connect(server.address, transport=transport, token=token) as box:
             assert box.transports == (transport,)
 
 
@@ -97,17 +90,3 @@ def _greet(host: str, port: int, proof: bytes | None) -> bytes:
         assert header.status is Status.REFUSED
         message = decode(data, Failure).message.encode()
         return mine if proof is None else message
-
-
-def test_a_token_file_must_be_private(tmp_path: Path) -> None:
-    path = tmp_path / "token"
-    path.write_text("secret\n")
-    path.chmod(0o644)
-    with pytest.raises(ValueError, match=r"mode 0644, others may read it: chmod 600"):
-        read_token(path)
-    path.chmod(0o600)
-    assert read_token(path) == "secret"
-    path.write_text("\n")
-    with pytest.raises(ValueError, match="is empty"):
-        read_token(path)
-    assert read_token() is None

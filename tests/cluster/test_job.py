@@ -31,6 +31,16 @@ def test_alone_it_can_take_the_box_that_is_named(monkeypatch: pytest.MonkeyPatch
             assert job.box.counter("visits").add(1) == 0
 
 
+def test_the_environment_chooses_the_transport_unless_the_script_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODUM_TRANSPORT", "tcp")
+    for wish, transport in (("auto", "tcp"), ("local", "local")):
+        with connect(transport=wish) as job:
+            assert job.box.transports == (transport,)
+    monkeypatch.setenv("MODUM_TRANSPORT", "pigeon")
+    with pytest.raises(ValueError, match="'pigeon' is not one of auto, local, rdma, tcp"):
+        connect()
+
+
 def test_as_one_of_many_it_has_its_launchers_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     with Server(token=(token := new_token()), memory=2**20) as server:
         for name, value in {

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from modum._lazy import attach
 
 if TYPE_CHECKING:
-    from modum.box.auth import new_token, read_token
+    from modum.box.auth import new_token
     from modum.box.box import Box, BoxStatistics
     from modum.box.buffer import Buffer, BufferInfo
     from modum.box.primitives import Counter, Lease, LeaseInfo, QueueStatistics, Value, WorkQueue
@@ -28,13 +28,12 @@ __all__ = [
     "Value",
     "WorkQueue",
     "new_token",
-    "read_token",
 ]
 
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "modum.box.auth": ("new_token", "read_token"),
+        "modum.box.auth": ("new_token",),
         "modum.box.box": ("Box", "BoxStatistics"),
         "modum.box.buffer": ("Buffer", "BufferInfo"),
         "modum.box.primitives": ("Counter", "Lease", "LeaseInfo", "QueueStatistics", "Value", "WorkQueue"),

@@ -2,13 +2,9 @@
 
 import hmac
 import ipaddress
-import os
 import secrets
-import stat
-from pathlib import Path
 from typing import Final
 
-TOKEN_VARIABLE: Final = "MODUM_TOKEN"
 NONCE_BYTES: Final = 32
 
 
@@ -20,23 +16,6 @@ def new_token() -> str:
 def new_nonce() -> bytes:
     """Bytes that are used once, for one handshake."""
     return secrets.token_bytes(NONCE_BYTES)
-
-
-def read_token(path: str | os.PathLike[str] | None = None) -> str | None:
-    """The token from a file, else from the environment variable MODUM_TOKEN, else None.
-
-    Raises:
-        ValueError: the file is empty, or others than its owner may read it.
-    """
-    if path is None:
-        return os.environ.get(TOKEN_VARIABLE) or None
-    mode = stat.S_IMODE(Path(path).stat().st_mode)
-    if mode & 0o077:
-        raise ValueError(f"token file {path} has mode {mode:04o}, others may read it: chmod 600 {path}")
-    token = Path(path).read_text(encoding="utf-8").strip()
-    if not token:
-        raise ValueError(f"token file {path} is empty")
-    return token
 
 
 def proof(token: str | None, role: str, session: bytes, lane: int, client_nonce: bytes, server_nonce: bytes) -> bytes:
@@ -69,6 +48,6 @@ def check_exposure(host: str, token: str | None) -> None:
     if not token and not is_loopback(host):
         raise ValueError(
             f"refusing to listen on {host} without a token: anybody who reaches it could read and change the memory."
-            f" HINT: export {TOKEN_VARIABLE}=$(python -c 'import secrets; print(secrets.token_urlsafe(32))') for the"
-            " server and its clients, or listen on 127.0.0.1"
+            " HINT: export MODUM_TOKEN=$(python -c 'import secrets; print(secrets.token_urlsafe(32))') for"
+            " `modum server` and its clients (in Python: Server(token=...)), or listen on 127.0.0.1"
         )

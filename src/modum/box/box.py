@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import msgspec
 
-from modum.box.auth import read_token
 from modum.box.buffer import Buffer, BufferInfo
 from modum.box.client.fanout import Fanout
 from modum.box.kernels import STORAGE
@@ -79,10 +78,10 @@ class Box:
         Args:
             servers: addresses "host:port", in a list or separated by commas. Every client must give the same list in
                 the same order.
-            token: the job's token; None takes the environment variable MODUM_TOKEN.
-            transport: "auto" (default), "local", "rdma" or "tcp"; None takes MODUM_TRANSPORT. "auto" maps the memory of
-                a server on this machine, and uses RDMA for another where both have a device for it, else TCP; a choice
-                that cannot be had is an error.
+            token: the job's token; None for servers that have none. Nothing is taken from the environment here.
+            transport: "local", "rdma", "tcp", or "auto", which None stands for. "auto" maps the memory of a server on
+                this machine, and uses RDMA for another where both have a device for it, else TCP; a choice that cannot
+                be had is an error.
             timeout: seconds without any progress after which a call gives up.
             threads: how many threads one operation may use where this client computes; default: the CPUs that this
                 process may use, at most 4.
@@ -108,7 +107,7 @@ class Box:
                 way = open_transport(
                     address,
                     choice=choice,
-                    token=token if token is not None else read_token(),
+                    token=token,
                     session=session,
                     threads=threads or min(MOST_THREADS, len(os.sched_getaffinity(0))),
                     patience=timeout,

@@ -180,9 +180,10 @@ class Value:
     """A small shared value that anybody may set, of the types that msgpack has; made by `Box.value`.
 
     It may be None (nothing is there), a bool, an int of 64 bits, a float, a str, bytes, a list of such, or a dict
-    whose keys are str; a tuple comes back as a list. Two values are equal if they have the same types and contents: 1, 1.0 and True are
-    three values, the order of a dict's keys does not count. Every change happens exactly once, whatever connection was
-    lost meanwhile. It is kept until it is deleted: it does not end with the session of whoever set it.
+    whose keys are str; a tuple comes back as a list. Two values are equal if they have the same types and contents:
+    1, 1.0 and True are three values, the order of a dict's keys does not count. Every change happens exactly once,
+    whatever connection was lost meanwhile. It is kept until it is deleted: it does not end with the session of whoever
+    set it.
 
     Every method raises
         ConnectionLostError, DeadlineError: the value's server is gone, or does not answer; a change that was under way

@@ -30,14 +30,14 @@ def doctor(
     from rich.markup import escape
     from rich.table import Table
 
-    from modum.box import read_token
+    from modum.cluster import credentials
     from modum.observe.doctor import examine
     from modum.observe.paths import measure_ways
 
     report = examine(port)
     servers = [address for address in (box or "").split(",") if address.strip()]
     try:
-        ways = measure_ways(servers, token=read_token())
+        ways = measure_ways(servers, token=credentials.token())
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--box") from None
     rows = [*report.rows(), *(way.row() for way in ways)]

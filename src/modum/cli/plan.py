@@ -111,6 +111,7 @@ def plan(
 def _measure(found: dict[str, float], notes: list[str], seconds: float, command: str | None) -> float:
     """Fill in what was not given; the step time."""
     from modum.box import Box
+    from modum.cluster import credentials
     from modum.plan import measure_bandwidth, measure_copy, measure_step
     from modum.units import format_seconds, format_speed
 
@@ -118,7 +119,7 @@ def _measure(found: dict[str, float], notes: list[str], seconds: float, command:
         found["copy"] = measure_copy()
         notes.append(f"measured here: copies {format_speed(found['copy'])}")
     if servers := os.environ.get("MODUM_BOX"):
-        with Box.connect(servers, transport="tcp") as box:
+        with Box.connect(servers, token=credentials.token(), transport="tcp") as box:
             speed, trip = measure_bandwidth(box)
         notes.append(f"measured to {servers}: exchanges {format_speed(speed)}, a small one {format_seconds(trip)}")
         found.setdefault("link", speed)

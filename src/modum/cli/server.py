@@ -60,7 +60,8 @@ def server(
     """
     import psutil
 
-    from modum.box import Server, read_token
+    from modum.box import Server
+    from modum.cluster import credentials
     from modum.cluster.interfaces import chosen_interface
     from modum.units import format_bytes, parse_bytes
 
@@ -68,7 +69,7 @@ def server(
         if interface is not None:
             host = chosen_interface(interface).address
         limit = parse_bytes(memory)
-        memory_server = Server(host, port, memory=limit, token=read_token(token_file))
+        memory_server = Server(host, port, memory=limit, token=credentials.token(token_file))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     except OSError as error:

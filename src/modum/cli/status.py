@@ -31,12 +31,13 @@ def status(
     from rich.live import Live
 
     from modum.box import Box
+    from modum.cluster import credentials
     from modum.errors import ModumError
 
     console = Console()
     try:
         # over TCP: a look at a box should not load compilers and map memory
-        with Box.connect(box, transport="tcp", timeout=5.0) as client:
+        with Box.connect(box, token=credentials.token(), transport="tcp", timeout=5.0) as client:
             before = client.statistics()
             time.sleep(seconds)
             now = client.statistics()

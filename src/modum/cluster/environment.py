@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Self, TypedDict
 
+from modum.cluster import credentials
+
 if TYPE_CHECKING:
     from modum.cluster.rendezvous import Rendezvous
 
@@ -143,7 +145,7 @@ def common_variables() -> "_Common":
     servers = (server.strip() for server in os.environ.get("MODUM_BOX", "").split(","))
     return {
         "box_servers": tuple(server for server in servers if server),
-        "token": os.environ.get("MODUM_TOKEN") or None,
+        "token": credentials.token(),
         "job": os.environ.get("MODUM_JOB", ""),
     }
 

@@ -38,17 +38,14 @@ def test_a_server_stands_in_the_list_once(server: Server) -> None:
 def test_the_transport_is_chosen_or_an_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     with Box.connect(server.address) as box:
         assert box.transports == ("local",)
-    monkeypatch.setenv("MODUM_TRANSPORT", "tcp")
-    with Box.connect(server.address) as box:
-        assert box.transports == ("tcp",)
-    with Box.connect(server.address, transport="local") as box:
-        assert box.transports == ("local",)
+    for transport in ("tcp", "local"):
+        with Box.connect(server.address, transport=transport) as box:
+            assert box.transports == (transport,)
     with pytest.raises(ValueError, match="'pigeon' is not one of auto, local, rdma, tcp"):
         Box.connect(server.address, transport="pigeon")
     monkeypatch.setattr("modum.box.transport.local_host", lambda: "another")
     with pytest.raises(TransportError, match=r"'local' cannot be used.*another machine"):
         Box.connect(server.address, transport="local")
-    monkeypatch.delenv("MODUM_TRANSPORT")
     with Box.connect(server.address) as box:
         assert box.transports == ("tcp",)
 

@@ -191,12 +191,13 @@ class Connection:
         challenge = decode(data, Challenge)
         if challenge.token_required and not endpoint.token:
             raise AuthenticationError(
-                f"memory server {endpoint.address} wants a token. HINT: export MODUM_TOKEN=... as on the server"
+                f"memory server {endpoint.address} wants a token. HINT: export MODUM_TOKEN=... as for the server, which"
+                " modum.connect and the commands take; Box.connect has an argument token"
             )
         if endpoint.token and not challenge.token_required:
             raise AuthenticationError(
                 f"memory server {endpoint.address} has no token, so it cannot show that it is the right one."
-                " HINT: start it with the same MODUM_TOKEN, or unset MODUM_TOKEN here"
+                " HINT: start it with the same MODUM_TOKEN, or give no token here (unset MODUM_TOKEN)"
             )
         if endpoint.server not in ("", challenge.server):
             raise ConnectionLostError(f"memory server {endpoint.address} was restarted: what it held is lost")

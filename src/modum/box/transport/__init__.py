@@ -1,7 +1,6 @@
 """The transports, and the choice between them: one for every server, made when a box is connected."""
 
 import logging
-import os
 import socket
 from typing import Final
 
@@ -21,18 +20,16 @@ log = logging.getLogger("modum.box")
 TRANSPORTS: Final[dict[str, type[Transport]]] = {
     kind.name: kind for kind in (LocalTransport, RdmaTransport, TcpTransport)
 }
-TRANSPORT_VARIABLE: Final = "MODUM_TRANSPORT"
 
 
 def check_choice(choice: str | None) -> str:
-    """The transport that was asked for: the argument, or if that is None or "auto" MODUM_TRANSPORT, else "auto".
+    """Return the transport that was asked for; "auto" for None.
 
     Raises:
         ValueError: there is no such transport.
         TransportError: this machine cannot use it.
     """
-    if choice in (None, "auto"):
-        choice = os.environ.get(TRANSPORT_VARIABLE) or "auto"
+    choice = choice or "auto"
     if choice != "auto":
         if choice not in TRANSPORTS:
             raise ValueError(f"transport {choice!r} is not one of auto, {', '.join(TRANSPORTS)}")

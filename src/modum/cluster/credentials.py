@@ -1,0 +1,34 @@
+"""The job's token and the transport that is wished for, from this process's environment or a file: read here alone."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+__all__ = ["TOKEN_VARIABLE", "TRANSPORT_VARIABLE", "token", "transport"]
+
+TOKEN_VARIABLE: Final = "MODUM_TOKEN"
+TRANSPORT_VARIABLE: Final = "MODUM_TRANSPORT"
+
+
+def token(path: str | os.PathLike[str] | None = None) -> str | None:
+    """Return the job's token: from a file if `path` names one, else from MODUM_TOKEN, else None.
+
+    Raises:
+        ValueError: the file is empty, or others than its owner may read it.
+        OSError: the file cannot be read.
+    """
+    if path is None:
+        return os.environ.get(TOKEN_VARIABLE) or None
+    mode = stat.S_IMODE(Path(path).stat().st_mode)
+    if mode & 0o077:
+        raise ValueError(f"token file {path} has mode {mode:04o}, others may read it: chmod 600 {path}")
+    text = Path(path).read_text(encoding="utf-8").strip()
+    if not text:
+        raise ValueError(f"token file {path} is empty")
+    return text
+
+
+def transport() -> str | None:
+    """Return the transport that MODUM_TRANSPORT asks for, or None; `Box.connect` checks that there is such a one."""
+    return os.environ.get(TRANSPORT_VARIABLE) or None
