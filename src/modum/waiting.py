@@ -1,0 +1,63 @@
+"""Waiting for a limited time: a deadline, and a loop that looks until something is there."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+__all__ = ["Deadline", "poll"]
+
+Found = TypeVar("Found")
+
+
+class Deadline:
+    """The moment at which a wait ends, `timeout` seconds after this object was made; None: never.
+
+    Attributes:
+        timeout: seconds from the beginning, as given; `math.inf` for None.
+    """
+
+    def __init__(self, timeout: float | None) -> None:
+        self.timeout = math.inf if timeout is None else timeout
+        self._end = time.monotonic() + self.timeout
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left, at least 0."""
+        return max(0.0, self._end - time.monotonic())
+
+    @property
+    def passed(self) -> bool:
+        """Whether no time is left."""
+        return time.monotonic() >= self._end
+
+
+def poll(
+    condition: Callable[[], Found],
+    *,
+    timeout: float | None,
+    every: float = 0.05,
+    error: Callable[[], Exception],
+) -> Found:
+    """Call `condition` until it returns something true, and return that.
+
+    It is called at least once, and once more when the time is up: a process that was held up itself does not give up
+    on what came meanwhile.
+
+    Args:
+        condition: what to look for. What it raises ends the wait.
+        timeout: seconds to go on; None: without an end.
+        every: seconds between two calls.
+        error: makes the exception to raise after that; called only then, so that it may look what is missing.
+
+    Raises:
+        Exception: that of `error`, when `condition` was still false after `timeout` seconds.
+    """
+    deadline = Deadline(timeout)
+    while True:
+        last = deadline.passed
+        if found := condition():
+            return found
+        if last:
+            raise error()
+        time.sleep(min(every, deadline.left))
