@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from modum.averaging import Averaging, Membership, join
 from modum.box import Box, Buffer
 from modum.groups import Alone
-from modum.parameters import Vector
+from modum.parameters import FlatLayout, TensorSpec, Vector
 from modum.rules import Elastic, UpdateRule
 
 Floats = NDArray[np.float32]
@@ -53,14 +53,11 @@ class Clock:
 class ArrayVector(Vector):
     """Weights that are a NumPy array, of a worker that is its own group. The last ``statistics`` ones are such."""
 
-    dtype = "float32"
-
     def __init__(self, weights: Floats, statistics: int = 0) -> None:
         self.weights = weights
-        self.size = weights.size
-        self.trainable = weights.size - statistics
-        self.bounds = [0, weights.size]
-        self.offset = 0
+        learning = TensorSpec(name="W", shape=(weights.size - statistics,), dtype="float32", trainable=True)
+        others = TensorSpec(name="S", shape=(statistics,), dtype="float32", trainable=False)
+        self.layout = FlatLayout([learning, others], alignment=1)
         self.correction = np.zeros_like(weights)
         self.staging = self.correction
         self._sent = weights[self.trainable :].copy()

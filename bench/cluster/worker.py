@@ -23,7 +23,7 @@ def main() -> None:
         model = make(case, job.rank)
         optimizer = optimizer_of(case, model)
         rule = Hybrid(between=Elastic(interval=case.interval, overlap=case.overlap, moving_rate=case.moving_rate))
-        averager = Averager(model, optimizer, job.box, rule)
+        averager = Averager(job, model, optimizer, rule)
         log = Log(job.rank)
         for inputs, labels in batches(case, job.rank):
             model.pace.begin()

@@ -19,6 +19,7 @@ import numpy as np
 from bench.timing import take_turns, timed
 from modum.averaging import Worker
 from modum.box import Box
+from modum.job import Job
 from modum.rules import Elastic
 
 LAYERS = 16
@@ -40,8 +41,8 @@ def on_tensorflow(nbytes: int, box: Box, stack: ExitStack) -> Stepping:
     width = round((nbytes / 4 / LAYERS) ** 0.5)
     variables = [tf.Variable(tf.ones([width, width]), name=f"layer{number}") for number in range(LAYERS)]
     rule = Elastic(moving_rate=MOVING_RATE, interval=1, overlap=True)
-    averager = stack.enter_context(Averager(variables, box, rule))
-    return averager, averager.step
+    averager = stack.enter_context(Averager(Job(box), variables, rule))
+    return averager.worker, averager.step
 
 
 def on_torch(nbytes: int, box: Box, stack: ExitStack) -> Stepping:
@@ -55,7 +56,7 @@ def on_torch(nbytes: int, box: Box, stack: ExitStack) -> Stepping:
     model = make_model(nbytes, LAYERS)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     rule = Elastic(moving_rate=MOVING_RATE, interval=1, overlap=True)
-    return stack.enter_context(Averager(model, optimizer, box, rule)), optimizer.step
+    return stack.enter_context(Averager(Job(box), model, optimizer, rule)).worker, optimizer.step
 
 
 def when_arrived(worker: Stepping) -> Callable[[], float]:

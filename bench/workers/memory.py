@@ -14,6 +14,7 @@ import torch
 
 from bench.workers.model import make_batch, make_model, train_step, weight_bytes
 from modum.box import Box
+from modum.job import Job
 from modum.rules import Elastic
 from modum.torch import Averager
 
@@ -41,7 +42,7 @@ def main(address: str, nbytes: int) -> None:
         ctypes.CDLL(None).malloc_trim(0)
         before = resident()
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-        with Averager(model, optimizer, box, rule=Elastic(interval=1, overlap=True)) as averager:
+        with Averager(Job(box), model, optimizer, rule=Elastic(interval=1, overlap=True)) as averager:
             for _ in range(EXCHANGES):
                 train_step(model, optimizer, batch)
             averager.finish()

@@ -24,6 +24,7 @@ import torch
 
 from bench.workers.model import make_batch, make_model
 from modum.box import Box, Buffer
+from modum.job import Job
 from modum.rules import Elastic
 from modum.torch import Averager
 
@@ -115,7 +116,7 @@ def main(address: str, kind: str, nbytes: int, seconds: float, exchanges: int) -
     steps: list[Step] = []
     with (
         Box.connect(address, transport="tcp") as box,
-        Averager(model, optimizer, box, rule=Watched(interval=interval, overlap=True)) as averager,
+        Averager(Job(box), model, optimizer, rule=Watched(interval=interval, overlap=True)) as averager,
     ):
         while averager.statistics().exchanges <= exchanges:
             start, cpu, waited = time.perf_counter(), time.thread_time(), waited_for_a_core()

@@ -66,17 +66,8 @@ def main(
 ) -> None:
     """Train, and print what it took."""
     with Box.connect(address, transport=transport) as box:
-        job = Job(
-            box=box,
-            rank=rank,
-            world_size=stages,
-            local_rank=rank,
-            group=rank,
-            groups=stages,
-            group_rank=0,
-            group_size=1,
-        )
-        with Pipeline(SleepingStage(rank, stages, seconds, nbytes), job, ahead=ahead) as pipeline:
+        job = Job(box, rank=rank, world_size=stages, local_rank=rank)
+        with Pipeline(job, SleepingStage(rank, stages, seconds, nbytes), ahead=ahead) as pipeline:
             marks = []
             warm_up = 2 * stages
             indices = [np.zeros(1, np.int64)] * (batches + warm_up + stages)

@@ -64,7 +64,7 @@ def main() -> None:
     rule = modum.Hybrid(between=between(interval=options.interval))
     scale = {"learning_rate_scale": options.learning_rate_scale, "warmup_steps": 100}
 
-    with modum.connect() as job, modum.keras.Averaging(job.box, rule, **scale) as averaging:
+    with modum.connect() as job, modum.keras.Averager(job, rule, **scale) as averager:
         keras.utils.set_random_seed(options.seed + job.rank)
         model = {"cnn": cnn, "dense": dense}[options.model]()
         model.compile(
@@ -72,7 +72,7 @@ def main() -> None:
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
         )
-        samples = averaging.shard(
+        samples = averager.share(
             data.train_images[..., None],
             data.train_labels,
             batch_size=options.batch_size,
@@ -84,14 +84,14 @@ def main() -> None:
             samples,
             epochs=options.epochs,
             shuffle=False,  # the samples are drawn at random
-            callbacks=[averaging],
+            callbacks=[averager],
             validation_data=test if job.rank == 0 else None,  # of the shared weights
             validation_batch_size=500,
             verbose=2 if job.rank == 0 else 0,
         )
         if job.rank == 0:
             _, accuracy = model.evaluate(*test, batch_size=500, verbose=0)
-            print(f"test accuracy {100 * accuracy:.2f} % after {averaging.samples.total:,} samples")
+            print(f"test accuracy {100 * accuracy:.2f} % after {averager.samples.total:,} samples")
             model.save(f"{options.model}.keras")
 
 

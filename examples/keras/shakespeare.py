@@ -56,7 +56,7 @@ def main() -> None:
     rule = modum.Hybrid(between=between(interval=options.interval))
     scale = {"learning_rate_scale": options.learning_rate_scale, "warmup_steps": 100}
 
-    with modum.connect() as job, modum.keras.Averaging(job.box, rule, **scale) as averaging:
+    with modum.connect() as job, modum.keras.Averager(job, rule, **scale) as averager:
         keras.utils.set_random_seed(options.seed + job.rank)
         model = lstm(len(text.characters))
         model.compile(
@@ -64,21 +64,21 @@ def main() -> None:
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             jit_compile=False,  # on a CPU, XLA takes long to compile the steps of an LSTM
         )
-        samples = averaging.shard(
+        samples = averager.share(
             *windows(text.train), batch_size=options.batch_size, epochs=options.epochs, seed=options.seed
         )
         model.fit(
             samples,
             epochs=options.epochs,
             shuffle=False,  # the samples are drawn at random
-            callbacks=[averaging],
+            callbacks=[averager],
             validation_data=test if job.rank == 0 else None,  # of the shared weights
             validation_batch_size=256,
             verbose=2 if job.rank == 0 else 0,
         )
         if job.rank == 0:
             loss = model.evaluate(*test, batch_size=256, verbose=0)
-            print(f"test perplexity {math.exp(loss):.3f} after {averaging.samples.total:,} samples")
+            print(f"test perplexity {math.exp(loss):.3f} after {averager.samples.total:,} samples")
             model.save("lstm.keras")
 
 

@@ -73,7 +73,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     with modum.connect() as job:
         network = {"cnn": cnn, "dense": dense}[options.model]
-        stage = partition(network, job, stages=options.stages, sample=pictures(data.train_images[: options.batch_size]))
+        stage = partition(job, network, stages=options.stages, sample=pictures(data.train_images[: options.batch_size]))
         optimizer = torch.optim.SGD(stage.parameters(), options.learning_rate, options.momentum)
         stage.prepare(optimizer, nn.functional.cross_entropy, {"accuracy": accuracy})
         schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -83,20 +83,20 @@ def main() -> None:
             cycle_momentum=False,
         )
         with Pipeline(
-            stage,
             job,
+            stage,
             mode="synchronous" if options.synchronous else "asynchronous",
             micro_batches=8 if options.synchronous else 1,
         ) as pipeline:
             print(f"{pipeline.place}, {sum(parameter.numel() for parameter in stage.parameters()):,} parameters")
-            samples = pipeline.samples(
-                size=len(labels), batch_size=options.batch_size, epochs=options.epochs, seed=options.seed
+            batches = pipeline.share(
+                lambda batch: pictures(data.train_images[batch]),
+                labels,
+                batch_size=options.batch_size,
+                epochs=options.epochs,
+                seed=options.seed,
             )
-            for _ in pipeline.train(
-                samples,
-                inputs=lambda batch: pictures(data.train_images[batch]),
-                labels=lambda batch: labels[batch],
-            ):
+            for _ in pipeline.train(batches):
                 schedule.step()
             pipeline.finish()
             test = pipeline.evaluate(
@@ -106,7 +106,7 @@ def main() -> None:
             )
             model = pipeline.model()
             if model is not None and pipeline.replica == 0:
-                print(f"test accuracy {100 * test['accuracy']:.2f} % after {samples.total:,} samples")
+                print(f"test accuracy {100 * test['accuracy']:.2f} % after {batches.samples.total:,} samples")
                 if options.save:
                     torch.save(model, options.save)
 

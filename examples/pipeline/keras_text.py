@@ -74,10 +74,10 @@ def main() -> None:
     keras.utils.set_random_seed(options.seed)
 
     with modum.connect() as job:
-        stage = partition(lambda: network(characters, options.learning_rate), job, stages=options.stages)
-        with Pipeline(stage, job) as pipeline:
+        stage = partition(job, lambda: network(characters, options.learning_rate), stages=options.stages)
+        with Pipeline(job, stage) as pipeline:
             print(f"{pipeline.place}, {stage.part.count_params():,} parameters")
-            samples = pipeline.samples(
+            samples = pipeline.indices(
                 size=len(train), batch_size=options.batch_size, epochs=options.epochs, seed=options.seed
             )
             for _ in pipeline.train(

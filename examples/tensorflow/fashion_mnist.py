@@ -55,24 +55,24 @@ def main() -> None:
     images, labels = data.train_images, data.train_labels
 
     with modum.connect() as job:
-        group = launched_group(job.box)  # before TensorFlow computes anything
+        group = launched_group(job)  # before TensorFlow computes anything
         net = Net(options.seed + job.rank)
         momenta = [tf.Variable(tf.zeros_like(variable)) for variable in net.trainable_variables]
         rate = tf.Variable(options.learning_rate)
         rule = modum.Hybrid(inside=group, between=modum.Elastic(interval=4))
-        with Averager(net, job.box, rule, learning_rate_scale="sqrt", warmup_steps=100) as averager:
+        with Averager(job, net, rule, learning_rate_scale="sqrt", warmup_steps=100) as averager:
 
             @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
             def train_step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
                 with tf.GradientTape() as tape:
                     loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, net(x)))
-                gradients = averager.average(tape.gradient(loss, net.trainable_variables))
+                gradients = averager.gradients(tape.gradient(loss, net.trainable_variables))
                 for variable, momentum, gradient in zip(net.trainable_variables, momenta, gradients, strict=True):
                     momentum.assign(0.9 * momentum + gradient)
                     variable.assign_sub(rate * momentum)
                 return loss
 
-            samples = averager.samples(
+            samples = averager.indices(
                 size=len(images), batch_size=options.batch_size, epochs=options.epochs, seed=options.seed
             )
             for step, batch in enumerate(samples):
@@ -80,7 +80,7 @@ def main() -> None:
                 loss = train_step(tf.constant(images[batch]), tf.constant(labels[batch]))
                 averager.step()
                 if step % 20 == 0:
-                    averager.report(loss=float(loss))
+                    job.report(loss=float(loss))
             averager.finish()
             if job.rank == 0:
                 with averager.shared_weights():

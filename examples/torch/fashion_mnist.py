@@ -73,8 +73,8 @@ def main() -> None:
     evaluations = 0
     start = time.monotonic()
 
-    with modum.connect() as job, Averager(model, optimizer, job.box) as averager:
-        samples = averager.samples(
+    with modum.connect() as job, Averager(job, model, optimizer) as averager:
+        samples = averager.indices(
             size=len(images), batch_size=options.batch_size, epochs=options.epochs, seed=options.seed
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -86,7 +86,7 @@ def main() -> None:
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-            averager.report(loss=loss.item())
+            job.report(loss=loss.item())
             if job.rank == 0:
                 log.append({"samples": samples.progress * samples.total, "loss": loss.item()})
                 if samples.progress * EVALUATIONS > evaluations:

@@ -1,26 +1,28 @@
-"""A worker's first line: its place in the job, and the box that it shares."""
+"""A worker's one handle: its place in the job, and the box that all workers share."""
 
 import atexit
 import contextlib
 import os
 import sys
+import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from modum.box import Box, Server, new_token
-from modum.cluster import credentials
+from modum.cluster import ClusterEnvironment, credentials, detect
 from modum.cluster.bootstrap import Bootstrap
-from modum.cluster.detection import detect
-from modum.cluster.environment import ClusterEnvironment
+from modum.cluster.environment import check_group_size, check_place
 from modum.cluster.registration import Registration
 from modum.cluster.single import Single
 from modum.cluster.slurm import allotted_tasks
+from modum.coordination.rendezvous import Rendezvous
 from modum.errors import ConnectionLostError, DeadlineError, ModumError
+from modum.observe.progress import WorkerProgress
 from modum.run.host_servers import HostServers
 
-__all__ = ["Job", "connect"]
+__all__ = ["GroupPlace", "Job", "connect"]
 
 _MEET_SECONDS: Final = 120.0
 """How long the first worker waits for the last one, which may be long in starting and importing."""
@@ -28,26 +30,177 @@ _PAUSE: Final = 0.05
 _QUIET_SECONDS: Final = 10.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One worker's view of the job; a context manager that leaves it.
+@dataclass(frozen=True, slots=True)
+class GroupPlace:
+    """A worker's place among the groups of the job: consecutive ranks make a group."""
 
-    Consecutive ranks make a group: `group` is `rank // group_size`, `group_rank` is `rank % group_size`, and
-    `groups` is `world_size // group_size`.
+    index: int
+    """Number of the group, from 0."""
+    size: int
+    """Workers in a group."""
+    rank: int
+    """Number of this worker in its group, from 0; member 0 is the leader."""
+
+
+class Job:
+    """What a worker knows about its job; a context manager that leaves it. `modum.connect` makes it.
+
+    Front ends take a job and nothing else of the cluster. A test, or a program that knows its place by other means, can
+    make one of a box by itself: `Job(box)` is a job of one worker.
+
+    Args:
+        box: the memory that all workers share; closed with the job.
+        rank: number of this worker, from 0.
+        world_size: number of workers.
+        local_rank: number of this worker on its host, from 0.
+        group_size: workers in a group; divides `world_size`.
+        address: at which the other workers reach this one's host.
+        interface: network interface that has this address, where it matters to a collective library; else empty.
+        attempt: tells one start of the job from the next one in a box that outlives them.
+
+    Raises:
+        ValueError: the numbers cannot be those of a job.
     """
 
-    box: Box
-    rank: int
-    world_size: int
-    local_rank: int
-    group: int
-    groups: int
-    group_rank: int
-    group_size: int
-    _embedded: Server | None = field(default=None, repr=False)
-    _carried: HostServers | None = field(default=None, repr=False)
-    _roster: Registration | None = field(default=None, repr=False)
-    _process: int = field(default_factory=os.getpid, repr=False)
+    def __init__(
+        self,
+        box: Box,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        local_rank: int = 0,
+        group_size: int = 1,
+        address: str = "127.0.0.1",
+        interface: str = "",
+        attempt: str = "0",
+    ) -> None:
+        check_place(rank, world_size, local_rank)
+        check_group_size(group_size, world_size)
+        self.box = box
+        self.rank = rank
+        self.world_size = world_size
+        self.local_rank = local_rank
+        self.group = GroupPlace(rank // group_size, group_size, rank % group_size)
+        self.groups = world_size // group_size
+        """Number of groups in the job."""
+        self.address = address
+        self.interface = interface
+        self.attempt = attempt
+        self._progress: WorkerProgress | None = None
+        self._mutex = threading.Lock()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"Job(rank {self.rank} of {self.world_size}, groups of {self.group.size}, {self.box!r})"
+
+    def report(
+        self,
+        *,
+        samples: int = 0,
+        steps: int = 0,
+        total: int | None = None,
+        loss: float | None = None,
+        exchange_seconds: float = 0.0,
+        hidden_seconds: float = 0.0,
+    ) -> None:
+        """Tell whoever watches the job what this worker has done since its last report; never waits for the network.
+
+        Args:
+            samples: trained on by this worker.
+            steps: taken by this worker.
+            total: samples of the whole job, as known now.
+            loss: the newest one.
+            exchange_seconds: what one exchange took; 0: there was none.
+            hidden_seconds: the part of it in which computing went on.
+
+        Raises:
+            ModumError: what writing an earlier report raised.
+        """
+        self._reports().report(
+            samples=samples,
+            steps=steps,
+            total=total,
+            loss=loss,
+            exchange_seconds=exchange_seconds,
+            hidden_seconds=hidden_seconds,
+        )
+
+    def rendezvous(
+        self, name: str, *, members: Literal["job", "group"] = "job", timeout: float = _MEET_SECONDS
+    ) -> Rendezvous:
+        """Return a place where all workers of the job, or of this worker's group, tell each other something small.
+
+        All of them call this, with the same name.
+
+        Args:
+            name: of the place.
+            members: who meets.
+            timeout: seconds that the first one waits for the last one, each time.
+        """
+        if members == "job":
+            where, rank, size = "job", self.rank, self.world_size
+        else:
+            where, rank, size = f"group {self.group.index}", self.group.rank, self.group.size
+        return Rendezvous(
+            self.box, f"modum/rendezvous/{self.attempt}/{where}/{name}", rank=rank, size=size, timeout=timeout
+        )
+
+    def flush(self) -> None:
+        """Write all reports so far into the box, and wait for it."""
+        if self._progress is not None:
+            self._progress.flush()
+
+    def close(self) -> None:
+        """Write the last report and close the box; closing twice does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._progress is not None:
+                with contextlib.suppress(ModumError, ValueError):  # the box may be gone, or closed by somebody
+                    self._progress.close()
+        finally:
+            self.box.close()
+
+    def _reports(self) -> WorkerProgress:
+        with self._mutex:
+            if self._progress is None:
+                self._progress = WorkerProgress(self.box, self.rank, self.world_size)
+            return self._progress
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _LaunchedJob(Job):
+    """A job that `connect` joined: with memory servers of this process, and an entry among the job's workers."""
+
+    def __init__(
+        self,
+        place: ClusterEnvironment,
+        box: Box,
+        *,
+        embedded: Server | None = None,
+        carried: HostServers | None = None,
+        registration: Registration | None = None,
+    ) -> None:
+        super().__init__(
+            box,
+            rank=place.rank,
+            world_size=place.world_size,
+            local_rank=place.local_rank,
+            group_size=place.group_size,
+        )
+        self._embedded = embedded
+        self._carried = carried
+        self._registration = registration
+        self._process = os.getpid()
+        atexit.register(self.close)
 
     def close(self) -> None:
         """Leave the job: close the box, and the memory servers if `connect` started some here.
@@ -56,28 +209,27 @@ class Job:
         they still need its memory. Closing twice does nothing; it is also done when the interpreter ends.
         """
         # a worker that ends by an error must not wait: the launcher is to see it, and stop the others
-        self._leave(wait=not hasattr(sys, "last_value"))
-
-    def __enter__(self) -> Self:
-        return self
+        self.leave(wait=not hasattr(sys, "last_value"))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         failed = error is not None and not (isinstance(error, SystemExit) and not error.code)
-        self._leave(wait=not failed)
+        self.leave(wait=not failed)
 
-    def _leave(self, *, wait: bool) -> None:
+    def leave(self, *, wait: bool) -> None:
+        """See `close`; without `wait` nobody is waited for."""
         if os.getpid() != self._process:
             return  # a forked child has no part in it
         atexit.unregister(self.close)
         try:
-            if self._roster is not None and not self._roster.left:
+            if self._registration is not None and not self._registration.left:
                 with contextlib.suppress(ModumError):  # a server of another host is gone: there is no box any more
-                    self._roster.leave()
+                    self.flush()
+                    self._registration.leave()
                     if wait and self._carried is not None:
-                        self._wait_for_others(self._roster)
-            self.box.close()
+                        self._wait_for_others(self._registration)
+            super().close()
             if wait and self._carried is not None:
                 self._carried.finish()  # workers of other hosts may be about to say goodbye still
         finally:
@@ -86,9 +238,9 @@ class Job:
             if self._embedded is not None:
                 self._embedded.close()
 
-    def _wait_for_others(self, roster: Registration) -> None:
+    def _wait_for_others(self, registration: Registration) -> None:
         tell = time.monotonic() + _QUIET_SECONDS
-        while others := roster.others():
+        while others := registration.others():
             if time.monotonic() > tell:
                 tell = float("inf")
                 ranks = ", ".join(map(str, others))
@@ -132,7 +284,7 @@ def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:
         try:
             box = _box(place, assembly.servers, assembly.token, transport, timeout)
             job = _enter(place, box, assembly.carried)
-            failing.callback(job._leave, wait=False)
+            failing.callback(job.leave, wait=False)
         except (ConnectionLostError, DeadlineError) as error:
             problem = assembly.unreachable(error)
         except (ModumError, ValueError, OSError) as error:
@@ -158,46 +310,21 @@ def _alone(place: ClusterEnvironment, transport: str, timeout: float) -> Job:
     except BaseException:
         server.close()
         raise
-    return _job(place, box, embedded=server)
+    return _LaunchedJob(place, box, embedded=server)
 
 
 def _box(place: ClusterEnvironment, servers: tuple[str, ...], token: str | None, transport: str, timeout: float) -> Box:
     return Box.connect(servers, token=token, transport=transport, timeout=timeout, namespace=place.job)
 
 
-def _enter(place: ClusterEnvironment, box: Box, carried: HostServers | None) -> Job:
+def _enter(place: ClusterEnvironment, box: Box, carried: HostServers | None) -> _LaunchedJob:
     """Check in, unless this is a script by itself: several of those may share a box, whose jobs they know."""
     try:
-        roster = None if isinstance(place, Single) else Registration(box, place)
+        registration = None if isinstance(place, Single) else Registration(box, place)
     except BaseException:
         box.close()
         raise
-    return _job(place, box, carried=carried, roster=roster)
-
-
-def _job(
-    place: ClusterEnvironment,
-    box: Box,
-    *,
-    embedded: Server | None = None,
-    carried: HostServers | None = None,
-    roster: Registration | None = None,
-) -> Job:
-    job = Job(
-        box=box,
-        rank=place.rank,
-        world_size=place.world_size,
-        local_rank=place.local_rank,
-        group=place.group,
-        groups=place.groups,
-        group_rank=place.group_rank,
-        group_size=place.group_size,
-        _embedded=embedded,
-        _carried=carried,
-        _roster=roster,
-    )
-    atexit.register(job.close)
-    return job
+    return _LaunchedJob(place, box, carried=carried, registration=registration)
 
 
 def _say(text: str) -> None:

@@ -199,7 +199,7 @@ def test_debug_information_is_told_where_it_is_displayed(caplog: pytest.LogCaptu
 def test_somebody_can_ask_for_a_snapshot_or_the_end(action: Action, tmp_path: Path) -> None:
     asked = iter([Action.NONE, action])
     param = solver(f"{SGD} max_iter: 9", directory=tmp_path)
-    with Solver(param, action=lambda: next(asked, Action.NONE)) as trained:
+    with Solver(param, asked=lambda: next(asked, Action.NONE)) as trained:
         trained.solve()
         assert trained.iter == (2 if action is Action.STOP else 9)
     assert (tmp_path / "snap_iter_2.caffemodel").exists()

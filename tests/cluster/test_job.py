@@ -4,7 +4,7 @@ import pytest
 
 from modum.box import Server, new_token
 from modum.errors import AuthenticationError
-from modum.job import connect
+from modum.job import GroupPlace, connect
 
 pytestmark = pytest.mark.usefixtures("bare_environment")
 
@@ -16,7 +16,7 @@ def test_alone_it_has_a_box_of_its_own() -> None:
         assert buffer.read().tolist() == [1, 2, 3]
         buffer.close()
         assert (job.rank, job.world_size, job.local_rank) == (0, 1, 0)
-        assert (job.group, job.groups, job.group_rank, job.group_size) == (0, 1, 0, 1)
+        assert (job.group, job.groups) == (GroupPlace(0, 1, 0), 1)
     job.close()  # a second time does nothing
 
 
@@ -54,7 +54,7 @@ def test_as_one_of_many_it_has_its_launchers_numbers(monkeypatch: pytest.MonkeyP
             monkeypatch.setenv(name, value)
         with connect() as job:
             assert (job.rank, job.world_size, job.local_rank) == (5, 6, 2)
-            assert (job.group, job.groups, job.group_rank, job.group_size) == (1, 2, 2, 3)
+            assert (job.group, job.groups) == (GroupPlace(1, 3, 2), 2)
 
 
 def test_one_of_many_without_a_box_is_told_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,38 +1,41 @@
-"""A group's agreements through the box; members are threads."""
+"""A worker alone, and groups that meet through the box; members are threads."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
+
+import numpy as np
+import pytest
 
 from modum.box import Box
-from modum.groups import BoxGroup
+from modum.errors import DeadlineError
+from modum.groups import Alone, BoxGroup
+from modum.testing import check_group
 
 
-def together(members: list[BoxGroup], act: Callable[[BoxGroup], Any]) -> list[Any]:
-    with ThreadPoolExecutor(len(members)) as pool:
-        return list(pool.map(act, members, timeout=60))
+def identity(array: np.ndarray) -> np.ndarray:
+    return array.copy()
 
 
-def test_members_agree_again_and_again_though_some_are_ahead(connect: Callable[[], Box]) -> None:
-    with ExitStack() as stack:
-        members = [BoxGroup(connect(), "group", rank=rank, size=3) for rank in range(3)]
+def test_a_worker_alone_is_a_group() -> None:
+    check_group(Alone(), identity, identity)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_group_through_the_box_does_what_groups_do(size: int, connect: Callable[[], Box]) -> None:
+    with ExitStack() as stack, ThreadPoolExecutor(size) as pool:
+        members = [BoxGroup(connect(), "group", rank=rank, size=size) for rank in range(size)]
         for member in members:
             stack.callback(member.close)
-
-        def act(member: BoxGroup) -> list[Any]:
-            said: list[Any] = []
-            for number in range(50):
-                said.append(member.largest([member.rank * number, -member.rank, 0.5]))
-                said.append(member.broadcast(2**40 + number + member.rank))
-            return said
-
-        expected = [each for number in range(50) for each in ((2.0 * number, 0.0, 0.5), 2**40 + number)]
-        assert together(members, act) == [expected] * 3
+        list(pool.map(lambda member: check_group(member, identity, identity), members, timeout=60))
 
 
-def test_a_group_of_one_agrees_with_itself(box: Box) -> None:
-    alone = BoxGroup(box, "alone", rank=0, size=1)
-    assert alone.largest([1, -2]) == (1.0, -2.0)
-    assert alone.broadcast(-7) == -7
-    alone.close()
+def test_a_member_that_does_not_come_is_not_waited_for_for_ever(box: Box) -> None:
+    member = BoxGroup(box, "group", rank=0, size=2, timeout=0.1)
+    with pytest.raises(DeadlineError):
+        member.largest([1.0])
+
+
+def test_a_missing_array_needs_others_like_it(box: Box) -> None:
+    with pytest.raises(ValueError, match="like="):
+        BoxGroup(box, "group", rank=0, size=2).average([None])

@@ -55,7 +55,7 @@ def outcomes(backend: str, directory: Path) -> dict[str, str | None]:
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("averaging")
+    return tmp_path_factory.mktemp("averager")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -88,12 +88,12 @@ import sys
 import modum.keras
 assert "keras" not in sys.modules
 import keras, modum, numpy as np
-with modum.connect() as job, modum.keras.Averaging(job.box) as averaging:
+with modum.connect() as job, modum.keras.Averager(job) as averager:
     model = keras.Sequential([keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     x, y = np.ones((8, 2), "float32"), np.ones((8, 1), "float32")
-    model.fit(averaging.shard(x, y, batch_size=4), verbose=0, shuffle=False, callbacks=[averaging])
-    assert averaging.statistics().steps == 2
+    model.fit(averager.share(x, y, batch_size=4), verbose=0, shuffle=False, callbacks=[averager])
+    assert averager.statistics().steps == 2
 assert {other!r} not in sys.modules and {backend!r} in sys.modules
 """
     python(backend, "-c", code)

@@ -12,6 +12,7 @@ from modum.job import Job
 from modum.pipeline import Stage, Weight
 
 Floats = NDArray[np.float32]
+JOBS: list[Job] = []
 
 
 class DenseStage(Stage):
@@ -79,11 +80,10 @@ def network(stages: int, width: int = 5, seed: int = 0) -> list[Floats]:
 
 
 def job_of(box: Box, rank: int, world_size: int) -> Job:
-    """A worker's view of a job whose workers share this process."""
-    return Job(
-        box=box, rank=rank, world_size=world_size, local_rank=rank, group=rank, groups=world_size, group_rank=0,
-        group_size=1,
-    )  # fmt: skip
+    """A worker's view of a job whose workers share this process; closed at the end of the test."""
+    job = Job(box, rank=rank, world_size=world_size, local_rank=rank)
+    JOBS.append(job)
+    return job
 
 
 def run_workers(worker: Callable[..., Any], *arguments: Iterable[Any], seconds: float = 60.0) -> list[Any]:

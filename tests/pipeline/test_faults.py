@@ -31,7 +31,7 @@ def call(worker: Callable[[], Any]) -> Any:
 
 
 def train(stage: DenseStage, box: Box, *, timeout: float = 20.0) -> None:
-    with Pipeline(stage, job_of(box, stage.index, stage.stages), timeout=timeout) as pipeline:
+    with Pipeline(job_of(box, stage.index, stage.stages), stage, timeout=timeout) as pipeline:
         for _ in pipeline.train(BATCHES, inputs=inputs, labels=labels):
             pass
 
@@ -53,7 +53,7 @@ def test_all_stages_end_with_the_name_and_error_of_the_one_that_failed(
 
 def test_an_error_in_the_users_loop_is_told_too(connect: Callable[[], Box]) -> None:
     def faulty(box: Box) -> None:
-        with Pipeline(DenseStage(1, network(2)), job_of(box, 1, 2), timeout=20) as pipeline:
+        with Pipeline(job_of(box, 1, 2), DenseStage(1, network(2)), timeout=20) as pipeline:
             for step in pipeline.train(BATCHES, inputs=inputs, labels=labels):
                 assert step.number < 3, "enough"
 
@@ -66,7 +66,7 @@ def test_an_error_in_the_users_loop_is_told_too(connect: Callable[[], Box]) -> N
 
 def test_a_loop_that_is_left_early_ends_all(connect: Callable[[], Box]) -> None:
     def leaving(box: Box) -> None:
-        with Pipeline(DenseStage(1, network(2)), job_of(box, 1, 2), timeout=20) as pipeline:
+        with Pipeline(job_of(box, 1, 2), DenseStage(1, network(2)), timeout=20) as pipeline:
             next(pipeline.train(BATCHES, inputs=inputs, labels=labels))
             with pytest.raises(RuntimeError, match="evaluation: this pipeline has ended"):
                 pipeline.evaluate(BATCHES, inputs=inputs, labels=labels)
@@ -81,7 +81,7 @@ def test_a_loop_that_is_left_early_ends_all(connect: Callable[[], Box]) -> None:
 def test_a_stage_whose_connection_ends_is_missed_within_seconds(connect: Callable[[], Box]) -> None:
     def dying(box: Box) -> None:
         stage = DenseStage(2, network(3))
-        pipeline = Pipeline(stage, job_of(box, 2, 3), timeout=60)
+        pipeline = Pipeline(job_of(box, 2, 3), stage, timeout=60)
         steps = pipeline.train(BATCHES, inputs=inputs, labels=labels)
         next(steps)
         box.close()  # as its process would
@@ -106,7 +106,7 @@ def test_a_stage_whose_connection_ends_is_missed_within_seconds(connect: Callabl
 
 def test_a_stage_that_hangs_is_waited_for_until_the_deadline(connect: Callable[[], Box]) -> None:
     def hanging(box: Box) -> None:
-        with Pipeline(DenseStage(1, network(2)), job_of(box, 1, 2), timeout=20) as pipeline:
+        with Pipeline(job_of(box, 1, 2), DenseStage(1, network(2)), timeout=20) as pipeline:
             box.counter("waited").wait(1, 20)
             list(pipeline.train(BATCHES, inputs=inputs, labels=labels))
 
@@ -130,13 +130,13 @@ def test_a_stage_that_never_comes_is_named(box: Box) -> None:
     with pytest.raises(
         DeadlineError, match=r"stage 0 of 3 .*not there: stage 1 of 3 \(rank 1\), stage 2 of 3 \(rank 2\)"
     ):
-        Pipeline(DenseStage(0, network(3)), job_of(box, 0, 3), timeout=0.2)
+        Pipeline(job_of(box, 0, 3), DenseStage(0, network(3)), timeout=0.2)
 
 
 @pytest.fixture
 def alone(box: Box) -> Iterator[Pipeline]:
     with ExitStack() as stack:
-        yield stack.enter_context(Pipeline(DenseStage(0, network(1)), job_of(box, 0, 1)))
+        yield stack.enter_context(Pipeline(job_of(box, 0, 1), DenseStage(0, network(1))))
 
 
 def test_a_place_that_is_taken_or_used_up_is_refused(
@@ -144,33 +144,33 @@ def test_a_place_that_is_taken_or_used_up_is_refused(
 ) -> None:
     monkeypatch.setattr("modum.pipeline.presence._CLAIM_SECONDS", 0.1)
     with pytest.raises(MismatchError, match=r"another worker has this stage already (?s:.)*rank of its own"):
-        Pipeline(DenseStage(0, network(1)), job_of(connect(), 0, 1))
+        Pipeline(job_of(connect(), 0, 1), DenseStage(0, network(1)))
     alone.close()
     with pytest.raises(MismatchError, match=r"pipeline 'pipeline/0' was used before(?s:.)*name="):
-        Pipeline(DenseStage(0, network(1)), job_of(connect(), 0, 1))
+        Pipeline(job_of(connect(), 0, 1), DenseStage(0, network(1)))
 
 
 def test_other_settings_than_the_first_workers_are_refused(alone: Pipeline, connect: Callable[[], Box]) -> None:
     with pytest.raises(MismatchError, match="micro_batches: shared 1, here 2"):
-        Pipeline(DenseStage(0, network(1)), job_of(connect(), 0, 1), mode="synchronous", micro_batches=2)
+        Pipeline(job_of(connect(), 0, 1), DenseStage(0, network(1)), mode="synchronous", micro_batches=2)
     stage = DenseStage(0, network(1))
     stage.framework = "torch"
     with pytest.raises(MismatchError, match="framework: shared numpy, here torch"):
-        Pipeline(stage, job_of(connect(), 0, 1))
+        Pipeline(job_of(connect(), 0, 1), stage)
 
 
 def test_wrong_settings_are_refused(box: Box) -> None:
     stage: Any = DenseStage(1, network(2))
     with pytest.raises(ValueError, match="stage 1 of 2 does not belong on rank 0 of 2"):
-        Pipeline(stage, job_of(box, 0, 2))
+        Pipeline(job_of(box, 0, 2), stage)
     with pytest.raises(ValueError, match=r"micro_batches \(4\) is for the synchronous mode"):
-        Pipeline(stage, job_of(box, 1, 2), micro_batches=4)
+        Pipeline(job_of(box, 1, 2), stage, micro_batches=4)
     with pytest.raises(ValueError, match="mode"):
-        Pipeline(stage, job_of(box, 1, 2), mode="fast")  # type: ignore[arg-type]
+        Pipeline(job_of(box, 1, 2), stage, mode="fast")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"ahead \(-1\)"):
-        Pipeline(stage, job_of(box, 1, 2), ahead=-1)
+        Pipeline(job_of(box, 1, 2), stage, ahead=-1)
     with pytest.raises(ValueError, match="timeout"):
-        Pipeline(stage, job_of(box, 1, 2), timeout=0)
+        Pipeline(job_of(box, 1, 2), stage, timeout=0)
 
 
 def test_batches_must_be_index_arrays_and_some(alone: Pipeline) -> None:
@@ -185,4 +185,4 @@ def test_weights_that_cannot_be_shared_are_refused(connect: Callable[[], Box]) -
             self.W = self.W.astype(np.float64)
 
     with pytest.raises(ValueError, match="dense0/W is float64: several pipelines share float32 weights only"):
-        Pipeline(Double(), job_of(connect(), 1, 2), rule=Elastic())
+        Pipeline(job_of(connect(), 1, 2), Double(), rule=Elastic())

@@ -37,7 +37,7 @@ def train(
 ) -> list[list[Step]]:
     def worker(stage: DenseStage, box: Box) -> list[Step]:
         job = job_of(box, stage.index, len(stages))
-        with Pipeline(stage, job, mode=mode, micro_batches=micro_batches, ahead=ahead, timeout=20) as pipeline:
+        with Pipeline(job, stage, mode=mode, micro_batches=micro_batches, ahead=ahead, timeout=20) as pipeline:
             return list(pipeline.train(batches, inputs=inputs, labels=labels))
 
     boxes = [connect() for _ in stages]
@@ -127,7 +127,7 @@ def test_a_flush_ends_every_batch_of_a_synchronous_pipeline(connect: Callable[[]
 
 def test_a_stage_keeps_as_many_versions_as_there_are_stages_from_it_on(connect: Callable[[], Box]) -> None:
     def worker(stage: DenseStage, box: Box) -> int:
-        with Pipeline(stage, job_of(box, stage.index, 4)) as pipeline:
+        with Pipeline(job_of(box, stage.index, 4), stage) as pipeline:
             for _ in pipeline.train(BATCHES, inputs=inputs, labels=labels):
                 pass
             statistics = pipeline.statistics()
@@ -145,9 +145,9 @@ def test_training_evaluating_and_gathering_take_turns(connect: Callable[[], Box]
     start = network(2)
 
     def worker(rank: int, box: Box) -> tuple[dict[str, float], dict[str, float], Any]:
-        with Pipeline(DenseStage(rank, start), job_of(box, rank, 2), mode="synchronous", micro_batches=2) as pipeline:
+        with Pipeline(job_of(box, rank, 2), DenseStage(rank, start), mode="synchronous", micro_batches=2) as pipeline:
             before = pipeline.evaluate([np.arange(25), np.arange(25, 40)], inputs=inputs, labels=labels)
-            samples = pipeline.samples(size=40, batch_size=8, epochs=3)
+            samples = pipeline.indices(size=40, batch_size=8, epochs=3)
             steps = list(pipeline.train(samples, inputs=inputs, labels=labels))
             assert sum(step.samples for step in steps) == 120
             assert [step.progress for step in steps] == [0.0] * 5 + [1 / 3] * 5 + [2 / 3] * 5
@@ -174,10 +174,10 @@ def test_two_pipelines_share_the_weights_of_each_stage(connect: Callable[[], Box
         rule = Elastic(moving_rate=0.5, interval=4, overlap=False)
         if rank >= 2:  # its weights are not the first ones, so it must not come first
             assert turns[stage.index].wait(20)
-        with Pipeline(stage, job_of(box, rank, 4), rule=rule) as pipeline:
+        with Pipeline(job_of(box, rank, 4), stage, rule=rule) as pipeline:
             assert np.array_equal(stage.W, start[stage.index])
             turns[stage.index].set()
-            samples = pipeline.samples(size=40, batch_size=4, epochs=4, block=4)
+            samples = pipeline.indices(size=40, batch_size=4, epochs=4, block=4)
             done = sum(step.samples for step in pipeline.train(samples, inputs=inputs, labels=labels))
             pipeline.finish()
             averaging = pipeline.statistics().averaging

@@ -15,21 +15,18 @@ from tests.support import until
 
 from modum.box import Box, Server
 from modum.errors import MismatchError
-from modum.groups import Group
+from modum.groups import Alone
 from modum.samples import SharedSamples
 
 Connect = Callable[[], Box]
 Indices = NDArray[np.int64]
 
 
-class Member(Group):
+class Member(Alone):
     """A member of a group whose members run one after the other: what the leader said is kept in a list."""
 
     def __init__(self, rank: int, size: int, said: list[int]) -> None:
         self.rank, self.size, self._said = rank, size, said
-
-    def largest(self, values: Sequence[float]) -> tuple[float, ...]:
-        return tuple(values)
 
     def broadcast(self, value: int) -> int:
         if self.rank == 0:

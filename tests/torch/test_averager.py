@@ -11,8 +11,10 @@ from torch import nn
 
 from modum.box import Box
 from modum.errors import DeadlineError, MismatchError
+from modum.job import Job
 from modum.observe.progress import read_progress
-from modum.torch import Averager, Downpour, Elastic, Hybrid
+from modum.rules import Downpour, Elastic, Hybrid
+from modum.torch import Averager
 from tests.support import elastic_reference, until
 
 Connect = Callable[[], Box]
@@ -21,9 +23,19 @@ Make = Callable[..., Averager]
 
 @pytest.fixture
 def averager() -> Iterator[Make]:
-    """Makes averagers, which are closed at the end."""
+    """Makes averagers of a model, an optimizer and a client of the box, which are closed at the end."""
+    jobs: set[Job] = set()
     with ExitStack() as stack:
-        yield lambda *args, **kwargs: stack.enter_context(Averager(*args, **kwargs))
+
+        def make(
+            model: nn.Module, optimizer: torch.optim.Optimizer, box: Box | Job, *args: Any, **kwargs: Any
+        ) -> Averager:
+            job = box if isinstance(box, Job) else Job(box)
+            if job not in jobs:
+                jobs.add(stack.enter_context(job))
+            return stack.enter_context(Averager(job, model, optimizer, *args, **kwargs))
+
+        yield make
 
 
 def sgd(model: nn.Module, **options: Any) -> torch.optim.Optimizer:
@@ -174,7 +186,7 @@ def test_with_downpour_the_updates_of_all_workers_add_up(dtype: torch.dtype, con
     for _, _, ours in workers:
         ours.finish(None)
     for model, _, ours in workers:
-        ours.pull()
+        ours.worker.pull()
         assert model.weight.tolist() == [[64.0 - 2 - (2 + 5)] * 2]
 
 
@@ -265,7 +277,7 @@ def test_pulling_takes_the_shared_weights_for_good(connect: Connect, averager: M
     ours = averager(model, optimizer, connect(), Elastic(moving_rate=0.5, interval=1))
     for _ in range(3):
         train(model, optimizer, torch.randn(8, 3))
-    ours.pull()
+    ours.worker.pull()
     np.testing.assert_array_equal(model.weight.detach().numpy().ravel(), shared(connect())[:9])
 
 
@@ -310,8 +322,9 @@ def test_other_settings_are_refused_with_both(connect: Connect, averager: Make) 
 
 def test_two_names_are_two_models(box: Box, averager: Make) -> None:
     generator, critic = nn.Linear(3, 2), nn.Linear(5, 1)
-    averager(generator, sgd(generator), box, name="generator")
-    averager(critic, sgd(critic), box, name="critic")
+    job = Job(box)
+    averager(generator, sgd(generator), job, name="generator")
+    averager(critic, sgd(critic), job, name="critic")
     assert {"generator/float32", "critic/float32"} <= {info.name for info in box.list()}
 
 
@@ -320,22 +333,20 @@ def test_an_optimizer_of_another_model_is_refused(box: Box, averager: Make) -> N
         averager(nn.Linear(2, 2), sgd(nn.Linear(2, 2)), box)
 
 
-def test_a_rule_without_groups_in_a_job_of_groups_is_refused(
-    box: Box, averager: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for variable, value in {"RANK": 0, "WORLD_SIZE": 4, "LOCAL_RANK": 0, "MODUM_GROUP_SIZE": 2}.items():
-        monkeypatch.setenv(variable, str(value))
+def test_a_rule_without_groups_in_a_job_of_groups_is_refused(box: Box, averager: Make) -> None:
+    job = Job(box, world_size=4, group_size=2)
     model = nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"groups of 2, but Elastic knows no groups: use Hybrid\(between="):
-        averager(model, sgd(model), box, Elastic())
+        averager(model, sgd(model), job, Elastic())
 
 
 def test_samples_may_be_asked_for_once_an_epoch(box: Box, averager: Make) -> None:
     model = nn.Linear(3, 1)
-    ours = averager(model, sgd(model), box)
+    job = Job(box)
+    ours = averager(model, sgd(model), job)
     for _ in range(2):
-        assert sorted(np.concatenate(list(ours.samples(size=40, batch_size=10)))) == list(range(40))
-    ours.progress.flush()
+        assert sorted(np.concatenate(list(ours.indices(size=40, batch_size=10)))) == list(range(40))
+    job.flush()
     progress = read_progress(box)
     assert progress is not None
     assert (progress.samples, progress.total) == (80, 80)
@@ -344,11 +355,12 @@ def test_samples_may_be_asked_for_once_an_epoch(box: Box, averager: Make) -> Non
 def test_progress_reaches_the_box(box: Box, averager: Make) -> None:
     model = nn.Linear(3, 1)
     optimizer = sgd(model)
-    ours = averager(model, optimizer, box, Elastic(moving_rate=0.5, interval=1))
-    for batch in ours.samples(size=40, batch_size=10, epochs=2):
+    job = Job(box)
+    ours = averager(model, optimizer, job, Elastic(moving_rate=0.5, interval=1))
+    for batch in ours.indices(size=40, batch_size=10, epochs=2):
         train(model, optimizer, torch.randn(len(batch), 3))
-        until(lambda: ours._averaging._exchange.ready)
-        ours.report(loss=0.25)
+        until(lambda: not ours.worker.exchanging)
+        job.report(loss=0.25)
     ours.finish()
     progress = read_progress(box)
     assert progress is not None

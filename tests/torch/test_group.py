@@ -1,36 +1,18 @@
-"""What every group must do: one suite for all implementations."""
+"""Groups over torch.distributed."""
 
 import pytest
-import torch
 
 from modum.box import Server
-from modum.groups import Alone, Group
-from modum.torch import TorchGroup
+from modum.rules import Hybrid
 from tests.torch.jobs import run_job
 
 
-@pytest.mark.parametrize("group", [Alone(), TorchGroup()], ids=["alone", "torch"])
-def test_a_group_of_one_agrees_with_itself(group: Group) -> None:
-    assert (group.rank, group.size) == (0, 1)
-    assert group.largest([3, -1.5]) == (3.0, -1.5)
-    assert group.broadcast(2**40) == 2**40
+@pytest.mark.parametrize(("workers", "group_size"), [(1, 1), (4, 2), (3, 3)])
+def test_a_group_does_what_groups_do(workers: int, group_size: int, server: Server) -> None:
+    outputs = run_job("collectives.py", servers=server.address, workers=workers, group_size=group_size)
+    assert [output.split() for output in outputs] == [["checked"]] * workers
 
 
-def test_the_collectives_of_a_group_of_one_change_nothing() -> None:
-    group, tensor = TorchGroup(), torch.tensor([1.0, 2.0])
-    group.average(tensor)
-    group.align(tensor)
-    assert tensor.tolist() == [1.0, 2.0]
-
-
-def test_all_members_get_the_same_in_each_of_two_groups(server: Server) -> None:
-    outputs = run_job("collectives.py", servers=server.address, workers=4, group_size=2)
-    for worker, output in enumerate(outputs):
-        group, rank = divmod(worker, 2)
-        assert output.splitlines() == [
-            f"{rank} 2",
-            "(1.0, 0.0, 0.5)",
-            str(2**40 + 2 * group),  # the leader's
-            "[1.5, 3.0]",
-            "[1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0]",
-        ]
+def test_a_rule_that_names_a_group_and_groups_inside_another_are_refused() -> None:
+    with pytest.raises(ValueError, match="not another Hybrid"):
+        Hybrid(between=Hybrid())

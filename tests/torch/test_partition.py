@@ -99,11 +99,11 @@ class Run:
         def worker(rank: int, box: Box) -> tuple[Any, Any, Any]:
             job = job_of(box, rank, len(at) + 1)
             with SEEDING:
-                stage = partition(build, job, at=at)
+                stage = partition(job, build, at=at)
             made = optimizer(stage.parameters()) if list(stage.parameters()) else None
             stage.prepare(made, nn.functional.cross_entropy, {"accuracy": accuracy})
             schedule = torch.optim.lr_scheduler.StepLR(made, 10, 0.5) if made else None
-            with Pipeline(stage, job, mode=mode, micro_batches=micro_batches, timeout=20) as pipeline:
+            with Pipeline(job, stage, mode=mode, micro_batches=micro_batches, timeout=20) as pipeline:
                 steps = []
                 for step in pipeline.train(batches, inputs=lambda i: data[i], labels=lambda i: LABELS[i]):
                     steps.append(step)
@@ -236,7 +236,7 @@ def test_a_worker_holds_its_own_parameters_only(device: str, few_parameters: Cal
         with torch.device(device):
             return nn.Sequential(nn.Linear(8, 100), nn.ReLU(), nn.Linear(100, 30), nn.Linear(30, 5))
 
-    stage = partition(build, job_of(box, 1, 2), at=["3"])
+    stage = partition(job_of(box, 1, 2), build, at=["3"])
     assert few_parameters() == 30 * 5 + 5 == sum(parameter.numel() for parameter in stage.parameters())
     assert not any(parameter.is_meta or parameter.abs().max() > 1 for parameter in stage.parameters())
     assert [name for name, _ in stage.named_parameters()] == ["3.weight", "3.bias"]
@@ -246,7 +246,7 @@ def test_layers_are_shared_out_by_the_time_they_take_and_the_model_stays(box: Bo
     model = cnn()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(5)
-    stage = partition(model, job_of(box, 0, 3), sample=IMAGES[:16])
+    stage = partition(job_of(box, 0, 3), model, sample=IMAGES[:16])
     assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(5)))
     assert stage.layers[0] == "0.0"
     assert 1 <= len(stage.layers) <= 9
@@ -260,12 +260,12 @@ def prepared(stage: TorchStage) -> None:
 @pytest.mark.parametrize(
     ("act", "kind", "message"),
     [
-        (lambda job: partition(nn.Linear(2, 2), job), TypeError, r"a Linear, and only an nn.Sequential .* can be cut"),
-        (lambda job: partition(cnn, job, stages=2), ValueError, "give it sample=.* or at="),
-        (lambda job: partition(cnn, job, at=["conv"]), ValueError, "none of the 11 layers is called 'conv'"),
-        (lambda job: partition([nn.ReLU()], job, sample=1), ValueError, r"stages \(2\) must be at most 1"),
-        (lambda job: partition(nn.Sequential(), job, at=["1"]), ValueError, "no layers"),
-        (lambda job: prepared(partition(cnn, job, at=["1"])), ValueError, "optimizer holds none of its parameters"),
+        (lambda job: partition(job, nn.Linear(2, 2)), TypeError, r"a Linear, and only an nn.Sequential .* can be cut"),
+        (lambda job: partition(job, cnn, stages=2), ValueError, "give it sample=.* or at="),
+        (lambda job: partition(job, cnn, at=["conv"]), ValueError, "none of the 11 layers is called 'conv'"),
+        (lambda job: partition(job, [nn.ReLU()], sample=1), ValueError, r"stages \(2\) must be at most 1"),
+        (lambda job: partition(job, nn.Sequential(), at=["1"]), ValueError, "no layers"),
+        (lambda job: prepared(partition(job, cnn, at=["1"])), ValueError, "optimizer holds none of its parameters"),
     ],
 )
 def test_wrong_input_is_refused(act: Callable[[Any], Any], kind: type[Exception], message: str, box: Box) -> None:
@@ -277,8 +277,8 @@ def test_no_cut_lies_between_two_uses_of_a_parameter(box: Box) -> None:
     shared = nn.Linear(4, 4)
     model = nn.Sequential(nn.Linear(4, 4), shared, nn.ReLU(), shared, nn.Tanh())
     with pytest.raises(ValueError, match="no cut can lie before '2': 1 and 3 share a parameter"):
-        partition(model, job_of(box, 0, 2), at=["2"])
-    assert partition(model, job_of(box, 0, 2), at=["1"]).layers == ("0",)
+        partition(job_of(box, 0, 2), model, at=["2"])
+    assert partition(job_of(box, 0, 2), model, at=["1"]).layers == ("0",)
 
 
 def test_a_layer_on_meta_must_make_its_own_values(box: Box) -> None:
@@ -290,7 +290,7 @@ def test_a_layer_on_meta_must_make_its_own_values(box: Box) -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Tanh(), Scale()))
     with pytest.raises(ValueError, match=r"1\.1 \(Scale\) is on the meta device and has no reset_parameters"):
-        partition(model, job_of(box, 1, 2), at=["1.0"])
+        partition(job_of(box, 1, 2), model, at=["1.0"])
 
 
 def test_what_cannot_cross_a_cut_is_named(connect: Callable[[], Box]) -> None:
@@ -300,9 +300,9 @@ def test_what_cannot_cross_a_cut_is_named(connect: Callable[[], Box]) -> None:
 
     def worker(rank: int, box: Box) -> None:
         job = job_of(box, rank, 2)
-        stage = partition([nn.Linear(8, 5), Named(), nn.Identity()], job, at=["2"])
+        stage = partition(job, [nn.Linear(8, 5), Named(), nn.Identity()], at=["2"])
         stage.prepare(momentum(stage.parameters()) if rank == 0 else None, nn.functional.cross_entropy)
-        with Pipeline(stage, job, timeout=20) as pipeline:
+        with Pipeline(job, stage, timeout=20) as pipeline:
             list(pipeline.train(BATCHES, inputs=lambda i: IMAGES[i, 0, 0], labels=lambda i: LABELS[i]))
 
     first, second = run_workers(worker, range(2), [connect(), connect()])

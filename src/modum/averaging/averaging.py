@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modum.averaging.background import BackgroundTransfer
 from modum.averaging.membership import HEARTBEAT_SECONDS
@@ -52,11 +52,13 @@ class Averaging:
         rule: UpdateRule,
         vectors: Sequence[Vector],
         buffers: Sequence[Buffer],
-        group: Group,
+        group: Group[Any],
         membership: Membership,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rule = rule
+        self.vectors = vectors
+        self.buffers = buffers
         self._parts = [rule.part(vector, buffer) for vector, buffer in zip(vectors, buffers, strict=True)]
         self._group = group
         self._membership = membership

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -12,20 +12,30 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from modum.caffe.net import Net
 
 __all__ = ["forward_all", "forward_backward_all"]
 
 Arrays = dict[str, "NDArray[np.float32]"]
 
 
-def forward_all(net: Net, blobs: Sequence[str] | None, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+class Batched(Protocol):
+    """What of a net is used here: `modum.caffe.Net` has it."""
+
+    @property
+    def inputs(self) -> Sequence[str]: ...
+    @property
+    def blobs(self) -> Mapping[str, Any]: ...
+    def forward(self, blobs: Any = None, start: Any = None, end: Any = None, **inputs: Any) -> Arrays: ...
+    def backward(self, diffs: Any = None, start: Any = None, end: Any = None, **gradients: Any) -> Arrays: ...
+
+
+def forward_all(net: Batched, blobs: Sequence[str] | None, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
     """The outputs of ``net`` and ``blobs`` for all rows of ``inputs``; the last batch is filled up with zeros."""
     return _joined([_copy(net.forward(blobs, None, None, **batch)) for batch in _batches(net, inputs)], inputs)
 
 
 def forward_backward_all(
-    net: Net, blobs: Sequence[str] | None, diffs: Sequence[str] | None, arrays: Mapping[str, NDArray[Any]]
+    net: Batched, blobs: Sequence[str] | None, diffs: Sequence[str] | None, arrays: Mapping[str, NDArray[Any]]
 ) -> tuple[Arrays, Arrays]:
     """The outputs and ``blobs``; and the gradients of the inputs and of ``diffs``.
 
@@ -45,7 +55,7 @@ def _copy(arrays: Arrays) -> Arrays:
     return {name: array.copy() for name, array in arrays.items()}
 
 
-def _batches(net: Net, arrays: Mapping[str, NDArray[Any]]) -> Iterator[Arrays]:
+def _batches(net: Batched, arrays: Mapping[str, NDArray[Any]]) -> Iterator[Arrays]:
     """The rows of ``arrays`` in batches of the net's size."""
     if not arrays:
         return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from modum.torch.flat import ALIGNMENT
+from modum.parameters import ALIGNMENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from enum import Enum
+from contextlib import ExitStack, nullcontext
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 
@@ -27,12 +28,16 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from modum.caffe.sharing import Sharing
+    from modum.job import Job
+    from modum.rules import UpdateRule
+
 __all__ = ["Action", "Solver"]
 
 _log = logging.getLogger(__name__)
 
 
-class Action(Enum):
+class Action(StrEnum):
     """What somebody (a signal, say) asks a solver to do between two iterations."""
 
     NONE = "none"
@@ -48,38 +53,52 @@ class Solver:
         print(solver.net.blobs["loss"].data, solver.net.params["conv1"][0].data)
         solver.solve()
 
-    solver
-        A prototxt file, or the message that was read from one. Paths in it are relative to the current directory, as
-        they are for Caffe.
-    stages, level
-        Added to the state of the train net.
-    weights
-        Files of weights to begin with, beside those that the solver names.
-    device
-        Where the nets compute.
-    tests
-        Whether to make the test nets: a worker that never tests does without.
-    action
-        Asked after every iteration.
+    With a job, it is one worker's part in the training of one model by all workers:
+
+        with modum.connect() as job, Solver("solver.prototxt", job=job) as solver:
+            solver.solve()
+
+    Args:
+        solver: a prototxt file, or the message that was read from one. Paths in it are relative to the current
+            directory, as they are for Caffe.
+        job: from `modum.connect`; None: this solver trains alone. See `Sharing` for what a job means.
+        rule: with a job, how the weights of all workers move together; None: elastic averaging between groups, with the
+            `moving_rate` and `update_interval` of the solver's file, or else automatic ones.
+        name: with a job, what the shared model is called in the box.
+        learning_rate_scale: with a job, see `LearningRateScale`.
+        resume: a snapshot (`.solverstate` or `.solverstate.h5`) to go on from; with a job, every worker takes its
+            weights and its history.
+        stages: added to the state of the train net.
+        level: likewise.
+        weights: files of weights to begin with, beside those that the solver names.
+        device: where the nets compute.
+        tests: whether to make the test nets.
+        asked: called after every iteration; returns what somebody (a signal, say) asks for.
 
     Raises:
         ModelError: something is wrong with the solver or with one of the nets.
+        MismatchError: the net or the settings differ from the first worker's.
     """
 
     def __init__(
         self,
         solver: str | Path | SolverParameter,
         *,
+        job: Job | None = None,
+        rule: UpdateRule | None = None,
+        name: str = "caffe",
+        learning_rate_scale: Literal["linear", "sqrt"] | float = "linear",
+        resume: str | Path | None = None,
         stages: Iterable[str] = (),
         level: int | None = None,
         weights: Iterable[str | Path] = (),
         device: torch.device | str | None = None,
         tests: bool = True,
-        action: Callable[[], Action] = lambda: Action.NONE,
+        asked: Callable[[], Action] = lambda: Action.NONE,
     ) -> None:
         param = read_solver(solver) if isinstance(solver, str | Path) else solver
         self.param: SolverParameter = param
-        self._action = action
+        self.asked = asked
         self.iter = 0
         """Iterations done."""
         if param.random_seed >= 0:
@@ -91,11 +110,17 @@ class Solver:
         state.stage.extend(stages)
         if level is not None:
             state.level = level
-        spec = self._own_part(_in_state(self._train_spec(), TRAIN, state))
+        spec = _in_state(self._train_spec(), TRAIN, state)
+        self._sharing: Sharing | None = None
+        if job is not None:
+            from modum.caffe.sharing import Sharing as Part
+
+            self._sharing = Part(job, rule, param, name=name, learning_rate_scale=learning_rate_scale)
+            spec = self._sharing.own_part(spec)
         fuse = not param.debug_info
         self.net = Net(spec, TRAIN, device=device, fuse=fuse)
         self.test_nets: list[Net] = []
-        if tests:
+        if tests and (self._sharing is None or self._sharing.first):
             self.test_nets = [
                 Net(_in_state(one, TEST, state), TEST, device=device, fuse=fuse) for one, state in self._test_specs()
             ]
@@ -108,38 +133,56 @@ class Solver:
         if param.snapshot:
             snapshots.check_prefix(self._prefix)
         self._losses: deque[Tensor] = deque(maxlen=max(1, param.average_loss))
-        self._stopped = False
-        self._passed = 1
+        self.stopped = False
+        self.passed = 1
         """Iterations from the one before to this one: more than 1 where other workers do some."""
-        self._displayed = (time.perf_counter(), 0)
+        self.displayed = (time.perf_counter(), 0)
         self.progress: Callable[[int, int], None] = lambda iteration, last: None
         """Called after every iteration with its number and `max_iter`."""
+        if resume is not None:
+            self.restore(resume)
+        if self._sharing is not None:
+            self._sharing.join(self)
 
     # -- what pycaffe has
 
     def step(self, iterations: int) -> None:
-        """Do so many iterations, with the tests, snapshots and log lines that fall due."""
+        """Do so many iterations, with the tests, snapshots and log lines that fall due.
+
+        With a job, take part until all workers together have done so many from where the job began.
+        """
+        if self._sharing is not None:
+            self._sharing.step(iterations)
+            return
         last = self.iter + iterations
-        self._stopped = False
+        self.stopped = False
         self._losses.clear()
-        self._displayed = (time.perf_counter(), self.iter)
-        while self.iter < last and not self._stopped:
-            if self._due(self.param.test_interval) and (self.iter > 0 or self.param.test_initialization):
+        self.displayed = (time.perf_counter(), self.iter)
+        while self.iter < last and not self.stopped:
+            if self.due(self.param.test_interval) and (self.iter > 0 or self.param.test_initialization):
                 self.test_all()
-                if self._stopped:
+                if self.stopped:
                     break
             self.iterate()
-            action = self._action()
+            action = self.asked()
             self.iter += 1
-            if self._due(self.param.snapshot) or action is Action.SNAPSHOT:
+            if self.due(self.param.snapshot) or action is Action.SNAPSHOT:
                 self.snapshot()
             self.progress(self.iter, max(self.param.max_iter, last))
             if action is Action.STOP:
-                self._stopped = True
+                self.stopped = True
 
     def solve(self, resume: str | Path | None = None) -> None:
-        """Train until ``max_iter``, from the beginning, from where this solver is, or from a snapshot's state."""
+        """Train until `max_iter`, from the beginning, from where this solver is, or from a snapshot's state.
+
+        Raises:
+            ValueError: `resume` is given here to a solver with a job, whose weights are shared already.
+        """
         param = self.param
+        if self._sharing is not None:
+            if resume is not None:
+                raise ValueError(f"solve(resume={str(resume)!r}) comes too late in a job: give Solver(..., resume=...)")
+            self._sharing.announce()
         _log.info("Solving %s", self.net.name)
         _log.info("Learning Rate Policy: %s", param.lr_policy)
         if resume is not None:
@@ -148,25 +191,34 @@ class Solver:
         self.finish()
 
     def finish(self) -> None:
-        """What comes after the last iteration: a snapshot, the loss, a test."""
+        """Do what comes after the last iteration: a snapshot, the loss, a test; in a job, the first worker does."""
         param = self.param
+        if self._sharing is not None and not self._sharing.finish():
+            return
         if param.snapshot_after_train and not (param.snapshot and self.iter % param.snapshot == 0):
             self.snapshot()
-        if self._stopped:
+        if self.stopped:
             _log.info("Optimization stopped early.")
             return
-        if self._due(param.display):
+        if self.due(param.display):
             with torch.no_grad():
                 self._losses.append(self.net.compute())
             _log.info("Iteration %d, loss = %g", self.iter, self.smoothed_loss)
-        if self._due(param.test_interval):
+        if self.due(param.test_interval):
             self.test_all()
         _log.info("Optimization Done.")
 
     def snapshot(self) -> tuple[Path, Path]:
-        """Write the weights and the solver's state; returns the paths of the two files."""
-        step = self.policy.current_step
-        return snapshots.snapshot(self.net, self.rule, self.parameters, self.param, self._prefix, self.iter, step)
+        """Write the weights and the solver's state; returns the paths of the two files.
+
+        In a job these are the shared weights, and the history is this worker's. For the first worker alone.
+        """
+        with ExitStack() as stack:
+            if self._sharing is not None:
+                stack.enter_context(self._sharing.snapshot_number())
+                stack.enter_context(self._sharing.shared_weights())
+            step = self.policy.current_step
+            return snapshots.snapshot(self.net, self.rule, self.parameters, self.param, self._prefix, self.iter, step)
 
     def restore(self, path: str | Path) -> None:
         """Go on from the state (``.solverstate`` or ``.solverstate.h5``) of a snapshot.
@@ -187,7 +239,7 @@ class Solver:
     def forward_backward(self) -> Tensor:
         """The gradients of one iteration, in ``parameters.gradient``; returns and notes the loss."""
         param = self.param
-        display = self._due(param.display)
+        display = self.due(param.display)
         if param.debug_info:
             self.net.debug_info(on=display)
         self.parameters.gradient.zero_()
@@ -207,8 +259,8 @@ class Solver:
         """
         param = self.param
         rate = self._rate(iteration)
-        if self._due(param.display):
-            _log.info("Iteration %d, lr = %g", self._label(param.display), rate)
+        if self.due(param.display):
+            _log.info("Iteration %d, lr = %g", self.label(param.display), rate)
         if param.clip_gradients >= 0:
             self._clip()
         if param.iter_size > 1:
@@ -222,11 +274,12 @@ class Solver:
         return float(sum(float(loss) for loss in self._losses)) / max(1, len(self._losses))
 
     def test_all(self) -> None:
-        """Run all test nets and log their mean outputs."""
-        for index in range(len(self.test_nets)):
-            if self._stopped:
-                return
-            self.test(index)
+        """Run all test nets and log their mean outputs; in a job, with the shared weights."""
+        with nullcontext() if self._sharing is None else self._sharing.shared_weights():
+            for index in range(len(self.test_nets)):
+                if self.stopped:
+                    return
+                self.test(index)
 
     def test(self, index: int = 0) -> dict[str, float]:
         """Run one test net over its ``test_iter`` batches; logs and returns the mean of each of its outputs.
@@ -234,18 +287,18 @@ class Solver:
         An output of several numbers is returned as ``name[i]``.
         """
         net, param = self.test_nets[index], self.param
-        number = self._label(param.test_interval) if param.test_interval else self.iter
+        number = self.label(param.test_interval) if param.test_interval else self.iter
         _log.info("Iteration %d, Testing net (#%d)", number, index)
         net.share_with(self.net)
         sums: list[Tensor] = []
         loss = torch.zeros((), dtype=torch.float64)
         batches = param.test_iter[index]
         for _ in range(batches):
-            action = self._action()
+            action = self.asked()
             if action is Action.SNAPSHOT:
                 self.snapshot()
             elif action is Action.STOP:
-                self._stopped = True
+                self.stopped = True
                 _log.info("Test interrupted.")
                 return {}
             loss = loss + net.compute().cpu()
@@ -262,9 +315,13 @@ class Solver:
         return means
 
     def close(self) -> None:
-        """End the threads and close the files of all nets."""
-        for net in (self.net, *self.test_nets):
-            net.close()
+        """Leave the job, end the threads and close the files of all nets."""
+        try:
+            if self._sharing is not None:
+                self._sharing.close()
+        finally:
+            for net in (self.net, *self.test_nets):
+                net.close()
 
     def __enter__(self) -> Self:
         return self
@@ -276,28 +333,29 @@ class Solver:
 
     # -- the parts
 
-    def _due(self, interval: int) -> bool:
+    def due(self, interval: int) -> bool:
         """Whether something that is done every so many iterations is to be done at this one."""
-        return interval > 0 and self.iter // interval > (self.iter - self._passed) // interval
+        return interval > 0 and self.iter // interval > (self.iter - self.passed) // interval
 
-    def _label(self, interval: int) -> int:
+    def label(self, interval: int) -> int:
         """The iteration for which that is done: this one, or the last multiple that other workers have done."""
         return self.iter // interval * interval
 
     def _rate(self, iteration: int) -> float:
         """The learning rate of an iteration."""
-        return self.policy.rate(iteration)
+        rate = self.policy.rate(iteration)
+        return rate if self._sharing is None else rate * self._sharing.learning_rate_factor
 
     def _display(self) -> None:
         param = self.param
-        (start, before), now = self._displayed, time.perf_counter()
+        (start, before), now = self.displayed, time.perf_counter()
         seconds = now - start
-        number = self._label(param.display)
+        number = self.label(param.display)
         _log.info(
             "Iteration %d (%g iter/s, %gs/%d iters), loss = %g",
             *(number, (number - before) / (seconds or 1), seconds, param.display, self.smoothed_loss),
         )
-        self._displayed = (now, number)
+        self.displayed = (now, number)
         index = 0
         for name, weight, values in self.net.output_values():
             for value in values.flatten().tolist():
@@ -326,10 +384,6 @@ class Solver:
         for name, least in (("max_iter", 0), ("iter_size", 1), ("average_loss", 1), ("display", 0), ("snapshot", 0)):
             if (value := getattr(param, name)) < least:
                 raise ModelError.at(param, f"{name} ({value}) must be at least {least}", name)
-
-    def _own_part(self, spec: NetParameter) -> NetParameter:
-        """The train net of this worker, which is in its state already."""
-        return spec
 
     def _train_spec(self) -> NetParameter:
         param = self.param

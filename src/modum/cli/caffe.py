@@ -149,14 +149,14 @@ def train(
             "level": level or None,
             "weights": _list(weights),
             "device": use(gpus[place.local_rank % len(gpus)] if gpus else None),
-            "action": _signals(sigint_effect, sighup_effect, launched=place.world_size > 1),
+            "asked": _signals(sigint_effect, sighup_effect, launched=place.world_size > 1),
         }
         if place.world_size == 1:
             with Solver(param, **options) as alone:
                 alone.progress = move
                 alone.solve(snapshot or None)
             return
-        from modum.caffe.distributed import SharedSolver, sharing_rule
+        from modum.caffe.sharing import sharing_rule
         from modum.job import connect
 
         try:
@@ -164,7 +164,10 @@ def train(
             options["learning_rate_scale"] = _scale(learning_rate_scale)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
-        with connect() as job, SharedSolver(param, job.box, rule, name=name, resume=snapshot or None, **options) as one:
+        with (
+            connect() as job,
+            Solver(param, job=job, rule=rule, name=name, resume=snapshot or None, **options) as one,
+        ):
             one.solve()
 
 

@@ -18,10 +18,10 @@ from modum.cluster.interfaces import (
     interface_to,
     route_source,
 )
+from modum.cluster.ports import free_port
 from modum.cluster.rendezvous import Rendezvous
 from modum.errors import MismatchError, ModumError
 from modum.run.host_servers import HostServers
-from modum.run.ports import free_port
 from modum.units import parse_bytes
 
 __all__ = ["Bootstrap"]

@@ -11,7 +11,15 @@ from modum.cluster import credentials
 if TYPE_CHECKING:
     from modum.cluster.rendezvous import Rendezvous
 
-__all__ = ["ClusterEnvironment", "check_group_size", "check_job", "common_variables", "host_group", "integer_variable"]
+__all__ = [
+    "ClusterEnvironment",
+    "check_group_size",
+    "check_job",
+    "check_place",
+    "common_variables",
+    "host_group",
+    "integer_variable",
+]
 
 _JOB = re.compile(r"[A-Za-z0-9._-]{0,64}")
 
@@ -64,19 +72,7 @@ class ClusterEnvironment(ABC):
         raise TypeError(f"workers of {self.name} are told all they need")
 
     def __post_init__(self) -> None:
-        if self.world_size < 1:
-            raise ValueError(f"world size ({self.world_size}) must be at least 1")
-        if not 0 <= self.rank < self.world_size:
-            raise ValueError(
-                f"rank ({self.rank}) must be from 0 to world size - 1 ({self.world_size - 1})\n"
-                "HINT: ranks count from 0, and WORLD_SIZE is the number of workers on all machines together"
-            )
-        if not 0 <= self.local_rank < self.world_size:
-            raise ValueError(
-                f"local rank ({self.local_rank}) must be from 0 to world size - 1 "
-                f"({self.world_size - 1})\n"
-                "HINT: LOCAL_RANK counts the workers of one machine from 0"
-            )
+        check_place(self.rank, self.world_size, self.local_rank)
         check_group_size(self.group_size, self.world_size, of_host=self.group_is_host)
         check_job(self.job)
 
@@ -94,6 +90,23 @@ class ClusterEnvironment(ABC):
     def group_rank(self) -> int:
         """Rank of this worker inside its group."""
         return self.rank % self.group_size
+
+
+def check_place(rank: int, world_size: int, local_rank: int) -> None:
+    """Raise `ValueError` unless these can be a worker's numbers."""
+    if world_size < 1:
+        raise ValueError(f"world size ({world_size}) must be at least 1")
+    if not 0 <= rank < world_size:
+        raise ValueError(
+            f"rank ({rank}) must be from 0 to world size - 1 ({world_size - 1})\n"
+            "HINT: ranks count from 0, and WORLD_SIZE is the number of workers on all machines together"
+        )
+    if not 0 <= local_rank < world_size:
+        raise ValueError(
+            f"local rank ({local_rank}) must be from 0 to world size - 1 "
+            f"({world_size - 1})\n"
+            "HINT: LOCAL_RANK counts the workers of one machine from 0"
+        )
 
 
 def check_group_size(group_size: int, world_size: int, *, of_host: bool = False) -> None:

@@ -1,17 +1,13 @@
 """A group of one."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any
 
 from modum.groups.base import Group
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
-
-class Alone(Group):
-    """A group of one: nothing to agree on."""
+class Alone(Group[Any]):
+    """A group of one: nothing to agree on, and every collective returns what it was given."""
 
     rank = 0
     size = 1
@@ -21,3 +17,14 @@ class Alone(Group):
 
     def broadcast(self, value: int) -> int:
         return value
+
+    def average(
+        self, arrays: Sequence[Any], like: Sequence[Any] | None = None, *, purpose: str = "average"
+    ) -> list[Any]:
+        return list(arrays)
+
+    def align(self, arrays: Sequence[Any], *, purpose: str = "align") -> list[Any]:
+        return list(arrays)
+
+    def gather(self, part: Any, lengths: Sequence[int], *, purpose: str = "gather") -> Any:
+        return part

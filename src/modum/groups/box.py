@@ -1,84 +1,134 @@
-"""A group's agreements through the box, for threads on which the framework's collectives may not be called."""
+"""A group that meets through the box, for threads on which a framework's collectives may not be called."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from modum.errors import BufferExistsError
 from modum.groups.base import Group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from modum.box import Box, Buffer
+    from modum.box import Box
+    from modum.job import Job
 
-SECONDS = 600.0
-"""How long a member waits for the others, which may be compiling or evaluating; DeadlineError after that."""
-MOST_VALUES = 8
-"""Numbers that the members may agree on at a time."""
+TIMEOUT: Final = 600.0
+"""Seconds that a member waits for the others, which may be compiling or evaluating."""
+
+Array = NDArray[Any]
 
 
-class BoxGroup(Group):
+class BoxGroup(Group[Array]):
     """Members that leave numbers for each other in the box.
 
     The collectives of a framework must be called in the same order by all members, so a thread that loads data cannot
     call them while another one trains. These may be called beside them, each method from one thread at a time.
 
-    name
-        Of what is kept in the box; every group has its own. Several of one name are made in one order.
+    Args:
+        box: of all members.
+        name: of what is kept in the box; every group has its own. Several of one name are made in one order.
+        rank: this member's number.
+        size: number of members.
+        timeout: seconds to wait for the others.
     """
 
-    def __init__(self, box: Box, name: str, *, rank: int, size: int) -> None:
+    def __init__(self, box: Box, name: str, *, rank: int, size: int, timeout: float = TIMEOUT) -> None:
         self.rank = rank
         self.size = size
-        name = f"{name}/{box.counter(f'{name}/made/{rank}').add(1)}"
-        # two rows for each member, used in turn
-        self._numbers = _open_or_create(box, name, (2 * size * MOST_VALUES,))
-        self._said = _open_or_create(box, f"{name}/said", (1,))
-        self._arrived = box.counter(f"{name}/arrived")
-        self._spoken = box.counter(f"{name}/spoken")
-        self._heard = box.counter(f"{name}/heard")
-        self._round = 0
+        self._box = box
+        self._timeout = timeout
+        self._name = f"{name}/{box.counter(f'{name}/made/{rank}').add(1)}"
+        self._said = box.value(f"{self._name}/said")
+        self._spoken = box.counter(f"{self._name}/spoken")
+        self._heard = box.counter(f"{self._name}/heard")
         self._told = 0
+        self._turns: dict[str, int] = {}
+
+    @classmethod
+    def of(cls, job: Job, name: str) -> BoxGroup:
+        """Make the group of this worker, as the job was launched."""
+        return cls(job.box, f"modum/{name}/{job.attempt}/{job.group.index}", rank=job.group.rank, size=job.group.size)
 
     def largest(self, values: Sequence[float]) -> tuple[float, ...]:
-        assert len(values) <= MOST_VALUES, "more numbers than there is room for"
-        if self.size == 1:
-            return tuple(float(value) for value in values)
-        # nobody overwrites a row before all have read it: they come to the round between only after that
-        row = self._round % 2 * self.size * MOST_VALUES
-        mine = np.array(values, np.float64).view(np.int64)
-        self._numbers.write(mine, offset=row + self.rank * MOST_VALUES)
-        self._round += 1
-        self._arrived.add(1)
-        self._arrived.wait(self._round * self.size, SECONDS)
-        rows = self._numbers.read(offset=row, count=self.size * MOST_VALUES).view(np.float64)
-        largest = rows.reshape(self.size, MOST_VALUES)[:, : len(values)].max(axis=0)
-        return tuple(largest.tolist())
+        rows = self._exchanged(np.array(values, np.float64), "largest")
+        return tuple(np.max(rows, axis=0).tolist())
 
     def broadcast(self, value: int) -> int:
         if self.size == 1:
             return value
         self._told += 1
         if self.rank == 0:
-            self._heard.wait((self._told - 1) * (self.size - 1), SECONDS)
-            self._said.write(np.array([value], np.int64))
+            self._heard.wait((self._told - 1) * (self.size - 1), self._timeout)
+            self._said.set(value)
             self._spoken.add(1)
             return value
-        self._spoken.wait(self._told, SECONDS)
-        (heard,) = self._said.read(count=1)
+        self._spoken.wait(self._told, self._timeout)
+        heard = self._said.get()
         self._heard.add(1)
         return int(heard)
 
-    def close(self) -> None:
-        self._numbers.close()
-        self._said.close()
+    def average(
+        self, arrays: Sequence[Array | None], like: Sequence[Array] | None = None, *, purpose: str = "average"
+    ) -> list[Array | None]:
+        if self.size == 1 or not arrays:
+            return list(arrays)
+        if like is None and any(array is None for array in arrays):
+            raise ValueError("an array is missing: give average(..., like=...), arrays of the same shapes")
+        shapes = [array for array in (arrays if like is None else like) if array is not None]
+        present = np.array([array is not None for array in arrays], np.float64)
+        flat = [
+            np.zeros(shape.size) if array is None else array.reshape(-1).astype(np.float64)
+            for array, shape in zip(arrays, shapes, strict=True)
+        ]
+        rows = self._exchanged(np.concatenate([present, *flat]), purpose)
+        anywhere: list[float] = rows[:, : len(arrays)].max(axis=0).tolist()
+        sums = rows[:, len(arrays) :].sum(axis=0)
+        starts = accumulate((shape.size for shape in shapes), initial=0)
+        return [
+            (sums[start : start + shape.size] / self.size).astype(shape.dtype).reshape(shape.shape) if there else None
+            for there, start, shape in zip(anywhere, starts, shapes, strict=False)
+        ]
 
+    def align(self, arrays: Sequence[Array], *, purpose: str = "align") -> list[Array]:
+        aligned = []
+        for array in arrays:
+            everybodys = self.gather(array.reshape(-1), [array.size] * self.size, purpose=purpose)
+            aligned.append(everybodys[: array.size].reshape(array.shape))
+        return aligned
 
-def _open_or_create(box: Box, name: str, shape: tuple[int, ...]) -> Buffer:
-    try:
-        return box.create(name, shape, "int64")
-    except BufferExistsError:
-        return box.open(name)
+    def gather(self, part: Array, lengths: Sequence[int], *, purpose: str = "gather") -> Array:
+        if self.size == 1:
+            return part
+        words = -(-max(lengths) * part.itemsize // 8)
+        own = np.zeros(words * 8, np.uint8)
+        own[: part.nbytes] = np.ascontiguousarray(part).view(np.uint8)
+        rows = self._exchanged(own.view(np.float64), purpose)
+        parts = [
+            np.ascontiguousarray(row).view(np.uint8)[: length * part.itemsize].view(part.dtype)
+            for row, length in zip(rows, lengths, strict=True)
+        ]
+        return np.concatenate(parts)
+
+    def _exchanged(self, row: NDArray[np.float64], purpose: str) -> NDArray[np.float64]:
+        """Return the rows of all members, bit for bit; float64 as int64, which the box never rounds."""
+        if self.size == 1:
+            return row[None]
+        name = f"{self._name}/{purpose}/{row.size}"
+        turn = self._turns[name] = self._turns.get(name, -1) + 1
+        # two sets of rows, used in turn: nobody overwrites one before all have read it, as they come to the round
+        # between only after that
+        buffer = self._box.open_or_create(name, (2, self.size, max(1, row.size)), "int64")
+        arrived = self._box.counter(f"{name}/arrived")
+        try:
+            first = turn % 2 * self.size * row.size
+            buffer.write(row.view(np.int64), offset=first + self.rank * row.size)
+            arrived.add(1)
+            arrived.wait((turn + 1) * self.size, self._timeout)
+            rows: NDArray[np.float64] = buffer.read(offset=first, count=self.size * row.size).view(np.float64)
+            return rows.reshape(self.size, row.size)
+        finally:
+            buffer.close()

@@ -3,25 +3,22 @@
 The names below are loaded when they are first used, and import the backend in use alone.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from modum._lazy import attach
 
 if TYPE_CHECKING:
-    from modum.keras.averaging import Averaging
-    from modum.keras.stages import KerasStage, partition
-    from modum.rules import Downpour, Elastic, Hybrid
+    from modum.keras.averager import Averager
+    from modum.keras.partition import partition
+    from modum.keras.stage import KerasStage
 
-__all__ = ["Averaging", "Downpour", "Elastic", "Hybrid", "KerasStage", "partition"]
+__all__ = ["Averager", "KerasStage", "partition"]
 
-_HOMES = {
-    "modum.keras.averaging": ("Averaging",),
-    "modum.keras.stages": ("KerasStage", "partition"),
-    "modum.rules": ("Downpour", "Elastic", "Hybrid"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(home), name)
-    raise AttributeError(f"module 'modum.keras' has no attribute {name!r}")
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "modum.keras.averager": ("Averager",),
+        "modum.keras.partition": ("partition",),
+        "modum.keras.stage": ("KerasStage",),
+    },
+)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from modum.parameters import unique_names
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelVariable:
@@ -45,10 +47,9 @@ def model_variables(model: Any) -> list[ModelVariable]:
         for variable in model.non_trainable_variables
         if "float" in str(variable.dtype) and id(variable) not in frozen
     ]
-    counts: dict[str, int] = {}
-    found = []
-    for number, variable in enumerate([*trainable, *moving]):
-        count = counts[variable.path] = counts.get(variable.path, 0) + 1
-        path = variable.path if count == 1 else f"{variable.path}#{count}"
-        found.append(ModelVariable(path=path, variable=variable, trainable=number < len(trainable)))
-    return found
+    shared = [*trainable, *moving]
+    paths = unique_names([variable.path for variable in shared])
+    return [
+        ModelVariable(path=path, variable=variable, trainable=number < len(trainable))
+        for number, (path, variable) in enumerate(zip(paths, shared, strict=True))
+    ]

@@ -1,5 +1,6 @@
 """A model's tensors as flat vectors, without a framework."""
 
-from modum.parameters.vector import Vector, shared_weights
+from modum.parameters.layout import ALIGNMENT, FlatLayout, TensorSpec, check_specs, unique_names
+from modum.parameters.vector import Vector, mixed, shared_weights
 
-__all__ = ["Vector", "shared_weights"]
+__all__ = ["ALIGNMENT", "FlatLayout", "TensorSpec", "Vector", "check_specs", "mixed", "shared_weights", "unique_names"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -13,37 +13,53 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from modum.box import Buffer
+    from modum.parameters.layout import FlatLayout
 
 
 class Vector(ABC):
     """A worker's weights of one dtype as a flat vector, where the front end keeps them.
 
-    A group shares the exchange out: member ``i`` moves the elements ``[bounds[i], bounds[i + 1])``, and the
-    members' slices together are the whole vector. Trainable weights come first; behind them lie the
-    *statistics*, which gradients do not move (the running mean and variance of a batch normalization).
+    Attributes:
+        layout: where each tensor lies, and what this member of the group moves.
+        staging: this member's slice in host memory, 1-D: a snapshot on its way out, a correction on its way back.
+            bfloat16 is held as its bits, in uint16.
     """
 
-    dtype: str
-    """The buffer's dtype: ``float32`` or ``bfloat16``."""
-    size: int
-    """Elements of the whole vector, padding included."""
-    trainable: int
-    """How many of them come before the statistics."""
-    bounds: Sequence[int]
-    """Where the slice of each member begins, and the end of the last."""
-    offset: int
-    """Where this member's slice begins."""
+    layout: FlatLayout
     staging: NDArray[np.generic]
-    """This member's slice in host memory, 1-D: a snapshot on its way out, a correction on its way back."""
+
+    @property
+    def dtype(self) -> str:
+        """The buffer's dtype: "float32" or "bfloat16"."""
+        return self.layout.dtype
+
+    @property
+    def size(self) -> int:
+        """Elements of the whole vector, padding included."""
+        return self.layout.size
+
+    @property
+    def trainable(self) -> int:
+        """How many of them come before the statistics."""
+        return self.layout.trainable
+
+    @property
+    def bounds(self) -> Sequence[int]:
+        """Where the slice of each member begins, and the end of the last."""
+        return self.layout.bounds
+
+    @property
+    def offset(self) -> int:
+        """Where this member's slice begins."""
+        return self.layout.offset
 
     @abstractmethod
     def check(self) -> None:
-        """RuntimeError if the model no longer uses this vector: it was moved or cast meanwhile."""
+        """Raise RuntimeError if the model no longer uses this vector: it was moved or cast meanwhile."""
 
     @abstractmethod
     def snapshot(self) -> None:
-        """Copy this member's slice into `staging` (collective: statistics are averaged inside the group
-        first).
+        """Copy this member's slice into `staging` (collective: statistics are averaged inside the group first).
 
         The copy may still be under way on return, or not even have begun; it is of this moment all the same.
         """
@@ -56,8 +72,7 @@ class Vector(ABC):
     def subtract(self, rate: float) -> None:
         """Subtract the correction that is in `staging` of all members from the whole vector (collective).
 
-        Statistics become ``S + rate (S_snapshot - S) - d``, that is ``(1 - rate) S + rate G``: a mixture, so
-        that a variance never falls below zero, however far ``S`` has moved since the snapshot.
+        Statistics are mixed instead, see `mixed`.
         """
 
     def subtract_and_snapshot(self, rate: float) -> None:
@@ -86,9 +101,24 @@ class Vector(ABC):
         """Bring the copy of `save` back and forget it."""
 
 
+def mixed(statistics: Any, sent: Any, rate: float, correction: Any) -> Any:
+    """Return the statistics S after an exchange: S + rate (S_sent - S) - d.
+
+    With d = rate (S_sent - G) that is (1 - rate) S + rate G, a mixture, so that a variance never falls below zero,
+    however far S has moved since the snapshot S_sent.
+
+    Args:
+        statistics: S as it is now; an array of any framework.
+        sent: S at the snapshot.
+        rate: of the exchange.
+        correction: d, what the exchange left.
+    """
+    return statistics + (sent - statistics) * rate - correction
+
+
 @contextmanager
 def shared_weights(vectors: Sequence[Vector], buffers: Sequence[Buffer]) -> Iterator[None]:
-    """The weights of ``vectors`` have what ``buffers`` hold inside, and their own values again afterwards."""
+    """Give the vectors what the buffers hold inside, and their own values again afterwards."""
     for vector in vectors:
         vector.save()
     try:

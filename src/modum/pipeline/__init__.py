@@ -2,10 +2,11 @@
 
 from modum.pipeline.balance import Layer, balance
 from modum.pipeline.channel import Message, Reader, Writer
-from modum.pipeline.cuts import Cuts, agree
-from modum.pipeline.driver import Mode, Pipeline
-from modum.pipeline.reports import PipelineStatistics, Step
+from modum.pipeline.data import SharedData
+from modum.pipeline.partitioning import Cuts, agree
+from modum.pipeline.pipeline import Mode, Pipeline
 from modum.pipeline.stage import Stage, Weight
+from modum.pipeline.statistics import PipelineStatistics, Step
 
 __all__ = [
     "Cuts",
@@ -15,6 +16,7 @@ __all__ = [
     "Pipeline",
     "PipelineStatistics",
     "Reader",
+    "SharedData",
     "Stage",
     "Step",
     "Weight",

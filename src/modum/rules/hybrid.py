@@ -10,7 +10,6 @@ from modum.rules.rule import UpdateRule
 
 if TYPE_CHECKING:
     from modum.box import Buffer
-    from modum.cluster import ClusterEnvironment
     from modum.parameters.vector import Vector
     from modum.rules.rule import Auto, Part
 
@@ -55,11 +54,11 @@ class Hybrid(UpdateRule):
         return self.between.part(vector, buffer)
 
 
-def check_groups(rule: UpdateRule, environment: ClusterEnvironment) -> None:
+def check_groups(rule: UpdateRule, group_size: int) -> None:
     """ValueError if the job was launched with groups and the rule knows none."""
-    if environment.group_size > 1 and not isinstance(rule, Hybrid):
+    if group_size > 1 and not isinstance(rule, Hybrid):
         name = type(rule).__name__
         raise ValueError(
-            f"the job was launched with groups of {environment.group_size}, but {name} knows no groups: "
+            f"the job was launched with groups of {group_size}, but {name} knows no groups: "
             f"use Hybrid(between={name}(...)), or launch with --group-size 1 (MODUM_GROUP_SIZE=1)"
         )

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 
 from modum.box import Box, new_token
+from modum.cluster.ports import free_port
 from modum.cluster.registration import check_free
 from modum.observe.console import RunConsole
 from modum.observe.progress import clear_progress
 from modum.run.children import ready_address, server_command, server_environment, worker_command, worker_environment
 from modum.run.config import RunConfig
-from modum.run.ports import free_port
 from modum.run.processes import Interrupted, Process, Processes, Stream
 from modum.run.progress_reader import ProgressReader
 from modum.units import format_bytes

@@ -1,6 +1,7 @@
 """The samples of a data set, shared out to the workers of a job in blocks."""
 
+from modum.samples.pools import SamplePools
 from modum.samples.prefetch import Prefetch
 from modum.samples.shared import SharedSamples
 
-__all__ = ["Prefetch", "SharedSamples"]
+__all__ = ["Prefetch", "SamplePools", "SharedSamples"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -62,7 +62,7 @@ class SharedSamples:
         epochs: int = 1,
         block: int | None = None,
         seed: int = 0,
-        group: Group | None = None,
+        group: Group[Any] | None = None,
         name: str = "samples",
         timeout: float = 600.0,
         report: Report | None = None,

@@ -2,96 +2,130 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from modum.cluster import detect
-from modum.errors import BufferNotFoundError, DeadlineError
+from modum.cluster.ports import free_port
 from modum.groups import BoxGroup, Group
-from modum.run.ports import free_port
+from modum.rules import Hybrid
+from modum.rules.hybrid import check_groups
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from modum.box import Box
-    from modum.cluster import ClusterEnvironment
+    from modum.job import Job
+    from modum.rules import UpdateRule
+
+__all__ = ["TensorFlowGroup", "group_of", "launched_group"]
 
 JOIN_SECONDS = 120.0
 """How long the first members of a group wait for the last ones, which may be long in importing."""
-_POLL_SECONDS = 0.05
 _GROUP_KEY = 1  # every group has a cluster of its own
 
 
-class TensorFlowGroup(Group):
+class TensorFlowGroup(Group[Any]):
     """Members that reach each other by TensorFlow's collective operations, or a group of one.
 
     Made by `launched_group`. The collectives work inside a `tf.function` too, but not in one that is compiled by XLA
-    (``jit_compile=True``), which knows no collectives between processes on CPUs.
+    (`jit_compile=True`), which knows no collectives between processes on CPUs.
+
+    Which arrays are missing where is agreed on at the first `average` of a purpose: inside a `tf.function` it is part
+    of the graph.
+
+    Args:
+        beside: the same members through the box, for what is agreed on outside of graphs; None: this worker alone.
     """
 
-    def __init__(self, relay: BoxGroup | None = None) -> None:
-        self._relay = relay
-        self.rank = 0 if relay is None else relay.rank
-        self.size = 1 if relay is None else relay.size
+    def __init__(self, beside: BoxGroup | None = None) -> None:
+        self._beside = beside
+        self.rank = 0 if beside is None else beside.rank
+        self.size = 1 if beside is None else beside.size
+        self._present: dict[tuple[str, int], tuple[bool, ...]] = {}
 
     def largest(self, values: Sequence[float]) -> tuple[float, ...]:
-        return tuple(map(float, values)) if self._relay is None else self._relay.largest(values)
+        return tuple(map(float, values)) if self._beside is None else self._beside.largest(values)
 
     def broadcast(self, value: int) -> int:
-        return value if self._relay is None else self._relay.broadcast(value)
+        return value if self._beside is None else self._beside.broadcast(value)
 
-    def average(self, tensors: Sequence[tf.Tensor], purpose: str) -> list[tf.Tensor]:
-        """The means over all members, by one all-reduce a dtype (collective).
+    def average(
+        self, arrays: Sequence[Any], like: Sequence[Any] | None = None, *, purpose: str = "average"
+    ) -> list[Any]:
+        """See `Group.average`: one all-reduce a dtype; sparse tensors (`tf.IndexedSlices`) become dense.
 
-        ``purpose`` tells apart what may be averaged at the same time: the members' tensors of one purpose, dtype and
-        size meet.
+        Raises:
+            ValueError: an array is there that was missing in all members at the first call of this purpose.
         """
         if self.size == 1:
-            return list(tensors)
-        means: list[tf.Tensor] = list(tensors)
-        for dtype in {tensor.dtype for tensor in tensors}:
-            numbers = [number for number, tensor in enumerate(tensors) if tensor.dtype == dtype]
-            flat = tf.concat([tf.reshape(tensors[number], [-1]) for number in numbers], axis=0)
+            return list(arrays)
+        anywhere = self._anywhere([array is not None for array in arrays], purpose)
+        means: list[Any] = [None] * len(arrays)
+        dense = {
+            place: self._dense(array, None if like is None else like[place])
+            for place, array in enumerate(arrays)
+            if anywhere[place]
+        }
+        for dtype in dict.fromkeys(tensor.dtype for tensor in dense.values()):
+            some = {place: tensor for place, tensor in dense.items() if tensor.dtype == dtype}
+            flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in some.values()], axis=0)
             mean = self._reduce(flat, purpose) / tf.cast(self.size, dtype)
-            parts = tf.split(mean, [tf.size(tensors[number]) for number in numbers])
-            for number, part in zip(numbers, parts, strict=True):
-                means[number] = tf.reshape(part, tensors[number].shape)
+            parts = tf.split(mean, [tf.size(tensor) for tensor in some.values()])
+            for (place, tensor), part in zip(some.items(), parts, strict=True):
+                means[place] = tf.reshape(part, tensor.shape)
         return means
 
-    def average_all(self, variables: Sequence[tf.Variable], purpose: str) -> None:
-        """Give all variables the means over all members (collective)."""
-        if self.size > 1 and variables:
-            values = self.average([variable.read_value() for variable in variables], purpose)
-            for variable, value in zip(variables, values, strict=True):
-                variable.assign(value)
+    def align(self, arrays: Sequence[Any], *, purpose: str = "align") -> list[Any]:
+        if self.size == 1:
+            return list(arrays)
+        aligned = []
+        for array in arrays:
+            # 0 + x is x in any order of summation; the sign of a zero alone is lost
+            sent = tf.convert_to_tensor(array) if self.rank == 0 else tf.zeros_like(array)
+            aligned.append(tf.reshape(self._reduce(tf.reshape(sent, [-1]), purpose), sent.shape))
+        return aligned
 
-    def align_all(self, variables: Sequence[tf.Variable], purpose: str) -> None:
-        """Give all variables the leader's values, to the bit (collective)."""
-        if self.size == 1 or not variables:
-            return
-        # 0 + x is x in any order of summation; the sign of a zero alone is lost
-        for variable in variables:
-            own = variable.read_value()
-            sent = own if self.rank == 0 else tf.zeros_like(own)
-            variable.assign(tf.reshape(self._reduce(tf.reshape(sent, [-1]), purpose), variable.shape))
-
-    def gather(self, part: tf.Tensor, purpose: str) -> tf.Tensor:
-        """All members' 1-D tensors, which are equally long, one behind the other (collective)."""
+    def gather(self, part: Any, lengths: Sequence[int], *, purpose: str = "gather") -> Any:
         if self.size == 1:
             return part
+        longest = max(lengths)
+        padded = tf.pad(part, [[0, longest - lengths[self.rank]]]) if min(lengths) < longest else part
         whole = tf.raw_ops.CollectiveGatherV2(
-            input=tf.reshape(part, [1, -1]),
+            input=tf.reshape(padded, [1, -1]),
             group_size=self.size,
             group_key=_GROUP_KEY,
-            instance_key=_instance(f"gather {purpose}", part),
+            instance_key=_instance(f"gather {purpose}", padded),
             ordering_token=[],
         )
-        return tf.reshape(whole, [-1])
+        if min(lengths) == longest:
+            return tf.reshape(whole, [-1])
+        return tf.concat([whole[member, :length] for member, length in enumerate(lengths)], axis=0)
+
+    def _anywhere(self, present: Sequence[bool], purpose: str) -> tuple[bool, ...]:
+        """Which arrays some member has, as all members found at the first call of this purpose."""
+        key = (purpose, len(present))
+        if key not in self._present:
+            assert self._beside is not None
+            found = self._beside.largest([float(there) for there in present])
+            self._present[key] = tuple(bool(share) for share in found)
+        anywhere = self._present[key]
+        late = [str(place) for place, (here, known) in enumerate(zip(present, anywhere, strict=True)) if here > known]
+        if late:
+            raise ValueError(
+                f"{purpose}: arrays {', '.join(late)} were missing in all {self.size} members at the first step, and "
+                "are there now\nHINT: TensorFlow's graphs fix which variables have gradients: train all of them from "
+                "the first step, or launch with --group-size 1"
+            )
+        return anywhere
+
+    @staticmethod
+    def _dense(array: Any, like: Any) -> tf.Tensor:
+        if array is not None:
+            return tf.convert_to_tensor(array)
+        if like is None:
+            raise ValueError("an array is missing: give average(..., like=...), arrays of the same shapes")
+        return tf.zeros_like(like)
 
     def _reduce(self, flat: tf.Tensor, purpose: str) -> tf.Tensor:
         return tf.raw_ops.CollectiveReduceV2(
@@ -112,72 +146,53 @@ def _instance(purpose: str, tensor: tf.Tensor) -> int:
 
 _strategy: Any = None
 """What has started the collectives of this process; they end with it."""
-_launched: tuple[Box, TensorFlowGroup] | None = None
+_launched: tuple[Job, TensorFlowGroup] | None = None
 
 
-def launched_group(box: Box) -> TensorFlowGroup:
-    """The group of this worker as the job was launched (``modum run --group-size``); one for each box.
+def launched_group(job: Job) -> TensorFlowGroup:
+    """Return the group of this worker as the job was launched (`modum run --group-size`); one for each job.
 
     TensorFlow prepares its collectives before its first operation or never: call this (or make
-    `modum.keras.Averaging`, which does) before the model is made.
+    `modum.keras.Averager`, which does) before the model is made.
 
     Raises:
         RuntimeError: TensorFlow has computed something already.
         DeadlineError: a member of the group did not come.
     """
     global _launched, _strategy
-    environment = detect()
-    if environment.group_size == 1:
+    if job.group.size == 1:
         return TensorFlowGroup()
-    name = f"modum/tensorflow/{environment.group}"
     if _strategy is None:
-        _strategy = _start(box, name, environment)
-    if _launched is None or _launched[0] is not box:
-        relay = BoxGroup(box, f"{name}/relay", rank=environment.group_rank, size=environment.group_size)
-        _launched = (box, TensorFlowGroup(relay))
+        _strategy = _start(job)
+    if _launched is None or _launched[0] is not job:
+        _launched = (job, TensorFlowGroup(BoxGroup.of(job, "tensorflow")))
     return _launched[1]
 
 
-def _start(box: Box, name: str, environment: ClusterEnvironment) -> Any:
-    size, rank = environment.group_size, environment.group_rank
-    host = _own_address(os.environ.get("MASTER_ADDR", "127.0.0.1"))
-    box.create(f"{name}/{rank}", 1, "int64", meta={"address": f"{host}:{free_port(host)}"}).close()
-    deadline = time.monotonic() + JOIN_SECONDS
-    addresses = [_address(box, f"{name}/{member}", deadline) for member in range(size)]
+def group_of(job: Job, rule: UpdateRule) -> TensorFlowGroup:
+    """Return the group that the rule names, else the one that the job was launched with.
+
+    Raises:
+        ValueError: the rule and the launch contradict each other.
+    """
+    check_groups(rule, job.group.size)
+    if not isinstance(rule, Hybrid):
+        return TensorFlowGroup()
+    return launched_group(job) if rule.inside is None else rule.inside
+
+
+def _start(job: Job) -> Any:
+    place = job.rendezvous("tensorflow", members="group", timeout=JOIN_SECONDS)
+    addresses = place.gather(f"{job.address}:{free_port(job.address)}")
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-        tf.train.ClusterSpec({"worker": addresses}), task_type="worker", task_id=rank, rpc_layer="grpc"
+        tf.train.ClusterSpec({"worker": addresses}), task_type="worker", task_id=job.group.rank, rpc_layer="grpc"
     )
     try:
         # what is wanted of the strategy is that it starts the servers of the collectives
         return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     except RuntimeError as error:
         raise RuntimeError(
-            f"TensorFlow has computed something before the group of {size} workers was made, and can prepare no "
-            "collectives any more\nHINT: make modum.keras.Averaging(...), or call "
-            "modum.tensorflow.launched_group(box), before the model; or launch with --group-size 1"
+            f"TensorFlow has computed something before the group of {job.group.size} workers was made, and can prepare "
+            "no collectives any more\nHINT: make modum.keras.Averager(job, ...), or call "
+            "modum.tensorflow.launched_group(job), before the model; or launch with --group-size 1"
         ) from error
-
-
-def _own_address(peer: str) -> str:
-    """That by which the host of rank 0, and so the others, reach this one. Nothing is sent."""
-    family = socket.AF_INET6 if ":" in peer else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as route:
-        route.connect((peer, 9))
-        return str(route.getsockname()[0])
-
-
-def _address(box: Box, name: str, deadline: float) -> str:
-    while True:
-        try:
-            buffer = box.open(name)
-        except BufferNotFoundError:
-            if time.monotonic() > deadline:
-                raise DeadlineError(
-                    f"{name}: this member of the group did not come in {JOIN_SECONDS:g} s; has it died, or does it not "
-                    "call modum.tensorflow.launched_group?"
-                ) from None
-            time.sleep(_POLL_SECONDS)
-            continue
-        address = str(buffer.meta["address"])
-        buffer.close()
-        return address

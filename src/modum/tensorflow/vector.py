@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from modum.parameters import Vector
+from modum.box.kernels import STORAGE
+from modum.parameters import ALIGNMENT, FlatLayout, TensorSpec, Vector, check_specs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,10 +19,7 @@ if TYPE_CHECKING:
     from modum.box import Buffer
     from modum.tensorflow.group import TensorFlowGroup
 
-STORAGE: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
-"""What can be shared, and how NumPy holds it: bfloat16 as its bits."""
-ALIGNMENT = 64
-"""Every variable begins at a multiple of so many bytes: TensorFlow slices the flat tensor without a copy then."""
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,21 +31,20 @@ class SharedVariable:
     trainable: bool
 
     @property
-    def text(self) -> str:
+    def spec(self) -> TensorSpec:
         """Dtype and shape: must be alike in all workers."""
-        return f"{self.variable.dtype.name} {tuple(self.variable.shape)}" + ("" if self.trainable else " statistic")
+        variable = self.variable
+        return TensorSpec(
+            name=self.name, shape=tuple(variable.shape), dtype=variable.dtype.name, trainable=self.trainable
+        )
 
 
-def check_dtypes(variables: Sequence[SharedVariable]) -> None:
-    """ValueError unless something is trainable and the box has every dtype."""
-    if not any(shared.trainable for shared in variables):
-        raise ValueError("there is no trainable variable to share")
-    for shared in variables:
-        if shared.variable.dtype.name not in STORAGE:
-            raise ValueError(
-                f"{shared.name} is {shared.variable.dtype.name}, but only float32 and bfloat16 can be shared: "
-                "make it float32; for mixed precision use a policy such as mixed_bfloat16, whose variables are float32"
-            )
+def check_variables(variables: Sequence[SharedVariable]) -> None:
+    """Raise ValueError unless something is trainable and the box has every dtype."""
+    check_specs(
+        [shared.spec for shared in variables],
+        "make it float32; for mixed precision use a policy such as mixed_bfloat16, whose variables are float32",
+    )
 
 
 class VariableVector(Vector):
@@ -57,32 +54,29 @@ class VariableVector(Vector):
     that is held makes a new one. They are copied into `staging` in the background, and a correction is subtracted
     straight out of it.
     Variables on an accelerator are put together there, so that one copy crosses in each direction.
+
+    Args:
+        variables: at least one, all of one dtype.
+        group: the workers that step together with this one.
+        device: where to put them together; default: where they are, if that is an accelerator.
     """
 
-    def __init__(self, variables: Sequence[SharedVariable], group: TensorFlowGroup) -> None:
-        ordered = sorted(variables, key=lambda shared: not shared.trainable)
-        self.dtype = ordered[0].variable.dtype.name
-        storage = STORAGE[self.dtype]
-        step = ALIGNMENT // storage.itemsize
+    def __init__(
+        self, variables: Sequence[SharedVariable], group: TensorFlowGroup, *, device: str | None = None
+    ) -> None:
+        # aligned to cache lines: TensorFlow slices the flat tensor without a copy then
+        layout = FlatLayout([shared.spec for shared in variables], members=group.size, rank=group.rank)
+        self.layout = layout
+        ordered = [variables[index] for index in layout.order]
         self._variables = [shared.variable for shared in ordered]
-        self._starts: list[int] = []
-        end = trainable = 0
-        for shared in ordered:
-            self._starts.append(end)
-            end += -(-_elements(shared.variable) // step) * step
-            trainable = end if shared.trainable else trainable
-        self.size = max(end, step)
-        self.trainable = trainable
+        self._starts = layout.starts
         self._group = group
-        share = -(-self.size // (group.size * step)) * step
-        self.bounds = [min(member * share, self.size) for member in range(group.size + 1)]
-        self.offset = self.bounds[group.rank]
-        self._share = _aligned(share, storage)
+        self._share = _aligned(layout.share, STORAGE[layout.dtype])
         """This member's slice, and room up to the longest: all members' are gathered as one tensor."""
-        self.staging = self._share[: self.bounds[group.rank + 1] - self.offset]
+        self.staging = self._share[: layout.own]
         self._staged = _tensor(self._share)
         on_host = all("CPU" in variable.device for variable in self._variables)
-        self._device = None if on_host else self._variables[0].device
+        self._device = device or (None if on_host else self._variables[0].device)
         self._statistics = [shared.variable for shared in ordered if not shared.trainable]
         self._sent: list[tf.Tensor] = [tf.identity(variable) for variable in self._statistics]
         self._taken: list[tf.Tensor] = []
@@ -99,7 +93,7 @@ class VariableVector(Vector):
         """A variable cannot be moved."""
 
     def snapshot(self) -> None:
-        self._group.average_all(self._statistics, "statistics")
+        self._average_statistics()
         self._sent = [tf.identity(variable) for variable in self._statistics]
         if self._device is not None:
             flat = _bits(self._flat())
@@ -116,9 +110,9 @@ class VariableVector(Vector):
                 self.staging[low - self.offset : high - self.offset] = bits[low - start : high - start]
 
     def subtract(self, rate: float) -> None:
-        self._subtract(
-            self._group.gather(self._on_device(self._staged), "correction"), self._sent, tf.constant(rate, tf.float32)
-        )
+        lengths = [self.layout.share] * self._group.size
+        correction = self._group.gather(self._on_device(self._staged), lengths, purpose="correction")
+        self._subtract(correction, self._sent, tf.constant(rate, tf.float32))
 
     def read(self, buffer: Buffer) -> None:
         flat = _aligned(self.size, STORAGE[self.dtype])
@@ -132,7 +126,11 @@ class VariableVector(Vector):
         buffer.write(flat)
 
     def align(self) -> None:
-        self._group.align_all(self._variables, "weights")
+        if self._group.size == 1:
+            return
+        leaders = self._group.align([variable.read_value() for variable in self._variables], purpose="weights")
+        for variable, value in zip(self._variables, leaders, strict=True):
+            variable.assign(value)
 
     def save(self) -> None:
         self._saved = [tf.identity(variable) for variable in self._variables]
@@ -142,6 +140,13 @@ class VariableVector(Vector):
         for variable, value in zip(self._variables, self._saved, strict=True):
             variable.assign(value)
         self._saved = None
+
+    def _average_statistics(self) -> None:
+        if self._group.size == 1 or not self._statistics:
+            return
+        values = [variable.read_value() for variable in self._statistics]
+        for variable, mean in zip(self._statistics, self._group.average(values, purpose="statistics"), strict=True):
+            variable.assign(mean)
 
     def _on_device(self, flat: tf.Tensor) -> tf.Tensor:
         if self._device is None:
@@ -156,7 +161,7 @@ class VariableVector(Vector):
         self._mix(flat, sent, rate)
 
     def _mix(self, flat: tf.Tensor, sent: Sequence[tf.Tensor], rate: tf.Tensor) -> None:
-        """See `Vector.subtract` for what becomes of statistics."""
+        """Do what `modum.parameters.mixed` says, in place."""
         first = len(self._variables) - len(self._statistics)
         for variable, start, then in zip(self._statistics, self._starts[first:], sent, strict=True):
             moved = tf.cast(rate, variable.dtype) * (then - variable)
@@ -187,7 +192,7 @@ class VariableVector(Vector):
 
 def flatten(variables: Sequence[SharedVariable], group: TensorFlowGroup) -> list[VariableVector]:
     """One `VariableVector` for each dtype there is, float32 first."""
-    by_dtype = {dtype: [shared for shared in variables if shared.variable.dtype.name == dtype] for dtype in STORAGE}
+    by_dtype = {dtype: [shared for shared in variables if shared.variable.dtype.name == dtype] for dtype in DTYPES}
     return [VariableVector(some, group) for some in by_dtype.values() if some]
 
 

@@ -1,20 +1,9 @@
 """The front end for PyTorch."""
 
-from modum.rules import Downpour, Elastic, Hybrid
-from modum.samples import SharedSamples
 from modum.torch.averager import Averager
 from modum.torch.group import TorchGroup
-from modum.torch.loader import loader
-from modum.torch.partition import TorchStage, partition
+from modum.torch.loader import Loader
+from modum.torch.partition import partition
+from modum.torch.stage import TorchStage
 
-__all__ = [
-    "Averager",
-    "Downpour",
-    "Elastic",
-    "Hybrid",
-    "SharedSamples",
-    "TorchGroup",
-    "TorchStage",
-    "loader",
-    "partition",
-]
+__all__ = ["Averager", "Loader", "TorchGroup", "TorchStage", "partition"]

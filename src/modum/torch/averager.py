@@ -2,73 +2,75 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from modum.averaging import LearningRateScale, Worker
-from modum.cluster import detect
 from modum.rules import Hybrid
-from modum.rules.hybrid import check_groups
+from modum.samples import SamplePools
+from modum.torch.bucket import Bucket
 from modum.torch.flat import flatten, shared_tensors
-from modum.torch.gradients import GradientBucket
-from modum.torch.group import TorchGroup, launched_group
+from modum.torch.group import group_of
+from modum.torch.loader import Loader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+    from typing import Self
 
     from torch import nn
     from torch.optim import Optimizer
 
-    from modum.box import Box
-    from modum.cluster import ClusterEnvironment
+    from modum.averaging import AveragingStatistics
+    from modum.job import Job
     from modum.rules import UpdateRule
+    from modum.samples import SharedSamples
 
 
-class Averager(Worker):
+class Averager:
     """Shares a model's weights with all other workers that train it, step by step.
 
-        averager = Averager(model, optimizer, box)
-        for batch in averager.samples(size=len(images), epochs=3, batch_size=64):
-            ...  # zero_grad, forward, backward, optimizer.step(), as ever
-        averager.finish()
-        with averager.shared_weights():
-            evaluate(model)
+        with modum.connect() as job, Averager(job, model, optimizer) as averager:
+            for x, y in averager.share(dataset, batch_size=64, epochs=3):
+                ...  # zero_grad, forward, backward, optimizer.step(), as ever
+            averager.finish()
+            with averager.shared_weights():
+                evaluate(model)
 
-    Every call of ``optimizer.step()`` is a step, whatever the optimizer, and however many backward passes
-    came before. On return from the constructor the model has the shared weights: those of the first worker.
-    Its trainable parameters and float buffers are views of one flat tensor for each dtype; move or cast the
-    model before, not after.
+    Every call of `optimizer.step()` is a step, whatever the optimizer, and however many backward passes came before. On
+    return from the constructor the model has the shared weights: those of the first worker. Its trainable parameters
+    and float buffers are views of one flat tensor for each dtype; move or cast the model before, not after.
 
     Inside a group, a step is taken by all members or by none: an enabled `torch.amp.GradScaler`, which skips steps
     by each worker's own gradients, works only where workers are their own groups.
 
-    model
-        Weights in float32 or bfloat16, on one device. Frozen parameters and integer buffers stay the worker's
-        own.
-    rule
-        ``Hybrid()`` is elastic averaging between the groups that the job was launched with, be they single
-        workers.
-    name
-        What the shared model is called in the box. All workers that use the name train one model.
-    learning_rate_scale, warmup_steps
-        See `LearningRateScale`. Applied around each step only, so that learning rate schedulers see their own
-        values.
-    timeout
-        Seconds to wait for the worker that makes the shared weights.
+    Args:
+        job: from `modum.connect`.
+        model: weights in float32 or bfloat16, on one device. Frozen parameters and integer buffers stay the worker's
+            own.
+        optimizer: of the model's parameters; any.
+        rule: how the weights move together. `Hybrid()`, the default, is elastic averaging between the groups that the
+            job was launched with, be they single workers.
+        name: what the shared model is called in the box. All workers that use the name train one model.
+        learning_rate_scale: see `LearningRateScale`. Applied around each step only, so that learning rate schedulers
+            see their own values.
+        warmup_steps: see `LearningRateScale`.
+        timeout: seconds to wait for the worker that makes the shared weights.
 
     Raises:
-        MismatchError: the model (names, shapes, dtypes, memory order) or the settings differ from the first
-            worker's.
-        ValueError: a tensor has another dtype, nothing is trainable, the optimizer is of another model, or the
-            rule knows no groups but the job was launched with groups.
+        MismatchError: the model (names, shapes, dtypes, memory order) or the settings differ from the first worker's.
+        ValueError: a tensor has another dtype, nothing is trainable, the optimizer is of another model, or the rule
+            knows no groups but the job was launched with groups.
+        DeadlineError: another worker did not come in time. In each case nothing of this worker stays in the box.
     """
 
     def __init__(
         self,
+        job: Job,
         model: nn.Module,
         optimizer: Optimizer,
-        box: Box,
         rule: UpdateRule | None = None,
         *,
         name: str = "model",
@@ -80,28 +82,125 @@ class Averager(Worker):
         scale = LearningRateScale(scale=learning_rate_scale, warmup_steps=warmup_steps)
         tensors = shared_tensors(model)
         _check_optimizer(optimizer, {id(shared.tensor) for shared in tensors if shared.trainable})
-        group = group_of(rule, detect(), tensors[0].tensor.device)
-        super().__init__(box, name, group)
-        self._group = group
-        self._unscaled: list[tuple[dict[str, Any], Any]] = []
-        vectors = flatten(tensors, group)
-        self._buckets = [GradientBucket(vector, group) for vector in vectors if group.size > 1]
-        described = {"tensors": [[shared.name, shared.text] for shared in tensors]}
-        self.join(rule, vectors, scale, model=described, timeout=timeout)
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
+        self._hooks = ExitStack()
+        with ExitStack() as stack:
+            group = group_of(job, rule, tensors[0].tensor.device)
+            stack.callback(group.close)
+            vectors = flatten(tensors, group)
+            described = {"tensors": [[shared.name, shared.spec.text] for shared in tensors]}
+            self.worker = Worker.join(
+                job, rule, vectors, group, name=name, scale=scale, model=described, timeout=timeout
+            )
+            """This worker's part in the sharing, for those who look inside."""
+            stack.callback(self.worker.close)
+            self._group = group
+            self._pools = SamplePools(job, name, group)
+            self._unscaled: list[tuple[dict[str, Any], Any]] = []
+            self._gradients: list[tuple[Bucket, list[nn.Parameter]]] = []
+            if group.size > 1:
+                for vector in vectors:
+                    assert vector.scratch is not None
+                    learning = [shared for shared in vector.tensors if shared.trainable]
+                    self._gradients.append(
+                        (
+                            Bucket(
+                                vector.views(vector.scratch)[: len(learning)],
+                                vector.scratch[: vector.size + len(learning)],
+                                group,
+                                [shared.name for shared in learning],
+                            ),
+                            [shared.tensor for shared in learning],  # type: ignore[misc]
+                        )
+                    )
+            for hook in (
+                optimizer.register_step_pre_hook(self._before_step),
+                optimizer.register_step_post_hook(self._after_step),
+            ):
+                self._hooks.callback(hook.remove)
+            stack.callback(self._hooks.close)
+            self._stack = stack.pop_all()
+
+    def share(
+        self, dataset: Any, *, batch_size: int, epochs: int = 1, size: int | None = None, **options: Any
+    ) -> Loader:
+        """Return batches of a data set, drawn from one pool by all workers: faster ones do more, none is done twice.
+
+        Args:
+            dataset: a `torch.utils.data.Dataset`; or a tensor or array, or a tuple of them, with the samples in the
+                first axis; or a function that takes a 1-D int64 array of indices and returns that batch.
+            batch_size: samples in a step of the whole group.
+            epochs: how often each sample is handed out.
+            size: samples of the data set, where it does not tell by `len`.
+            **options: `block`, `seed` and `timeout` go to `SharedSamples`, all others to a data set's `DataLoader`.
+
+        Returns:
+            An iterable of batches, to be gone through once; its `samples` knows the progress.
+
+        Raises:
+            ValueError: the size is missing, arrays are not equally long, or an option is one that is chosen here.
+        """
+        own = {name: options.pop(name) for name in ("block", "seed", "timeout") if name in options}
+        loader = Loader(dataset, size, options)
+        return loader.draw(self.indices(size=loader.size, batch_size=batch_size, epochs=epochs, **own))
+
+    def indices(self, *, size: int, batch_size: int, epochs: int = 1, **options: Any) -> SharedSamples:
+        """Return batches of sample indices, drawn from one pool by all workers; see `SharedSamples`.
+
+        The first calls of all workers share one pool, and so do the second ones: a loop may call it once an epoch.
+        """
+        return self._pools.pool(size=size, batch_size=batch_size, epochs=epochs, **options)
+
+    def finish(self, timeout: float | None = 600.0) -> None:
+        """Do a last exchange, so that nothing learned here is lost, and wait until all others have done theirs.
+
+        Afterwards the shared weights are final, unless `timeout` is None: then this worker does not wait. In a group,
+        all members call it; no step may follow.
+
+        Raises:
+            DeadlineError: other groups were still training after `timeout` seconds.
+        """
+        try:
+            self.worker.finish(timeout)
+        finally:
+            self._hooks.close()  # the optimizer is itself again
+
+    @contextmanager
+    def shared_weights(self) -> Iterator[None]:
+        """Put the shared weights into the model inside, and the worker's own again afterwards.
+
+        For evaluation and saving, by any one worker. No step is allowed inside. Takes memory for one more copy of the
+        model meanwhile.
+        """
+        with self.worker.shared_weights():
+            yield
+
+    def statistics(self) -> AveragingStatistics:
+        """Return steps, exchanges and their times so far, and the interval and moving rate in force."""
+        return self.worker.statistics()
+
+    def close(self) -> None:
+        """Leave: the pending exchange ends, the model stays as it is, and the optimizer is itself again."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- what the optimizer calls
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self.check_own_weights()
-        factor = self.learning_rate_factor
+        self.worker.check_own_weights()
+        factor = self.worker.learning_rate_factor
         self._unscaled = [(group, group["lr"]) for group in optimizer.param_groups if factor != 1.0]
         for group, learning_rate in self._unscaled:
             group["lr"] = learning_rate * factor
-        if not self._buckets:
+        if not self._gradients:
             return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
@@ -112,40 +211,28 @@ class Averager(Worker):
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         for group, learning_rate in self._unscaled:
             group["lr"] = learning_rate
-        self.stepped()
+        self.worker.stepped()
 
     def _averaged(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """The closure of an optimizer that evaluates the loss itself, with the group's means."""
+        """Return the closure of an optimizer that evaluates the loss itself, with the group's means."""
 
         def evaluate() -> Any:
             loss = torch.as_tensor(closure()).detach().clone()
             self._average_gradients()
-            self._group.average(loss)
+            self._group.reduce(loss)
             return loss
 
         return evaluate
 
     def _average_gradients(self) -> None:
-        for bucket in self._buckets:
-            bucket.average()
-
-    def _unhook(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        for bucket, parameters in self._gradients:
+            means = bucket.average([parameter.grad for parameter in parameters])
+            for parameter, mean in zip(parameters, means, strict=True):
+                if parameter.grad is None:
+                    parameter.grad = mean
 
 
 def _check_optimizer(optimizer: Optimizer, shared: set[int]) -> None:
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if not held & shared:
         raise ValueError("the optimizer holds none of the model's trainable parameters: was it made of another model?")
-
-
-def group_of(rule: UpdateRule, environment: ClusterEnvironment, device: torch.device) -> TorchGroup:
-    """The group that the rule names, else the one that the job was launched with; ValueError if they contradict."""
-    check_groups(rule, environment)
-    if not isinstance(rule, Hybrid):
-        return TorchGroup()
-    if rule.inside is not None:
-        return TorchGroup(rule.inside, device)
-    return launched_group(environment, device)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from modum.parameters import Vector
+from modum.parameters import FlatLayout, TensorSpec, Vector, check_specs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from modum.torch.group import TorchGroup
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-ALIGNMENT = 64
-"""Every tensor of a flat vector begins at a multiple of so many bytes: a cache line."""
 PIECE = 1 << 16
 """Elements that are corrected and copied at a time: they and their correction fit a core's cache."""
 READ_ELEMENTS = 1 << 22
@@ -37,24 +35,26 @@ class SharedTensor:
     trainable: bool
 
     @property
-    def text(self) -> str:
-        """Dtype, shape, and memory order where it is not the usual one: must be alike in all workers."""
+    def spec(self) -> TensorSpec:
+        """Dtype, shape, and memory order where it is not the usual one."""
         strides = dense_strides(self.tensor)
         usual = torch.empty(self.tensor.shape, device="meta").stride()
-        return (
-            f"{str(self.tensor.dtype).removeprefix('torch.')} {tuple(self.tensor.shape)}"
-            + ("" if strides == usual else f" strides {strides}")
-            + ("" if self.trainable else " buffer")
+        return TensorSpec(
+            name=self.name,
+            shape=tuple(self.tensor.shape),
+            dtype=str(self.tensor.dtype).removeprefix("torch."),
+            trainable=self.trainable,
+            note="" if strides == usual else f"strides {strides}",
         )
 
 
 def dense_strides(tensor: Tensor) -> tuple[int, ...]:
-    """The tensor's strides if it is dense in some memory order (channels_last, say), else a dense copy's."""
+    """Return the tensor's strides if it is dense in some memory order (channels_last, say), else a dense copy's."""
     return torch.empty_like(tensor, device="meta").stride()
 
 
 def shared_tensors(model: nn.Module) -> list[SharedTensor]:
-    """What of a model is shared: trainable parameters, tied ones once, then float buffers.
+    """Return what of a model is shared: trainable parameters, tied ones once, then float buffers.
 
     Left alone: frozen parameters, buffers of integers, buffers that are not saved with the model or hold
     infinities (masks and tables: constants).
@@ -76,18 +76,16 @@ def shared_tensors(model: nn.Module) -> list[SharedTensor]:
         for name, buffer in model.named_buffers()
         if name in saved and buffer.is_floating_point() and bool(buffer.isfinite().all())
     ]
-    check_dtypes(found)
+    check_tensors(found)
     return found
 
 
-def check_dtypes(found: Sequence[SharedTensor]) -> None:
-    """ValueError unless the box has all dtypes, and all tensors lie on one device."""
-    for shared in found:
-        if shared.tensor.dtype not in DTYPES:
-            raise ValueError(
-                f"{shared.name} is {shared.tensor.dtype}, but only float32 and bfloat16 can be shared: "
-                "convert the model (model.float()); for mixed precision use torch.autocast"
-            )
+def check_tensors(found: Sequence[SharedTensor]) -> None:
+    """Raise ValueError unless the box has all dtypes, and all tensors lie on one device."""
+    check_specs(
+        [shared.spec for shared in found],
+        "convert the model (model.float()); for mixed precision use torch.autocast",
+    )
     if len(devices := {shared.tensor.device for shared in found}) > 1:
         raise ValueError(f"the model's tensors lie on several devices ({devices}); move it to one first")
 
@@ -102,57 +100,45 @@ class FlatVector(Vector):
 
     def __init__(self, tensors: Sequence[SharedTensor], group: TorchGroup) -> None:
         dtype, device = tensors[0].tensor.dtype, tensors[0].tensor.device
-        step = ALIGNMENT // dtype.itemsize
-        ordered = sorted(tensors, key=lambda shared: not shared.trainable)
-        self.dtype = DTYPES[dtype]
-        self.tensors = ordered
-        self.starts: list[int] = []
-        end = trainable = 0
-        for shared in ordered:
-            self.starts.append(end)
-            end += -(-shared.tensor.numel() // step) * step
-            trainable = end if shared.trainable else trainable
-        self.size = max(end, step)
-        self.trainable = trainable
+        layout = FlatLayout([shared.spec for shared in tensors], members=group.size, rank=group.rank)
+        self.layout = layout
+        self.tensors = [tensors[index] for index in layout.order]
         self._group = group
-        self.flat = torch.zeros(self.size, dtype=dtype, device=device)
-        for shared, view in zip(ordered, self.views(self.flat), strict=True):
+        self.flat = torch.zeros(layout.size, dtype=dtype, device=device)
+        for shared, view in zip(self.tensors, self.views(self.flat), strict=True):
             view.copy_(shared.tensor.detach())
             shared.tensor.data = view
-        share = -(-self.size // (group.size * step)) * step
-        self.bounds = [min(member * share, self.size) for member in range(group.size + 1)]
-        self.offset = self.bounds[group.rank]
         pinned = device.type == "cuda"
-        self._host = torch.zeros(self.bounds[group.rank + 1] - self.offset, dtype=dtype, pin_memory=pinned)
+        self._host = torch.zeros(layout.own, dtype=dtype, pin_memory=pinned)
         self.staging = as_numpy(self._host)
-        self.scratch = self.flat.new_zeros(self.size + len(ordered)) if group.size > 1 else None
+        self.scratch = self.flat.new_zeros(layout.size + len(self.tensors)) if group.size > 1 else None
         """A flat vector, and an element for each tensor. Nothing stays in it after a call, but for `save`."""
         self._copied = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
-        self._statistics = self.flat[trainable:]
+        self._statistics = self.flat[layout.trainable :]
         self._statistics_sent = torch.empty_like(self._statistics)
         self._saved: Tensor | None = None
 
     def views(self, flat: Tensor) -> list[Tensor]:
-        """Views of ``flat`` (laid out as this vector) with the shapes and strides of the tensors."""
+        """Return views of `flat` (laid out as this vector) with the shapes and strides of the tensors."""
         return [
             flat[start : start + shared.tensor.numel()].as_strided(
                 shared.tensor.shape, dense_strides(shared.tensor), flat.storage_offset() + start
             )
-            for start, shared in zip(self.starts, self.tensors, strict=True)
+            for start, shared in zip(self.layout.starts, self.tensors, strict=True)
         ]
 
     def check(self) -> None:
         base = self.flat.data_ptr()
-        for start, shared in zip(self.starts, self.tensors, strict=True):
+        for start, shared in zip(self.layout.starts, self.tensors, strict=True):
             if shared.tensor.numel() and shared.tensor.data_ptr() != base + start * self.flat.itemsize:
                 raise RuntimeError(
                     f"{shared.name} was moved after the Averager was made, and is shared no more: "
-                    "call model.to(...), .cuda() or .float() before Averager(model, ...)"
+                    "call model.to(...), .cuda() or .float() before Averager(job, model, ...)"
                 )
 
     @torch.no_grad()
     def snapshot(self) -> None:
-        self._group.average(self._statistics)
+        self._group.average([self._statistics])
         self._statistics_sent.copy_(self._statistics)
         self._host.copy_(self.flat[self.offset : self.offset + self._host.numel()], non_blocking=True)
         if self._copied is not None:
@@ -166,10 +152,8 @@ class FlatVector(Vector):
     def subtract(self, rate: float) -> None:
         correction = self._host.to(self.flat.device, non_blocking=True)
         if self.scratch is not None:
-            slices = [self.scratch[lo:hi] for lo, hi in zip(self.bounds, self.bounds[1:], strict=False)]
-            slices[self._group.rank].copy_(correction)
-            self._group.share_out(slices)
-            correction = self.scratch[: self.size]
+            lengths = [high - low for low, high in zip(self.bounds, self.bounds[1:], strict=False)]
+            correction = self._group.gather(correction, lengths, out=self.scratch[: self.size])
         self.flat[: self.trainable].sub_(correction[: self.trainable])
         self._mix(rate, correction[self.trainable :])
 
@@ -188,7 +172,7 @@ class FlatVector(Vector):
         self._host[self.trainable :].copy_(self._statistics)
 
     def _mix(self, rate: float, correction: Tensor) -> None:
-        """See `Vector.subtract` for what becomes of statistics."""
+        """Do what `modum.parameters.mixed` says, in place."""
         moved = self._statistics_sent.sub_(self._statistics)
         self._statistics.add_(moved, alpha=rate).sub_(correction)
 
@@ -210,7 +194,7 @@ class FlatVector(Vector):
 
     @torch.no_grad()
     def align(self) -> None:
-        self._group.align(self.flat)
+        self._group.align([self.flat])
 
     @torch.no_grad()
     def save(self) -> None:
@@ -224,7 +208,7 @@ class FlatVector(Vector):
 
 
 def as_numpy(tensor: Tensor) -> NDArray[np.generic]:
-    """A NumPy view of a contiguous tensor in host memory; bfloat16 as its bits, in uint16."""
+    """Return a NumPy view of a contiguous tensor in host memory; bfloat16 as its bits, in uint16."""
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(np.uint16)
     array: NDArray[np.generic] = tensor.numpy()
@@ -232,6 +216,6 @@ def as_numpy(tensor: Tensor) -> NDArray[np.generic]:
 
 
 def flatten(tensors: Sequence[SharedTensor], group: TorchGroup) -> list[FlatVector]:
-    """One `FlatVector` for each dtype there is, float32 first."""
+    """Return one `FlatVector` for each dtype there is, float32 first."""
     by_dtype = {dtype: [shared for shared in tensors if shared.tensor.dtype == dtype] for dtype in DTYPES}
     return [FlatVector(some, group) for some in by_dtype.values() if some]

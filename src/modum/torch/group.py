@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 from datetime import timedelta
-from itertools import count
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch import Tensor
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from modum.groups import Group
-from modum.torch.store import job_store
+from modum.rules import Hybrid
+from modum.rules.hybrid import check_groups
+from modum.torch.bucket import Bucket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor
+    from modum.job import Job
+    from modum.rules import UpdateRule
 
-    from modum.cluster import ClusterEnvironment
+__all__ = ["TorchGroup", "group_of"]
 
-JOIN_SECONDS = 60.0
-"""How long the first workers of a job wait for the last ones, which may be long in importing."""
+TIMEOUT = 1800.0
+"""Seconds that a member waits for the others in a collective: they may be compiling, or evaluating."""
+JOIN_SECONDS = 120.0
+"""How long the first members of a group wait for the last ones, which may be long in importing."""
 
 
-class TorchGroup(Group):
-    """A `torch.distributed.ProcessGroup`, or no process group at all: a group of one, whose methods do
-    nothing.
+class TorchGroup(Group[Tensor]):
+    """A `torch.distributed.ProcessGroup`, or no process group at all: a group of one, whose methods do nothing.
 
-    device
-        Where the collectives' tensors live: ``cpu`` for gloo, the worker's GPU for NCCL.
+    Args:
+        process_group: of the members; None: this worker alone.
+        device: where the collectives' tensors live: `cpu` for gloo, the worker's GPU for NCCL.
+        owned: whether `close` ends the default process group.
     """
 
     def __init__(
@@ -54,31 +61,59 @@ class TorchGroup(Group):
 
     def broadcast(self, value: int) -> int:
         number = torch.tensor(value, dtype=torch.int64, device=self._device)
-        self.align(number)
+        self.align([number])
         return int(number.item())
 
-    def average(self, tensor: Tensor) -> None:
-        """Replace ``tensor`` by its mean over the members (collective)."""
+    def average(
+        self, arrays: Sequence[Tensor | None], like: Sequence[Tensor] | None = None, *, purpose: str = "average"
+    ) -> list[Tensor | None]:
+        if self.size == 1:
+            return list(arrays)
+        if like is None:
+            for array in arrays:
+                if array is None:
+                    raise ValueError("an array is missing: give average(..., like=...), arrays of the same shapes")
+                self.reduce(array)
+            return list(arrays)
+        means: list[Tensor | None] = list(arrays)
+        for dtype in dict.fromkeys(array.dtype for array in like):
+            places = [place for place, array in enumerate(like) if array.dtype == dtype]
+            found = Bucket.like([like[place] for place in places], self).average([arrays[place] for place in places])
+            for place, mean in zip(places, found, strict=True):
+                means[place] = mean
+        return means
+
+    def reduce(self, tensor: Tensor) -> None:
+        """Replace `tensor` by its mean over the members (collective)."""
         if self.size > 1 and tensor.numel():
             dist.all_reduce(tensor, group=self._process_group)
             tensor.div_(self.size)
 
-    def align(self, tensor: Tensor) -> None:
-        """Replace ``tensor`` by the leader's (collective)."""
+    def align(self, arrays: Sequence[Tensor], *, purpose: str = "align") -> list[Tensor]:
         if self.size > 1:
-            dist.broadcast(tensor, self._global_rank(0), group=self._process_group)
+            for array in arrays:
+                dist.broadcast(array, self._global_rank(0), group=self._process_group)
+        return list(arrays)
 
-    def share_out(self, slices: Sequence[Tensor]) -> None:
-        """Fill ``slices``, one a member, each with what its member has in it (collective; an all-gather)."""
+    def gather(
+        self, part: Tensor, lengths: Sequence[int], *, purpose: str = "gather", out: Tensor | None = None
+    ) -> Tensor:
+        """See `Group.gather`; `out` is memory for the whole, 1-D, of which `part` may be a view."""
+        if self.size == 1:
+            return part
+        whole = part.new_empty(sum(lengths)) if out is None else out
+        slices = [whole[start:end] for start, end in pairwise(accumulate(lengths, initial=0))]
+        slices[self.rank].copy_(part)
         # broadcasts: an all-gather wants slices of one size, or makes a copy of them all in gloo
         works = [
-            dist.broadcast(part, self._global_rank(member), group=self._process_group, async_op=True)
-            for member, part in enumerate(slices)
-            if part.numel()
+            dist.broadcast(one, self._global_rank(member), group=self._process_group, async_op=True)
+            for member, one in enumerate(slices)
+            if one.numel()
         ]
         for work in works:
             if work is not None:
                 work.wait()
+        return whole
 
     def close(self) -> None:
         """End the process group, if it was made for this object."""
@@ -93,17 +128,23 @@ class TorchGroup(Group):
         return dist.get_global_rank(self._process_group, member)
 
 
-def launched_group(environment: ClusterEnvironment, device: torch.device) -> TorchGroup:
-    """The group of this worker as the job was launched; makes the default process group for it.
+def group_of(job: Job, rule: UpdateRule, device: torch.device) -> TorchGroup:
+    """Return the group that the rule names, else the one that the job was launched with.
 
-    Each group has a process group of its own, found through the store of global rank 0 (``MASTER_ADDR``,
-    ``MASTER_PORT``): a worker that dies takes its own group with it and no other.
+    The latter is made as torch's default process group; its members find each other through the job's box, and the
+    leader keeps their store: a worker that dies takes its own group with it and no other.
 
     Raises:
-        ValueError: torch.distributed is already initialized with another number of processes than the group
-            has.
+        ValueError: the rule and the launch contradict each other, or torch.distributed is already initialized with
+            another number of processes than the group has.
+        DeadlineError: a member of the group did not come.
     """
-    size = environment.group_size
+    check_groups(rule, job.group.size)
+    if not isinstance(rule, Hybrid):
+        return TorchGroup()
+    if rule.inside is not None:
+        return TorchGroup(rule.inside, device)
+    size = job.group.size
     if size == 1:
         return TorchGroup()
     if dist.is_initialized():
@@ -113,27 +154,27 @@ def launched_group(environment: ClusterEnvironment, device: torch.device) -> Tor
                 "pass the group's own process group, Hybrid(inside=torch.distributed.new_group(...))"
             )
         return TorchGroup(dist.group.WORLD, device)
-    store = job_store(environment.rank)
-    generation = next(_generations)
+    if job.interface:
+        # gloo would take the address of the host's name, which is loopback on many machines
+        for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            os.environ.setdefault(variable, job.interface)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=PrefixStore(f"modum/group/{environment.group}/{generation}", store),
-        rank=environment.group_rank,
+        store=_store(job),
+        rank=job.group.rank,
         world_size=size,
+        timeout=timedelta(seconds=TIMEOUT),
     )
-    _meet(store, generation, environment.world_size)
     return TorchGroup(dist.group.WORLD, device, owned=True)
 
 
-def _meet(store: PrefixStore, generation: int, world_size: int) -> None:
-    """Wait until all workers have found their groups: the store ends with global rank 0, which may be gone soon."""
-    everybody = f"modum/everybody/{generation}"
-    # an error says that rank 0 saw all of them and has left already, or that somebody never came: training may go on
-    with contextlib.suppress(dist.DistError):
-        if store.add(f"modum/joined/{generation}", 1) == world_size:
-            store.set(everybody, "")
-        store.wait([everybody], timedelta(seconds=JOIN_SECONDS))
-
-
-_generations = count()
-"""Numbers the groups that this process makes one after the other; their members count alike."""
+def _store(job: Job) -> TCPStore:
+    """The store of this group, which its leader keeps for as long as its process lives."""
+    timeout = timedelta(seconds=JOIN_SECONDS)
+    place = job.rendezvous("torch", members="group", timeout=JOIN_SECONDS)
+    if job.group.rank == 0:
+        store = TCPStore(job.address, 0, is_master=True, wait_for_workers=False, timeout=timeout)
+        place.gather([job.address, store.port])
+        return store
+    host, port = place.gather(None)[0]
+    return TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)

@@ -1,13 +1,14 @@
-"""A DataLoader over shared samples."""
+"""Data for a training loop, by the indices that the workers of a job share."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from torch.utils.data import DataLoader, Dataset, Sampler
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from modum.samples import SharedSamples
 
@@ -27,26 +28,74 @@ class _Block(Sampler[list[int]]):
         return len(self.batches)
 
 
-def loader(dataset: Dataset[Any], samples: SharedSamples, **options: Any) -> Iterator[Any]:
-    """What ``DataLoader(dataset, **options)`` yields, for the batches of ``samples``.
+class Loader:
+    """Batches of a data set, as `Averager.share` says; to be gone through once.
 
-    Loader processes (``num_workers``) fetch ahead within a block but not beyond it, so that a block is
-    confirmed only when its last batch was processed; choose larger blocks where loading is slow.
+    Of a `Dataset` it yields what `DataLoader(dataset, **options)` does. Loader processes (`num_workers`) fetch ahead
+    within a block but not beyond it, so that a block is confirmed only when its last batch was processed; choose larger
+    blocks where loading is slow.
+
+    Args:
+        data: see `Averager.share`.
+        size: samples; None: as many as the data has.
+        options: of the `DataLoader`.
 
     Raises:
-        ValueError: an option names what ``samples`` decides (``batch_size``, ``shuffle``, a sampler,
-            ``drop_last``).
+        ValueError: see `Averager.share`.
+
+    Attributes:
+        size: samples of the data set.
+        samples: the pool from which the batches are drawn, with `progress` and `epoch` for schedules.
     """
-    if taken := [option for option in CHOSEN_HERE if option in options]:
-        raise ValueError(f"{', '.join(taken)}: batches are cut by the samples; say it to SharedSamples")
-    options.setdefault("persistent_workers", options.get("num_workers", 0) > 0)
-    block = _Block()
-    return _load(DataLoader(dataset, batch_sampler=block, **options), block, samples)
+
+    samples: SharedSamples
+
+    def __init__(self, data: Any, size: int | None, options: dict[str, Any]) -> None:
+        if taken := [option for option in CHOSEN_HERE if option in options]:
+            raise ValueError(f"{', '.join(taken)}: batches are cut by the shared samples; say it to share()")
+        self._dataset: Dataset[Any] | None = data if isinstance(data, Dataset) else None
+        self._options = options
+        if isinstance(data, IterableDataset):
+            raise ValueError("an IterableDataset has no indices to share out: give share() a Dataset with __getitem__")
+        if self._dataset is None and options:
+            raise ValueError(f"{', '.join(options)}: options of a DataLoader go with a torch.utils.data.Dataset")
+        if self._dataset is None and not callable(data):
+            arrays = data if isinstance(data, tuple) else (data,)
+            lengths = sorted({len(array) for array in arrays})
+            if len(lengths) != 1 or size not in (None, *lengths):
+                raise ValueError(f"the arrays have {lengths} samples, and size is {size}: they must be equally long")
+            size, data = lengths[0], _gathering(data)
+        self._load: Callable[[Any], Any] = data
+        if size is None and hasattr(data, "__len__"):
+            size = len(data)
+        if size is None:
+            raise ValueError("share(function) needs size=: the number of samples that the function can load")
+        self.size = size
+
+    def draw(self, samples: SharedSamples) -> Self:
+        """Say from which pool the indices come."""
+        self.samples = samples
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._dataset is None:
+            for batch in self.samples:
+                yield self._load(batch)
+            return
+        self._options.setdefault("persistent_workers", self._options.get("num_workers", 0) > 0)
+        current = _Block()
+        loader = DataLoader(self._dataset, batch_sampler=current, **self._options)
+        for block in self.samples.blocks():
+            current.batches = [batch.tolist() for batch in block]
+            for batch, data in zip(block, loader, strict=True):
+                yield data
+                self.samples.processed(len(batch))
 
 
-def _load(batches: DataLoader[Any], current: _Block, samples: SharedSamples) -> Iterator[Any]:
-    for block in samples.blocks():
-        current.batches = [batch.tolist() for batch in block]
-        for batch, data in zip(block, batches, strict=True):
-            yield data
-            samples.processed(len(batch))
+def _gathering(data: Any) -> Callable[[Any], Any]:
+    def pick(array: Any, indices: Any) -> Any:
+        return array[torch.from_numpy(indices)] if isinstance(array, torch.Tensor) else array[indices]
+
+    if isinstance(data, tuple):
+        return lambda indices: tuple(pick(array, indices) for array in data)
+    return lambda indices: pick(data, indices)

@@ -22,7 +22,7 @@ with modum.connect() as job:
     box.counter("added").wait(job.world_size)
     said = {
         "rank": job.rank,
-        "place": [job.world_size, job.groups, job.group_size],
+        "place": [job.world_size, job.groups, job.group.size],
         "sums": np.unique(total.read()).tolist(),
         "servers": box.servers,
         "transports": box.transports,

@@ -34,8 +34,8 @@ y = x @ torch.arange(8.0) + 1.0
 model = torch.nn.Linear(8, 1)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 rule = modum.Hybrid(between=modum.Elastic(interval=4, overlap=False))  # with one group, the same bits each time
-averager = Averager(model, optimizer, box, rule)
-for batch in averager.samples(size=len(x), batch_size=32, epochs=2):
+averager = Averager(job, model, optimizer, rule)
+for batch in averager.indices(size=len(x), batch_size=32, epochs=2):
     optimizer.zero_grad()
     mse_loss(model(x[batch]).squeeze(1), y[batch]).backward()  # type: ignore[no-untyped-call]
     optimizer.step()
@@ -43,6 +43,6 @@ averager.finish()
 with averager.shared_weights():
     weights = torch.cat([parameter.flatten() for parameter in model.parameters()]).tolist()
 if job.rank == 0:
-    place = [job.world_size, job.groups, job.group_size]
+    place = [job.world_size, job.groups, job.group.size]
     print(json.dumps({"place": place, "sums": sums, "weights": weights, "servers": box.servers}), flush=True)
 averager.close()

@@ -22,8 +22,10 @@ import modum.keras
 from modum.averaging import Membership
 from modum.box import Box, Server
 from modum.errors import MismatchError
-from modum.keras import Averaging, Downpour, Elastic, Hybrid
+from modum.job import Job
+from modum.keras import Averager
 from modum.observe.progress import read_progress
+from modum.rules import Downpour, Elastic, Hybrid
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((96, 6)).astype("float32")
@@ -56,9 +58,9 @@ def net(name: str = "net", width: int = 8, **options: Any) -> Any:
     return model
 
 
-def fit(model: Any, averaging: Averaging, data: Any = None, callbacks: Any = (), **options: Any) -> Any:
-    data = averaging.shard(X, Y, batch_size=8) if data is None else data
-    return model.fit(data, verbose=0, shuffle=False, callbacks=[averaging, *callbacks], **options)
+def fit(model: Any, averager: Averager, data: Any = None, callbacks: Any = (), **options: Any) -> Any:
+    data = averager.share(X, Y, batch_size=8) if data is None else data
+    return model.fit(data, verbose=0, shuffle=False, callbacks=[averager, *callbacks], **options)
 
 
 def shared(box: Box, name: str = "model/float32") -> Any:
@@ -86,12 +88,12 @@ def one_worker_follows_a_hand_computation(box: Box, directory: Path) -> None:
     model = line()
     seen: list[tuple[float, float]] = []
     watch = Watch(lambda _, model: seen.append((weights(model)[0].item(), shared(box)[0].item())), "on_train_batch_end")
-    with Averaging(box, QUICK) as averaging:
-        ones = averaging.shard(np.ones((3, 1), "float32"), np.ones((3, 1)), batch_size=1)
-        fit(model, averaging, ones, [watch])
+    with Averager(Job(box), QUICK) as averager:
+        ones = averager.share(np.ones((3, 1), "float32"), np.ones((3, 1)), batch_size=1)
+        fit(model, averager, ones, [watch])
         # W: 4 - 0.5 = 3.5, G = 4, d = -0.25; W: 3.25, d = -0.25; W: 3, d = -0.25
         assert seen == [(3.75, 3.75), (3.5, 3.5), (3.25, 3.25)]
-        assert averaging.statistics().exchanges == 4
+        assert averager.statistics().exchanges == 4
         assert weights(model)[0].item() == shared(box)[0].item() == 3.25
 
 
@@ -99,9 +101,9 @@ def downpour_adds_every_update_once(box: Box, directory: Path) -> None:
     for number, overlap in enumerate((False, True)):
         name = f"line{number}"
         model = line(8.0)
-        with Averaging(box, Hybrid(between=Downpour(interval=2, overlap=overlap)), name=name) as averaging:
-            data = averaging.shard(np.ones((7, 1), "float32"), np.ones((7, 1)), batch_size=1)
-            fit(model, averaging, data)
+        with Averager(Job(box), Hybrid(between=Downpour(interval=2, overlap=overlap)), name=name) as averager:
+            data = averager.share(np.ones((7, 1), "float32"), np.ones((7, 1)), batch_size=1)
+            fit(model, averager, data)
         assert weights(model)[0].item() == 8 - 7 * 0.5
         assert shared(box, f"{name}/float32")[0] == 8 - 7 * 0.5
 
@@ -116,11 +118,11 @@ def every_sample_is_done_once_an_epoch(box: Box, directory: Path) -> None:
 
     trained: list[int] = []
     epochs = Watch(lambda *_: seen.append(list(trained)), "on_epoch_end")
-    with Averaging(box, QUICK) as averaging:
-        data = averaging.shard(load, size=96, batch_size=10, epochs=3, block=32)
-        history = fit(net(), averaging, data, [epochs], epochs=3).history
-        assert averaging.samples.progress == 8 / 9
-        assert averaging.statistics().steps == 3 * 3 * 4
+    with Averager(Job(box), QUICK) as averager:
+        data = averager.share(load, size=96, batch_size=10, epochs=3, block=32)
+        history = fit(net(), averager, data, [epochs], epochs=3).history
+        assert averager.samples.progress == 8 / 9
+        assert averager.statistics().steps == 3 * 3 * 4
     assert len(history["loss"]) == 3
     if not TENSORFLOW:  # which loads ahead
         trained = trained[len(trained) - 3 * 96 :]
@@ -138,17 +140,17 @@ def structures_and_sample_weights_are_passed_on(box: Box, directory: Path) -> No
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.1), loss)
-    with Averaging(box, QUICK) as averaging:
+    with Averager(Job(box), QUICK) as averager:
         before = weights(model)
-        data = averaging.shard({"left": X, "right": X}, Y, np.zeros(96, "float32"), batch_size=32)
-        fit(model, averaging, data)
+        data = averager.share({"left": X, "right": X}, Y, np.zeros(96, "float32"), batch_size=32)
+        fit(model, averager, data)
         assert all(np.array_equal(now, then) for now, then in zip(weights(model), before, strict=True))
         with pytest.raises(ValueError, match=r"\[96, 96, 95\] samples"):
-            averaging.shard({"left": X, "right": X}, Y[1:])
+            averager.share({"left": X, "right": X}, Y[1:])
         with pytest.raises(ValueError, match=r"give np.array\(list\)"):
-            averaging.shard([[1.0, 2.0], [3.0, 4.0]])
+            averager.share([[1.0, 2.0], [3.0, 4.0]])
         with pytest.raises(ValueError, match="needs size="):
-            averaging.shard(lambda indices: (X[indices], Y[indices]))
+            averager.share(lambda indices: (X[indices], Y[indices]))
 
 
 def a_step_of_several_and_mixed_precision_work(box: Box, directory: Path) -> None:
@@ -159,12 +161,12 @@ def a_step_of_several_and_mixed_precision_work(box: Box, directory: Path) -> Non
             model = net(steps_per_execution=together, jit_compile=TENSORFLOW)
         finally:
             keras.mixed_precision.set_dtype_policy("float32")
-        with warnings.catch_warnings(), Averaging(box, name=policy) as averaging:
+        with warnings.catch_warnings(), Averager(Job(box), name=policy) as averager:
             # Keras says so where the last execution has fewer steps
             warnings.filterwarnings("ignore", message="Your input ran out of data")
-            data = averaging.shard(X, Y, batch_size=8, epochs=2)
-            fit(model, averaging, data, epochs=2)
-            assert averaging.statistics().steps == 24
+            data = averager.share(X, Y, batch_size=8, epochs=2)
+            fit(model, averager, data, epochs=2)
+            assert averager.statistics().steps == 24
         start = shared(box, f"{policy}/float32")[:48].reshape(6, 8)
         np.testing.assert_array_equal(weights(model)[0], start)
         assert all(info.dtype == "float32" for info in box.list() if info.name.startswith(f"{policy}/float"))
@@ -174,8 +176,8 @@ def variables_are_bound_by_path_and_the_others_left_alone(box: Box, directory: P
     model = net()
     model.get_layer("first").trainable = False
     model.compile("sgd", model.loss)
-    with Averaging(box, QUICK) as averaging:
-        fit(model, averaging)
+    with Averager(Job(box), QUICK) as averager:
+        fit(model, averager)
     (meta,) = (info.meta for info in box.list() if info.name == "model/float32")
     assert [(name, text.split(" ", 1)[0]) for name, text in meta["tensors"]] == [
         ("net/normal/gamma", "float32"),
@@ -190,9 +192,9 @@ def variables_are_bound_by_path_and_the_others_left_alone(box: Box, directory: P
 
 def bfloat16_weights_are_shared_in_bfloat16(box: Box, directory: Path) -> None:
     model = line(4.0, "bfloat16")
-    with Averaging(box, QUICK) as averaging:
-        data = averaging.shard(np.ones((3, 1), "float32"), np.ones((3, 1)), batch_size=1)
-        fit(model, averaging, data)
+    with Averager(Job(box), QUICK) as averager:
+        data = averager.share(np.ones((3, 1), "float32"), np.ones((3, 1)), batch_size=1)
+        fit(model, averager, data)
     assert keras.ops.convert_to_numpy(keras.ops.cast(model.weights[0], "float32")).item() == 3.25
     assert (int(shared(box, "model/bfloat16")[0]) << 16) == int(np.float32(3.25).view(np.uint32))
 
@@ -214,23 +216,23 @@ def shared_weights_are_in_the_model_between_epochs(box: Box, directory: Path) ->
     checkpoint = keras.callbacks.ModelCheckpoint(directory / "epoch{epoch}.keras")
     stop = keras.callbacks.EarlyStopping("val_loss", patience=5)
     watch = Watch(look, "on_test_begin", "on_epoch_end", "on_train_batch_end")
-    with Averaging(box, Elastic(moving_rate=0.1, interval=2, overlap=False)) as averaging:
-        with pytest.raises(RuntimeError, match="before fit"), averaging.shared_weights():
+    with Averager(Job(box), Elastic(moving_rate=0.1, interval=2, overlap=False)) as averager:
+        with pytest.raises(RuntimeError, match="before fit"), averager.shared_weights():
             pass
         inside: list[bool] = []
 
         def lend(_: str, model: Any) -> None:
             before = weights(model)
-            with averaging.shared_weights():
+            with averager.shared_weights():
                 inside.append(np.array_equal(weights(model)[0].ravel(), shared(box)[:48]))
             inside.append(all(np.array_equal(*pair) for pair in zip(before, weights(model), strict=True)))
 
         once = Watch(lend, "on_train_batch_end")
-        data = averaging.shard(X, Y, batch_size=8, epochs=2)
-        history = fit(model, averaging, data, [once, watch, checkpoint, stop], epochs=2, validation_data=(X, Y)).history
+        data = averager.share(X, Y, batch_size=8, epochs=2)
+        history = fit(model, averager, data, [once, watch, checkpoint, stop], epochs=2, validation_data=(X, Y)).history
         assert all(inside)
         assert found == [("on_test_begin", True), ("on_epoch_end", True)] * 2
-        with averaging.shared_weights():
+        with averager.shared_weights():
             np.testing.assert_array_equal(weights(model)[0].ravel(), shared(box)[:48])
     saved = keras.saving.load_model(directory / "epoch2.keras")
     assert saved.evaluate(X, Y, verbose=0)[0] == pytest.approx(history["val_loss"][1], rel=1e-5)
@@ -241,24 +243,25 @@ def shared_weights_are_in_the_model_between_epochs(box: Box, directory: Path) ->
 def an_early_stop_ends_this_worker_and_leaves_its_samples_to_others(box: Box, directory: Path) -> None:
     stop = keras.callbacks.EarlyStopping("loss", patience=0, mode="max")
     model = net()
-    with Averaging(box, QUICK) as averaging:
-        data = averaging.shard(X, Y, batch_size=8, epochs=30, block=16)
+    with Averager(Job(box), QUICK) as averager:
+        data = averager.share(X, Y, batch_size=8, epochs=30, block=16)
         other = Membership(box, "model/fit/0", leader=True)  # somebody who still trains is not waited for
-        history = fit(model, averaging, data, [stop], epochs=30).history
+        history = fit(model, averager, data, [stop], epochs=30).history
         other.leave()
         assert 1 < len(history["loss"]) < 30
-        assert not averaging._feed.done  # type: ignore[union-attr]
+        statistics = box.queue("model/samples/0", 30 * 6).statistics()
+        assert statistics.done < statistics.size
     np.testing.assert_array_equal(weights(model)[0].ravel(), shared(box)[:48])
 
 
 def one_callback_serves_several_fits(box: Box, directory: Path) -> None:
     model = net()
-    with Averaging(box, QUICK) as averaging:
+    with Averager(Job(box), QUICK) as averager:
         for _ in range(2):
-            fit(model, averaging)
-            assert averaging.statistics().steps == 12
-        fit(model, averaging, X, y=Y, batch_size=48, epochs=2)  # data of one's own
-        assert averaging.statistics().steps == 4
+            fit(model, averager)
+            assert averager.statistics().steps == 12
+        fit(model, averager, X, y=Y, batch_size=48, epochs=2)  # data of one's own
+        assert averager.statistics().steps == 4
     np.testing.assert_array_equal(weights(model)[0].ravel(), shared(box)[:48])
     progress = read_progress(box)
     assert progress is not None
@@ -273,55 +276,55 @@ def the_learning_rate_is_scaled_around_each_step_only(box: Box, directory: Path)
         "on_train_batch_end",
     )
     rule = Elastic(moving_rate=0.5, interval=1000)
-    with Averaging(box, rule, learning_rate_scale=3.0, warmup_steps=2) as averaging:
-        data = averaging.shard(np.ones((4, 1), "float32"), np.ones((4, 1)), batch_size=1)
-        fit(model, averaging, data, [watch])
+    with Averager(Job(box), rule, learning_rate_scale=3.0, warmup_steps=2) as averager:
+        data = averager.share(np.ones((4, 1), "float32"), np.ones((4, 1)), batch_size=1)
+        fit(model, averager, data, [watch])
     assert [weight for weight, _ in seen] == [-0.5, -1.5, -3.0, -4.5]
     assert {rate for _, rate in seen} == {0.5}
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
-    with Averaging(box, rule, name="other", learning_rate_scale="sqrt") as averaging:
+    with Averager(Job(box), rule, name="other", learning_rate_scale="sqrt") as averager:
         with pytest.raises(ValueError, match="multiply the schedule itself"):
-            fit(net(optimizer=keras.optimizers.SGD(schedule)), averaging, X, y=Y)
+            fit(net(optimizer=keras.optimizers.SGD(schedule)), averager, X, y=Y)
 
 
 def wrong_input_is_refused(box: Box, directory: Path) -> None:
-    with Averaging(box, QUICK) as averaging:
-        fit(net(), averaging)
-    with Averaging(box, QUICK) as averaging:
+    with Averager(Job(box), QUICK) as averager:
+        fit(net(), averager)
+    with Averager(Job(box), QUICK) as averager:
         with pytest.raises(MismatchError, match=r"net/first/kernel: shared float32 \(6, 8\), here float32 \(6, 9\)"):
-            fit(net(width=9), averaging, X, y=Y)
-    with Averaging(box, Elastic(interval=7)) as averaging:
+            fit(net(width=9), averager, X, y=Y)
+    with Averager(Job(box), Elastic(interval=7)) as averager:
         with pytest.raises(MismatchError, match="interval: shared 1, here 7"):
-            fit(net(), averaging, X, y=Y)
-    with Averaging(box, name="more epochs") as averaging:
-        with pytest.raises(ValueError, match=r"fit\(epochs=1\), but shard\(epochs=2\)"):
-            fit(net(), averaging, averaging.shard(X, Y, epochs=2))
-    with Averaging(box, name="frozen") as averaging:
+            fit(net(), averager, X, y=Y)
+    with Averager(Job(box), name="more epochs") as averager:
+        with pytest.raises(ValueError, match=r"fit\(epochs=1\), but share\(epochs=2\)"):
+            fit(net(), averager, averager.share(X, Y, epochs=2))
+    with Averager(Job(box), name="frozen") as averager:
         model = net()
         model.trainable = False
-        averaging.set_model(model)
-        averaging.set_params({"epochs": 1})
+        averager.set_model(model)
+        averager.set_params({"epochs": 1})
         with pytest.raises(ValueError, match="no trainable variable"):
-            averaging.on_train_begin()
-    with Averaging(box, name="half") as averaging:
+            averager.on_train_begin()
+    with Averager(Job(box), name="half") as averager:
         with pytest.raises(ValueError, match=r"line/dense/kernel is .*float16, but only float32 and bfloat16"):
-            fit(line(1.0, "float16"), averaging, np.ones((1, 1)), y=np.ones((1, 1)))
-    with Averaging(box, name="unbuilt") as averaging:
-        averaging.set_model(keras.Sequential([layers.Dense(3)]))
-        averaging.set_params({"epochs": 1})
+            fit(line(1.0, "float16"), averager, np.ones((1, 1)), y=np.ones((1, 1)))
+    with Averager(Job(box), name="unbuilt") as averager:
+        averager.set_model(keras.Sequential([layers.Dense(3)]))
+        averager.set_params({"epochs": 1})
         with pytest.raises(RuntimeError, match="is not built"):
-            averaging.on_train_begin()
+            averager.on_train_begin()
 
 
 def a_model_that_another_backend_made_is_refused(box: Box, directory: Path) -> None:
     here, other = ("tensorflow", "torch") if TENSORFLOW else ("torch", "tensorflow")
-    with Averaging(box, QUICK, name="ours") as averaging:
-        fit(net(), averaging)
+    with Averager(Job(box), QUICK, name="ours") as averager:
+        fit(net(), averager)
     (ours,) = (info for info in box.list() if info.name == "ours/float32")
     box.create("model/float32", ours.shape, meta={**ours.meta, "model": {"backend": other}}).close()
-    with Averaging(box, QUICK) as averaging:
+    with Averager(Job(box), QUICK) as averager:
         with pytest.raises(MismatchError, match=f"backend: shared {other}, here {here}"):
-            fit(net(), averaging, X, y=Y)
+            fit(net(), averager, X, y=Y)
 
 
 def a_backend_on_which_fit_cannot_be_followed_is_refused(box: Box, directory: Path) -> None:
@@ -330,7 +333,7 @@ def a_backend_on_which_fit_cannot_be_followed_is_refused(box: Box, directory: Pa
         with pytest.raises(
             RuntimeError, match=r"on the backends tensorflow and torch, not on jax(.|\n)*HINT: set KERAS_"
         ):
-            Averaging(box)
+            Averager(Job(box))
 
 
 CHECKS: dict[str, Callable[[Box, Path], None]] = {
@@ -367,7 +370,7 @@ def outcome(check: Callable[[Box, Path], None], directory: Path) -> str | None:
 
 
 if __name__ == "__main__":
-    assert modum.keras.Averaging is Averaging
+    assert modum.keras.Averager is Averager
     if TENSORFLOW:
         assert "torch" not in sys.modules
     asked = sys.argv[2:] or list(CHECKS)

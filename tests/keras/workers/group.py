@@ -45,19 +45,19 @@ def net() -> Any:
 
 with modum.connect() as job:
     rule = modum.Hybrid(between=modum.Elastic(moving_rate=RATE, interval=2, overlap=False))
-    with modum.keras.Averaging(job.box, rule, name="line") as averaging:
+    with modum.keras.Averager(job, rule, name="line") as averager:
         keras.utils.set_random_seed(0)  # the weights of whoever comes first are the shared ones
         # mean gradients of parts are those of the whole batch: one group trains as one worker does
         first = line()
         if job.rank == 0:
             np.savez(Path(sys.argv[1]) / "start.npz", *first.get_weights())
-        data = averaging.shard(X, Y, batch_size=SIZE, block=SIZE, seed=1)
-        history = first.fit(data, verbose=0, shuffle=False, callbacks=[averaging]).history
+        data = averager.share(X, Y, batch_size=SIZE, block=SIZE, seed=1)
+        history = first.fit(data, verbose=0, shuffle=False, callbacks=[averager]).history
         line_weights = first.get_weights()
-    with modum.keras.Averaging(job.box, modum.Hybrid(), name="net") as averaging:
+    with modum.keras.Averager(job, modum.Hybrid(), name="net") as averager:
         second = net()
-        data = averaging.shard(X, Y, batch_size=4, epochs=4, block=16)
-        second.fit(data, epochs=4, verbose=0, shuffle=False, callbacks=[averaging])
+        data = averager.share(X, Y, batch_size=4, epochs=4, block=16)
+        second.fit(data, epochs=4, verbose=0, shuffle=False, callbacks=[averager])
         first.fit(X, Y, batch_size=16, epochs=1, verbose=0)  # as ever again, by this worker alone
     np.savez(Path(sys.argv[1]) / f"{job.rank}.npz", *line_weights, *second.get_weights())
     print(json.dumps({"loss": history["loss"], "epochs": len(second.history.epoch)}))

@@ -21,7 +21,7 @@ import pytest
 from tests.pipeline.support import job_of, run_workers, unless_raised
 
 from modum.box import Box, Server
-from modum.keras.stages import KerasStage, partition
+from modum.keras import KerasStage, partition
 from modum.pipeline import Mode, Pipeline
 from modum.rules import Downpour, Elastic, UpdateRule
 
@@ -107,8 +107,8 @@ class Run:
         def worker(rank: int, box: Box) -> tuple[Any, Any, Any, KerasStage]:
             job = job_of(box, rank, len(ranks))
             with BUILDING:
-                stage = partition(building, job, at=at)
-            with Pipeline(stage, job, mode=mode, micro_batches=micro_batches, rule=rule, timeout=60) as pipeline:
+                stage = partition(job, building, at=at)
+            with Pipeline(job, stage, mode=mode, micro_batches=micro_batches, rule=rule, timeout=60) as pipeline:
                 steps = list(pipeline.train(batches, inputs=inputs, labels=labels))
                 pipeline.finish()
                 end = pipeline.evaluate([np.arange(48), np.arange(48, 96)], inputs=inputs, labels=labels)
@@ -265,7 +265,7 @@ def a_worker_holds_its_own_variables_only(directory: Path) -> None:
     with Server(memory=1 << 24) as server, Box.connect(server.address) as box:
         keras.utils.clear_session()
         before = alive()
-        stage = partition(cnn, job_of(box, 1, 3), at=["conv2", "pool"])
+        stage = partition(job_of(box, 1, 3), cnn, at=["conv2", "pool"])
         made = {id(thing) for thing in alive().values()} - before.keys()
         own = [*stage.part.variables, *stage.optimizer.variables, *stage.part.metrics_variables]
         assert made == {id(variable) for variable in own}
@@ -278,7 +278,7 @@ def layers_are_shared_out_by_the_time_they_take_and_the_model_stays(directory: P
         model = cnn()
         before = arrays(model)
         nodes = {layer.name: len(layer._inbound_nodes) for layer in model.layers}
-        stage = partition(model, job_of(box, 0, 3))
+        stage = partition(job_of(box, 0, 3), model)
         assert stage.layers[0] == "conv1"
         assert 1 <= len(stage.layers) <= 7
         for path, value in arrays(model).items():
@@ -325,7 +325,7 @@ def wrong_input_is_refused(directory: Path) -> None:
         for number, (model, options, kind, message) in enumerate(cases):
             with Box.connect(server.address) as box:
                 with pytest.raises(kind, match=f"(?s){message}"):
-                    partition(model, job_of(box, 0, 2), name=f"case{number}", **options)
+                    partition(job_of(box, 0, 2), model, name=f"case{number}", **options)
 
 
 CHECKS = [

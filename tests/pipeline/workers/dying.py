@@ -13,7 +13,7 @@ DATA = np.random.default_rng(1).standard_normal((40, 5)).astype(np.float32)
 
 with modum.connect() as job:
     stage = DenseStage(job.rank, network(3))
-    with Pipeline(stage, job, timeout=60) as pipeline:
+    with Pipeline(job, stage, timeout=60) as pipeline:
         batches = [np.arange(6)] * 10_000
         for step in pipeline.train(batches, inputs=lambda batch: DATA[batch], labels=lambda batch: DATA[batch]):
             print(step.number, flush=True)

@@ -21,10 +21,10 @@ def network() -> nn.Sequential:
 def main() -> None:
     torch.manual_seed(0)
     with modum.connect() as job:
-        stage = partition(network, job, sample=DATA[:16])
+        stage = partition(job, network, sample=DATA[:16])
         stage.prepare(torch.optim.Adam(stage.parameters(), lr=0.01), nn.functional.cross_entropy)
-        with Pipeline(stage, job, timeout=60) as pipeline:
-            samples = pipeline.samples(size=64, batch_size=16, epochs=25)
+        with Pipeline(job, stage, timeout=60) as pipeline:
+            samples = pipeline.indices(size=64, batch_size=16, epochs=25)
             for _ in pipeline.train(samples, inputs=lambda i: DATA[i], labels=lambda i: LABELS[i]):
                 pass
             results = pipeline.evaluate([np.arange(64)], inputs=lambda i: DATA[i], labels=lambda i: LABELS[i])

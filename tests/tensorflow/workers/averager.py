@@ -15,10 +15,14 @@ import pytest
 import tensorflow as tf
 from tests.support import elastic_reference, until
 
+from modum.averaging import LearningRateScale, Worker
 from modum.box import Box, Server
 from modum.errors import MismatchError
-from modum.tensorflow import Averager, Downpour, Elastic, Hybrid, launched_group
-from modum.tensorflow.group import TensorFlowGroup
+from modum.groups import Alone
+from modum.job import Job
+from modum.rules import Downpour, Elastic, Hybrid
+from modum.tensorflow import Averager, TensorFlowGroup, launched_group
+from modum.tensorflow.averager import shared_variables
 from modum.tensorflow.vector import SharedVariable, VariableVector
 
 RULE = Elastic(moving_rate=0.5, interval=1, overlap=False)
@@ -93,7 +97,7 @@ def two_workers_in_turn_follow_the_equations(connect: Callable[[], Box]) -> None
     nets, references = [Net(0), Net(1)], [Net(0), Net(0)]
     compiled = tf.function(train)
     with ExitStack() as stack:
-        averagers = [stack.enter_context(Averager(net, connect(), rule)) for net in nets]
+        averagers = [stack.enter_context(Averager(Job(connect()), net, rule)) for net in nets]
         center = values(Net(0))
         for step in range(6):
             for worker in range(2):
@@ -116,7 +120,10 @@ def two_workers_in_turn_follow_the_equations(connect: Callable[[], Box]) -> None
 def steps_may_be_taken_inside_a_function(connect: Callable[[], Box]) -> None:
     net, reference = Net(0), Net(0)
     x = batch(0)
-    with Averager(net, connect(), RULE) as averager, Averager(reference, connect(), RULE, name="reference") as other:
+    with (
+        Averager(Job(connect()), net, RULE) as averager,
+        Averager(Job(connect()), reference, RULE, name="reference") as other,
+    ):
 
         @tf.function  # type: ignore[untyped-decorator]
         def steps(count: tf.Tensor) -> None:
@@ -138,7 +145,7 @@ def with_overlap_and_downpour_every_update_is_in_the_sum_once(connect: Callable[
         name = f"overlap {rule.overlap}"
         workers = [tf.Variable([0.0, 0.0, 0.0], name="w") for _ in range(2)]
         with ExitStack() as stack:
-            averagers = [stack.enter_context(Averager([one], connect(), rule, name=name)) for one in workers]
+            averagers = [stack.enter_context(Averager(Job(connect()), [one], rule, name=name)) for one in workers]
             for number in range(10):
                 worker = number % 3 % 2
                 workers[worker].assign_add([1.0, 10.0, number])
@@ -146,7 +153,7 @@ def with_overlap_and_downpour_every_update_is_in_the_sum_once(connect: Callable[
             for averager in averagers:
                 averager.finish(None)
             for averager, variable in zip(averagers, workers, strict=True):
-                averager.pull()
+                averager.worker.pull()
                 assert variable.numpy().tolist() == [10.0, 100.0, 45.0]
 
 
@@ -164,7 +171,7 @@ def variables_of_any_size_and_dtype_keep_their_values(connect: Callable[[], Box]
     ]
     kept = [tf.identity(variable) for variable in workers[0]]
     box = connect()
-    with Averager(workers[0], box, RULE), Averager(workers[1], connect(), RULE) as second:
+    with Averager(Job(box), workers[0], RULE), Averager(Job(connect()), workers[1], RULE) as second:
         for first_one, second_one, before in zip(*workers, kept, strict=True):
             assert np.array_equal(first_one.numpy(), before.numpy())
             assert np.array_equal(second_one.numpy(), before.numpy())
@@ -183,24 +190,28 @@ def what_lies_on_an_accelerator_crosses_in_one_piece_with_the_same_result(connec
     """The way of variables on a GPU, which a CPU can go too."""
     nets = [Net(0), Net(0)]
     with ExitStack() as stack:
-        averagers = [
-            stack.enter_context(Averager(net, connect(), RULE, name=str(number))) for number, net in enumerate(nets)
-        ]
-        for vector in averagers[1]._vectors:
-            vector._device = nets[1].kernel.device  # type: ignore[attr-defined]
+        workers = []
+        for name, net in enumerate(nets):
+            device = nets[1].kernel.device if name else None
+            vector = VariableVector(shared_variables(net), TensorFlowGroup(), device=device)
+            described = {"tensors": vector.layout.described()}
+            scale = LearningRateScale()
+            worker = Worker.join(Job(connect()), RULE, [vector], Alone(), name=str(name), scale=scale, model=described)
+            stack.callback(worker.close)
+            workers.append(worker)
         for step in range(3):
-            for net, averager in zip(nets, averagers, strict=True):
+            for net, worker in zip(nets, workers, strict=True):
                 train(net, batch(step))
-                averager.step()
-        averagers[1].pull()
-        averagers[0].pull()
+                worker.stepped()
+        for worker in workers:
+            worker.pull()
         for ours, theirs in zip(*map(values, nets), strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
 
 def shared_weights_are_lent_and_given_back(connect: Callable[[], Box]) -> None:
     net, box = Net(0), connect()
-    with Averager(net, box, Elastic(moving_rate=0.5, interval=1000)) as averager:
+    with Averager(Job(box), net, Elastic(moving_rate=0.5, interval=1000)) as averager:
         train(net, batch(0))
         local = values(net)
         with averager.shared_weights():
@@ -209,38 +220,38 @@ def shared_weights_are_lent_and_given_back(connect: Callable[[], Box]) -> None:
                 averager.step()
         assert all(np.array_equal(*pair) for pair in zip(values(net), local, strict=True))
         averager.finish()
-        averager.pull()
+        averager.worker.pull()
         assert set(net.kernel.numpy().ravel()) < set(shared(box))
 
 
 def the_samples_and_the_learning_rate_are_shared(connect: Callable[[], Box]) -> None:
     net = Net(0)
-    with Averager(net, connect(), RULE, learning_rate_scale=3.0, warmup_steps=2) as averager:
+    with Averager(Job(connect()), net, RULE, learning_rate_scale=3.0, warmup_steps=2) as averager:
         factors, seen = [], []
-        for indices in averager.samples(size=20, batch_size=5):
+        for indices in averager.indices(size=20, batch_size=5):
             factors.append(averager.learning_rate_factor)
             seen += indices.tolist()
             averager.step()
-            until(lambda: not averager._averaging._exchange.pending)
+            until(lambda: not averager.worker.exchanging)
         assert factors == [1.0, 2.0, 3.0, 3.0]
         assert sorted(seen) == list(range(20))
         gradients = [tf.ones(3), None]
-        assert averager.average(gradients)[0] is gradients[0]
-    assert launched_group(connect()).size == 1
+        assert averager.gradients(gradients)[0] is gradients[0]
+    assert launched_group(Job(connect())).size == 1
 
 
 def wrong_input_is_refused(connect: Callable[[], Box]) -> None:
-    with Averager(Net(0), connect()):
+    with Averager(Job(connect()), Net(0)):
         with pytest.raises(MismatchError, match=r"kernel: shared float32 \(5, 7\), here float32 \(5, 8\)"):
-            Averager(Net(0, 8), connect())
+            Averager(Job(connect()), Net(0, 8))
         with pytest.raises(MismatchError, match="rule: shared elastic, here downpour"):
-            Averager(Net(0), connect(), Downpour())
+            Averager(Job(connect()), Net(0), Downpour())
     with pytest.raises(ValueError, match=r"w is float64, but only float32 and bfloat16 can be shared"):
-        Averager([tf.Variable([1.0], dtype=tf.float64, name="w")], connect(), name="double")
-    with pytest.raises(ValueError, match="no trainable variable"):
-        Averager([tf.Variable([1.0], trainable=False)], connect(), name="frozen")
+        Averager(Job(connect()), [tf.Variable([1.0], dtype=tf.float64, name="w")], name="double")
+    with pytest.raises(ValueError, match="nothing is trainable"):
+        Averager(Job(connect()), [tf.Variable([1.0], trainable=False)], name="frozen")
     with pytest.raises(ValueError, match="call the model once on a batch"):
-        Averager(tf.Module(), connect(), name="empty")
+        Averager(Job(connect()), tf.Module(), name="empty")
 
 
 CHECKS = (

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import modum
-from modum.torch import Averager, Elastic, Hybrid
+from modum.rules import Elastic, Hybrid
+from modum.torch import Averager
 
 ELEMENTS = 1 << 25
 
@@ -43,7 +44,7 @@ class Peak:
 with modum.connect(transport="tcp") as job:
     # what libraries take for themselves when they are first used is not the point
     small = nn.Linear(1, 1)
-    with Averager(small, torch.optim.SGD(small.parameters()), job.box, name="small") as averager:
+    with Averager(job, small, torch.optim.SGD(small.parameters()), name="small") as averager:
         averager.finish(30)
 
     model = nn.Linear(ELEMENTS, 1, bias=False)
@@ -51,7 +52,7 @@ with modum.connect(transport="tcp") as job:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     before = private_bytes()
     peak = Peak()
-    with Averager(model, optimizer, job.box, Hybrid(between=Elastic(interval=1))) as averager:
+    with Averager(job, model, optimizer, Hybrid(between=Elastic(interval=1))) as averager:
         for _ in range(4):
             optimizer.step()
         with averager.shared_weights():

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import modum
-from modum.torch import Averager, Elastic, Hybrid
+from modum.rules import Elastic, Hybrid
+from modum.torch import Averager
 
 
 class Network(nn.Module):
@@ -34,16 +35,16 @@ with modum.connect() as job:
     model = Network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     rule = Hybrid(between=Elastic(interval="auto"))
-    with Averager(model, optimizer, job.box, rule, learning_rate_scale="sqrt", warmup_steps=5) as averager:
+    with Averager(job, model, optimizer, rule, learning_rate_scale="sqrt", warmup_steps=5) as averager:
         untouched = model.never_used.weight.detach().clone()
-        for batch in averager.samples(size=96, batch_size=8, epochs=2):
+        for batch in averager.indices(size=96, batch_size=8, epochs=2):
             optimizer.zero_grad()
             x = torch.randn(len(batch), 6)
             model(x, bool(job.rank % 2)).square().mean().backward()
             optimizer.step()
             assert model.never_used.weight.grad is None
         averager.finish(30)
-        averager.pull()
+        averager.worker.pull()
         assert torch.equal(model.never_used.weight, untouched)
         torch.save(model.state_dict(), Path(sys.argv[1]) / f"{job.rank}.pt")
         print(averager.statistics().steps)
@@ -59,7 +60,7 @@ with modum.connect() as job:
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    with Averager(linear, lbfgs, job.box, Hybrid(between=Elastic(interval=2)), name="linear"):
+    with Averager(job, linear, lbfgs, Hybrid(between=Elastic(interval=2)), name="linear"):
         for _ in range(4):
             lbfgs.step(closure)  # type: ignore[no-untyped-call]
     torch.save(linear.state_dict(), Path(sys.argv[1]) / f"linear-{job.rank}.pt")

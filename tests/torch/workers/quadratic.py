@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from tests.support import Floats, gradient
+from tests.support import Floats, gradient, until
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 import modum
 from modum.job import Job
-from modum.torch import Averager, Elastic, Hybrid
+from modum.rules import Elastic, Hybrid
+from modum.torch import Averager
 
 STEPS, INTERVAL, DIRECTORY = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 
@@ -30,15 +31,14 @@ def train(job: Job, name: str, process_group: dist.ProcessGroup | None) -> Float
     rule = Hybrid(inside=process_group, between=between)
     turn = job.box.counter(f"{name}/turn")
     after = []
-    with Averager(model, optimizer, job.box, rule, name=name) as averager:
+    with Averager(job, model, optimizer, rule, name=name) as averager:
         for step in range(STEPS):
-            turn.wait((step * job.groups + job.group) * job.group_size, 30)
+            turn.wait((step * job.groups + job.group.index) * job.group.size, 30)
             weights = model.weight.detach().numpy().ravel()
             model.weight.grad = torch.from_numpy(gradient(weights, job.rank, step)).view(1, -1)
             average.fill_(job.rank + step)
             optimizer.step()
-            pending = averager._averaging._exchange._pending
-            assert pending is None or pending.finished.wait(30)
+            until(lambda: not averager.worker.exchanging, 30)
             after.append(np.concatenate([weights, average.numpy()]))
             turn.add(1)
     return np.array(after)
@@ -48,7 +48,7 @@ with modum.connect() as job:
     np.save(DIRECTORY / f"waiting-{job.rank}.npy", train(job, "waiting", None))
     # the second time with a process group of the user's own
     store = TCPStore("127.0.0.1", int(sys.argv[4]), is_master=job.rank == 0, wait_for_workers=False)
-    group_store = PrefixStore(f"user/{job.group}", store)
-    dist.init_process_group("gloo", store=group_store, rank=job.group_rank, world_size=job.group_size)
+    group_store = PrefixStore(f"user/{job.group.index}", store)
+    dist.init_process_group("gloo", store=group_store, rank=job.group.rank, world_size=job.group.size)
     np.save(DIRECTORY / f"overlap-{job.rank}.npy", train(job, "overlap", dist.group.WORLD))
     dist.destroy_process_group()

@@ -51,8 +51,8 @@ class Cuts:
 
 
 def agree(
-    layers: Sequence[str],
     job: Job,
+    layers: Sequence[str],
     *,
     stages: int | None,
     at: Sequence[str] | None,
@@ -63,8 +63,8 @@ def agree(
     """The cuts that all workers of the job use.
 
     Args:
-        layers: names, in the order of computing.
         job: its world size must be a multiple of the stages; rank r is stage r modulo stages.
+        layers: names, in the order of computing.
         stages: how many; None: as many as there are workers, or as ``at`` makes.
         at: names of the layers that begin the stages 1, 2, ...; None: balanced by ``measure``, which the first
             worker calls for all.

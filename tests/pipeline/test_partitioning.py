@@ -23,7 +23,7 @@ def never() -> Sequence[Layer]:
 
 def cut(box: Box, rank: int = 0, world_size: int = 2, **options: Any) -> Cuts:
     settings: dict[str, Any] = {"stages": None, "at": None, "forbidden": {}, "measure": never, "name": "net", **options}
-    return agree(NAMES, job_of(box, rank, world_size), **settings)
+    return agree(job_of(box, rank, world_size), NAMES, **settings)
 
 
 def test_names_say_where_a_stage_begins(box: Box) -> None:
@@ -53,7 +53,7 @@ def test_a_worker_with_another_model_is_refused(connect: Callable[[], Box]) -> N
     message = r"rank 1 has 6 layers .* in 2 stages, but rank 0 has 6 .* in 2(?s:.)*HINT"
     job = job_of(connect(), 1, 2)
     with pytest.raises(MismatchError, match=message):
-        agree([*NAMES[:5], "other"], job, stages=2, at=None, forbidden={}, measure=never, name="net")
+        agree(job, [*NAMES[:5], "other"], stages=2, at=None, forbidden={}, measure=never, name="net")
 
 
 @pytest.mark.parametrize(

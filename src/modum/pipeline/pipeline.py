@@ -12,25 +12,27 @@ import numpy as np
 
 from modum.coordination.consistency import open_or_create
 from modum.errors import BufferNotFoundError, ModumError, ProtocolError
-from modum.observe.progress import WorkerProgress
-from modum.pipeline.channel import Reader, Writer
-from modum.pipeline.gathering import all_weights, send_weights
-from modum.pipeline.links import Inbox, Outbox
+from modum.groups import Alone
+from modum.pipeline.channel import Inbox, Outbox, Reader, Writer
+from modum.pipeline.data import SharedData, loader
+from modum.pipeline.data_parallel import share_stage
 from modum.pipeline.microbatch import MicroBatch, cut
 from modum.pipeline.presence import Presence
-from modum.pipeline.replicas import Replicas
-from modum.pipeline.reports import PipelineStatistics, Step
+from modum.pipeline.statistics import PipelineStatistics, Step
+from modum.pipeline.weights import all_weights, send_weights
 from modum.rules import Elastic
-from modum.samples import SharedSamples
+from modum.samples import SamplePools
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
+    from modum.averaging import Worker
     from modum.job import Job
     from modum.pipeline.channel import Array, Message
     from modum.pipeline.stage import Stage
     from modum.rules import UpdateRule
+    from modum.samples import SharedSamples
 
 __all__ = ["Mode", "Pipeline"]
 
@@ -41,18 +43,18 @@ _END: Final = {"end": True}
 class Pipeline:
     """Trains a model that is cut into stages, one stage a worker; every worker makes one and calls the same methods.
 
-        with Pipeline(stage, job) as pipeline:
-            for step in pipeline.train(batches, inputs=..., labels=...):
+        with Pipeline(job, stage) as pipeline:
+            for step in pipeline.train(pipeline.share(x, y, batch_size=64, epochs=3)):
                 scheduler.step()
-            print(pipeline.evaluate(...))
+            print(pipeline.evaluate(batches, inputs=..., labels=...))
 
     Rank r of the job is stage ``r % stages`` of pipeline (replica) ``r // stages``. Activations go forward and
     gradients back through channels of the box; each stage alternates one forward and one backward pass (1F1B).
 
-    stage
-        What this worker computes: from `modum.torch.partition` or `modum.keras.partition`, or one of your own.
     job
         From `modum.connect`.
+    stage
+        What this worker computes: from `modum.torch.partition` or `modum.keras.partition`, or one of your own.
     mode
         ``"asynchronous"``: a stage updates its weights after every backward pass, and nobody waits for a flush. The
         gradients of stage s of S are those of weights S - 1 - s updates old, the same for forward and backward pass of
@@ -83,8 +85,8 @@ class Pipeline:
 
     def __init__(
         self,
-        stage: Stage,
         job: Job,
+        stage: Stage,
         *,
         mode: Mode = "asynchronous",
         micro_batches: int = 1,
@@ -109,10 +111,9 @@ class Pipeline:
         self._depth = stage.stages - stage.index + ahead * (stage.stages - 1 - stage.index)
         self._updates = self._number = self._most_versions = 0
         self._computed = self._waited = 0.0
-        self._pools = self._pooled = 0
-        self._total: int | None = None
+        self._pools = SamplePools(job, name, Alone())
         self._stopped = self._left = False
-        self._averaging: Replicas | None = None
+        self._worker: Worker | None = None
         places = [self._place(index) for index in range(stage.stages)]
         self._presence = Presence(job.box, self._prefix, places, stage.index, timeout)
         with ExitStack() as stack:
@@ -134,30 +135,55 @@ class Pipeline:
         """What this worker is called in errors."""
         return self._presence.place
 
-    def samples(self, *, size: int, batch_size: int, epochs: int = 1, **options: Any) -> SharedSamples:
-        """The job's samples, shared out to its pipelines batch by batch; ``options`` go to `SharedSamples`.
+    def share(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        batch_size: int,
+        epochs: int = 1,
+        size: int | None = None,
+        **options: Any,
+    ) -> SharedData:
+        """Return data for `train`, drawn from one pool by all pipelines, batch by batch.
+
+        Every worker calls it and gives it to `train`; only the first stage of each pipeline draws from it.
+
+        Args:
+            x: the model's inputs: an array or tensor with the samples in its first axis, a tuple, list or dict of such,
+                or a function that takes a 1-D int64 array of indices and returns those of that batch.
+            y: what the loss wants, likewise.
+            batch_size: samples in a batch.
+            epochs: how often each sample is handed out.
+            size: samples; needed if `x` and `y` are functions.
+            **options: `block`, `seed` and `timeout` of `SharedSamples`.
+
+        Raises:
+            ValueError: the size is missing, or arrays are not equally long.
+        """
+        inputs, first = loader(x)
+        labels, second = loader(y)
+        sizes = {number for number in (size, first, second) if number is not None}
+        if len(sizes) != 1:
+            known = " and ".join(map(str, sorted(sizes))) or "nothing"
+            raise ValueError(f"the number of samples must be one, and size, x and y say {known}: give size=...")
+        return SharedData(
+            self.indices(size=sizes.pop(), batch_size=batch_size, epochs=epochs, **options), inputs, labels
+        )
+
+    def indices(self, *, size: int, batch_size: int, epochs: int = 1, **options: Any) -> SharedSamples:
+        """Return batches of sample indices, drawn from one pool by all pipelines; see `SharedSamples`.
 
         Give it to `train` on every worker; only the first stage of each pipeline draws from it.
         """
-        shared = SharedSamples(
-            self._job.box,
-            size=size,
-            batch_size=batch_size,
-            epochs=epochs,
-            name=f"{self._name}/samples/{self._pools}",
-            **options,
-        )
-        self._pools += 1
-        self._pooled += shared.total
-        self._total = self._pooled
-        return shared
+        return self._pools.pool(size=size, batch_size=batch_size, epochs=epochs, **options)
 
     def train(
         self,
         batches: Iterable[Any],
         *,
-        inputs: Callable[[Array], Any],
-        labels: Callable[[Array], Any],
+        inputs: Callable[[Array], Any] | None = None,
+        labels: Callable[[Array], Any] | None = None,
     ) -> Iterator[Step]:
         """Train on batches of sample indices; yields after every update of this stage.
 
@@ -165,9 +191,10 @@ class Pipeline:
         updates, after the same number of them on every stage.
 
         Args:
-            batches: 1-D index arrays. Iterated on the first stage, to which the others leave the choice.
-            inputs: called on the first stage: the model's inputs for an index array.
-            labels: called on the last stage: what the loss wants for it.
+            batches: from `share`; or other 1-D index arrays. Iterated on the first stage, to which the others leave the
+                choice.
+            inputs: called on the first stage: the model's inputs for an index array; what `share` made has its own.
+            labels: called on the last stage: what the loss wants for it; likewise.
 
         Raises:
             StageError: another stage failed or died; the message has its name and error.
@@ -175,21 +202,21 @@ class Pipeline:
             RuntimeError: an earlier loop was left before its end.
         """
         with self._together("training"):
-            yield from self._train(batches, inputs, labels)
+            yield from self._train(batches, *_loaders(batches, inputs, labels))
 
     def evaluate(
         self,
         batches: Iterable[Any],
         *,
-        inputs: Callable[[Array], Any],
-        labels: Callable[[Array], Any],
+        inputs: Callable[[Array], Any] | None = None,
+        labels: Callable[[Array], Any] | None = None,
     ) -> dict[str, float]:
         """Loss and metrics as means over samples, without training; all stages of the pipeline call it and get them.
 
         Arguments and errors are those of `train`.
         """
         with self._together("evaluation"):
-            return self._evaluate(batches, inputs, labels)
+            return self._evaluate(batches, *_loaders(batches, inputs, labels))
 
     def finish(self, timeout: float = 600.0) -> None:
         """With several pipelines: do a last exchange, wait until all have, and take the shared weights.
@@ -200,9 +227,10 @@ class Pipeline:
             DeadlineError: other pipelines were still training after ``timeout`` seconds.
         """
         with self._together("finish"):
-            if self._averaging is not None:
-                self._averaging.finish(timeout)
-            self._progress.flush()
+            if self._worker is not None:
+                self._worker.finish(timeout)
+                self._worker.pull()
+            self._job.flush()
 
     def model(self) -> Any:
         """The whole model, gathered from all stages, on the first stage; None on the others.
@@ -223,7 +251,7 @@ class Pipeline:
             waited_seconds=self._waited,
             sent_bytes=sum(outbox.nbytes for outbox in outboxes),
             versions=self._most_versions,
-            averaging=None if self._averaging is None else self._averaging.statistics(),
+            averaging=None if self._worker is None else self._worker.statistics(),
         )
 
     def close(self, error: BaseException | None = None) -> None:
@@ -297,11 +325,10 @@ class Pipeline:
         self._backward_out = None if stage.first else outbox(index, "gradients", index - 1)
         self._forward_out = None if stage.last else outbox(index + 1, "activations", index + 1)
         self._backward_in = None if stage.last else inbox(index + 1, "gradients", index + 1)
-        self._progress = WorkerProgress(box, self._job.rank, self._job.world_size)
-        stack.callback(self._progress.close)
         if self.replicas > 1:
-            self._averaging = Replicas(stage, box, rule or Elastic(), self._name, timeout)
-            stack.callback(self._averaging.close)
+            self._worker = share_stage(self._job, stage, rule or Elastic(), self._name, timeout)
+            if self._worker is not None:
+                stack.callback(self._worker.close)
 
     @contextmanager
     def _together(self, phase: str) -> Iterator[None]:
@@ -357,8 +384,8 @@ class Pipeline:
                 self._timed(self.stage.update)
                 self._updates += 1
                 held = False
-                if self._averaging is not None:
-                    self._averaging.step()
+                if self._worker is not None:
+                    self._worker.stepped()
                 yield self._step(batch)
                 batch = []
 
@@ -431,7 +458,7 @@ class Pipeline:
         samples = sum(micro.batch.size for micro in batch)
         loss = means.pop("loss")
         if self.stage.first:
-            self._progress.report(samples=samples, steps=1, total=self._total, loss=loss)
+            self._job.report(samples=samples, steps=1, total=self._pools.total or None, loss=loss)
         return Step(number=self._updates - 1, samples=samples, loss=loss, metrics=means, progress=batch[0].progress)
 
     # ---- evaluation and gathering
@@ -506,6 +533,17 @@ def _check(stage: Stage, job: Job, mode: str, micro_batches: int, ahead: int, ti
             f"stage {stage.index} of {stage.stages} does not belong on rank {job.rank} of {job.world_size}: "
             "rank r is stage r modulo the stages, and the workers must be a multiple of them"
         )
+
+
+def _loaders(
+    batches: Iterable[Any], inputs: Callable[[Array], Any] | None, labels: Callable[[Array], Any] | None
+) -> tuple[Callable[[Array], Any], Callable[[Array], Any]]:
+    """Return what loads inputs and labels: as given, or as the batches know it themselves."""
+    if isinstance(batches, SharedData):
+        return inputs or batches.inputs, labels or batches.labels
+    if inputs is None or labels is None:
+        raise ValueError("batches of plain indices need inputs=... and labels=...: what loads them")
+    return inputs, labels
 
 
 def _range(layers: Sequence[str]) -> str:

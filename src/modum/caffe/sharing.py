@@ -1,0 +1,281 @@
+"""A solver in a job of many workers: each has the solver's own optimizer, and the weights move together."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from modum.averaging import LearningRateScale, Worker
+from modum.caffe.batches import split_batches
+from modum.caffe.filters import filter_net
+from modum.rules import Elastic, Hybrid
+from modum.torch.flat import SharedTensor, flatten
+from modum.torch.group import group_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from modum.caffe.proto import NetParameter, SolverParameter
+    from modum.caffe.solver import Solver
+    from modum.job import Job
+    from modum.rules import Auto, UpdateRule
+
+__all__ = ["Sharing", "sharing_rule"]
+
+_log = logging.getLogger(__name__)
+
+JOIN_SECONDS = 300.0
+"""How long the first worker may take to write the first weights."""
+
+FINISH_SECONDS = 24 * 3600.0
+"""How long workers wait for the others at the end; those do an iteration at most."""
+
+WARM_UP = 20
+"""The scale of the learning rate is full after this part of all iterations."""
+
+STOPPED = 1 << 40
+"""What a worker that stops adds to the count of iterations, so that none are left for anybody."""
+
+
+def sharing_rule(
+    solver: SolverParameter, moving_rate: float | Auto | None = None, interval: int | Auto | None = None
+) -> Hybrid:
+    """Return elastic averaging between groups, with the knobs given here, or in the solver file, or else automatic.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+    if moving_rate is None:
+        moving_rate = solver.moving_rate if solver.HasField("moving_rate") else "auto"
+    if interval is None:
+        interval = solver.update_interval if solver.HasField("update_interval") else "auto"
+    return Hybrid(between=Elastic(moving_rate=moving_rate, interval=interval))
+
+
+class Sharing:
+    """One worker's solver in a job of many.
+
+    An iteration is done by a group: each member computes its part of the batch, the gradients are averaged, and every
+    member takes the same step. Iterations are counted over all groups: each takes the next one from a counter in the
+    box, and its learning rate is that of its number. So `batch_size`, `max_iter` and the learning rate policy mean as
+    many samples as for one worker, and `Solver.iter` is the number of the job's iteration that this worker is at.
+    Between groups the weights move together by `rule`. The first worker logs, tests and takes snapshots, with the
+    shared weights.
+
+    Args:
+        job: from `modum.connect`.
+        rule: how the weights move together; None: as `sharing_rule` says.
+        param: the solver's file.
+        name: what the shared model is called in the box.
+        learning_rate_scale: see `LearningRateScale`. Averaging p groups takes a p-th of the steps for the same samples,
+            so that "linear" goes as far as one worker does. The factor grows from 1 over the first twentieth of the
+            iterations.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        rule: UpdateRule | None,
+        param: SolverParameter,
+        *,
+        name: str,
+        learning_rate_scale: Literal["linear", "sqrt"] | float,
+    ) -> None:
+        self.first = job.rank == 0
+        self._job = job
+        self._rule = sharing_rule(param) if rule is None else rule
+        self._name = name
+        self._scale = LearningRateScale(scale=learning_rate_scale, warmup_steps=param.max_iter // WARM_UP // job.groups)
+        self._loss_factor = 1.0
+        self._lent = False
+        self._stack = ExitStack()
+
+    def own_part(self, spec: NetParameter) -> NetParameter:
+        """Return the train net with this member's part of each batch."""
+        train = filter_net(spec, spec.state)  # the batches of layers for testing are no concern of a group
+        own, self._loss_factor = split_batches(train, self._job.group.rank, self._job.group.size)
+        return own
+
+    def join(self, solver: Solver) -> None:
+        """Take part with the solver, whose net and weights are made, from the iteration that it is at.
+
+        Raises:
+            MismatchError: the net or the settings differ from the first worker's.
+        """
+        job, param = self._job, solver.param
+        self._solver = solver
+        self._start = solver.iter
+        if param.random_seed >= 0:
+            torch.manual_seed(param.random_seed + job.rank)  # the same dropout everywhere would be less of it
+        for layer in solver.net.layers:
+            if shard := getattr(layer, "shard", None):
+                shard(job.rank, job.world_size, max(0, param.random_seed))
+        with ExitStack() as stack:
+            self._group = group_of(job, self._rule, solver.net.device)
+            stack.callback(self._group.close)
+            tensors = _shared_tensors(solver)
+            vectors = flatten(tensors, self._group)
+            solver.parameters.bind(vectors[0].flat[: solver.parameters.flat.numel()])
+            solver.rule.rebind()
+            self._worker = Worker.join(
+                job,
+                self._rule,
+                vectors,
+                self._group,
+                name=self._name,
+                scale=self._scale,
+                model={"tensors": [[one.name, one.spec.text] for one in tensors], "solver": _settings(param)},
+                timeout=JOIN_SECONDS,
+                steps=self._start // job.groups,
+            )
+            stack.callback(self._worker.close)
+            self._stack = stack.pop_all()
+        self._iterations = job.box.counter(f"{self._name}/iterations")
+        self._samples = _batch_size(solver) * param.iter_size
+
+    def announce(self) -> None:
+        """Log what becomes of the learning rate."""
+        if (factor := self._scale.factor(self._scale.warmup_steps, self._job.groups)) != 1:
+            _log.info("The learning rate grows to %g times the solver's: --learning-rate-scale", factor)
+
+    @property
+    def learning_rate_factor(self) -> float:
+        """By what the solver's learning rate is multiplied."""
+        return self._worker.learning_rate_factor
+
+    def step(self, iterations: int) -> None:
+        """Take part until all workers together have done so many iterations from where the job began."""
+        solver = self._solver
+        limit = self._start + iterations
+        solver.stopped = False
+        solver.displayed = (time.perf_counter(), solver.iter)
+        begun = False
+        while (number := self._take(limit)) < limit:
+            # what falls due at iterations that others do is done at the next one here
+            solver.passed, solver.iter = number - solver.iter + (not begun), number
+            self._do_what_is_due()
+            begun = True
+            loss = solver.forward_backward()
+            if self._loss_factor != 1.0:
+                solver.parameters.gradient.mul_(self._loss_factor)
+            self._group.reduce(solver.parameters.gradient)
+            solver.apply_update(number, self._worker.steps)
+            self._worker.stepped()
+            total = (limit - self._start) * self._samples * self._group.size
+            self._job.report(samples=self._samples, total=total, loss=float(loss))
+            self._obey(number)
+        if not begun and self.first:
+            _log.warning("All %d iterations were taken when the first worker came", limit)
+        solver.stopped = number >= STOPPED
+        solver.passed, solver.iter = max(1, limit - solver.iter), limit
+
+    def finish(self) -> bool:
+        """Share what was learned here and wait for the others.
+
+        Returns:
+            Whether this worker does what comes at the end of the training.
+        """
+        self._worker.finish(FINISH_SECONDS)
+        solver = self._solver
+        if self.first:
+            if solver.stopped:
+                solver.iter = self._start + self._iterations.value % STOPPED
+            solver.passed = 1
+            if solver.due(solver.param.snapshot):  # a solver alone does that one in `step`
+                solver.snapshot()
+        return self.first
+
+    @contextmanager
+    def shared_weights(self) -> Iterator[None]:
+        """Give the net the shared weights inside, and the worker's own again afterwards; may be nested."""
+        if self._lent:
+            yield
+            return
+        self._lent = True
+        try:
+            with self._worker.shared_weights():
+                yield
+        finally:
+            self._lent = False
+
+    @contextmanager
+    def snapshot_number(self) -> Iterator[None]:
+        """Give the solver inside the number of the iteration for which a snapshot was due, if others did that one."""
+        solver = self._solver
+        number, due = solver.iter, solver.param.snapshot
+        if solver.passed > 1 and due and solver.due(due):
+            solver.iter = solver.label(due)
+        try:
+            yield
+        finally:
+            solver.iter = number
+
+    def close(self) -> None:
+        """Leave the job; closing twice does nothing."""
+        self._stack.close()
+
+    def _do_what_is_due(self) -> None:
+        """Take the snapshot and run the tests that fell due since this worker's last iteration."""
+        solver, param = self._solver, self._solver.param
+        if not self.first:
+            return
+        if solver.due(param.snapshot) and solver.label(param.snapshot) > self._start:
+            solver.snapshot()
+        if solver.due(param.test_interval) and (solver.label(param.test_interval) > 0 or param.test_initialization):
+            solver.test_all()
+
+    def _obey(self, number: int) -> None:
+        """Do what somebody asked for."""
+        solver = self._solver
+        asked = solver.asked()
+        if asked == "snapshot" and self.first:
+            solver.passed, solver.iter = 1, number + 1
+            solver.snapshot()
+            solver.iter = number
+        elif asked == "stop":
+            solver.stopped = True
+        if solver.stopped:
+            self._iterations.add(STOPPED)
+
+    def _take(self, limit: int) -> int:
+        """Return the number of the next iteration of this group; `limit` or more if there is none left."""
+        number = 0
+        if self._group.rank == 0:
+            number = self._start + self._iterations.add(1)
+            if number >= limit:
+                self._iterations.add(-1)  # the counter stays at what was done
+        return self._group.broadcast(number)
+
+
+def _shared_tensors(solver: Solver) -> list[SharedTensor]:
+    """All parameters: those that learn in the order of `Parameters`, then the others: statistics, for the box."""
+    learning = solver.parameters.learnables
+    others = [one for one in solver.net.learnables if one not in learning]
+    return [
+        SharedTensor(name=f"{one.layer}[{one.index}]", tensor=one.tensor, trainable=trainable)
+        for some, trainable in ((learning, True), (others, False))
+        for one in some
+    ]
+
+
+def _batch_size(solver: Solver) -> int:
+    """Samples in a batch: the length of the first top that no layer computes from others."""
+    net = solver.net
+    for step in net.steps:
+        if not step.bottoms and step.tops:
+            shape = net.blobs[step.spec.top[0]].shape
+            return shape[0] if shape else 1
+    return 1
+
+
+def _settings(solver: SolverParameter) -> dict[str, str]:
+    """What the solver files of all workers must have in common, by name."""
+    return {
+        field.name: str(value)
+        for field, value in solver.ListFields()
+        if not field.name.startswith("modum_") and not field.name.endswith("_param")
+    }

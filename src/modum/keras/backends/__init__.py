@@ -1,0 +1,32 @@
+"""The frameworks that Keras computes with; one file each."""
+
+from importlib import import_module
+
+import keras
+
+from modum.keras.backends.base import Backend
+
+__all__ = ["BACKENDS", "Backend", "backend"]
+
+BACKENDS = {
+    "tensorflow": ("modum.keras.backends.tensorflow", "TensorFlowBackend"),
+    "torch": ("modum.keras.backends.torch", "TorchBackend"),
+}
+"""Module and class by the name that Keras gives the backend; a new one is a file, and a line here."""
+
+
+def backend() -> Backend:
+    """Return that of the Keras backend in use; no other framework is imported.
+
+    Raises:
+        RuntimeError: it is one on which Modum cannot train.
+    """
+    name = keras.backend.backend()
+    if name not in BACKENDS:
+        raise RuntimeError(
+            f"modum.keras works on the backends {' and '.join(BACKENDS)}, not on {name}, whose fit keeps the weights "
+            "to itself while it trains\nHINT: set KERAS_BACKEND=tensorflow (or torch) before keras is imported"
+        )
+    home, kind = BACKENDS[name]
+    made: Backend = getattr(import_module(home), kind)()
+    return made

@@ -1,0 +1,92 @@
+"""The seam between the front end and the framework that Keras computes with."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from modum.groups import Group
+    from modum.job import Job
+    from modum.keras.variables import ModelVariable
+    from modum.parameters import TensorSpec, Vector
+    from modum.rules import UpdateRule
+    from modum.samples import Prefetch
+
+
+class Backend(ABC):
+    """What differs between Keras' backends. `group` is always one that this object has made."""
+
+    name: ClassVar[str]
+
+    # ---- sharing
+
+    @abstractmethod
+    def group(self, job: Job, rule: UpdateRule) -> Group[Any]:
+        """Return the group that the rule names, else the one that the job was launched with."""
+
+    @abstractmethod
+    def vectors(
+        self, variables: Sequence[ModelVariable], group: Group[Any]
+    ) -> tuple[Sequence[Vector], list[TensorSpec]]:
+        """Return the variables as flat vectors, and what must be alike of each in all workers."""
+
+    @abstractmethod
+    def data(self, prefetch: Prefetch, load: Callable[[Any], tuple[Any, ...]]) -> Any:
+        """Return what `fit` takes as `x`: `load` of one batch of shared indices after another."""
+
+    @contextmanager
+    def averaged(self, model: Any, group: Group[Any], purpose: str) -> Iterator[None]:
+        """Have the model's optimizer apply the group's mean gradients inside."""
+        optimizer, apply = model.optimizer, model.optimizer.apply
+
+        def averaged(gradients: Sequence[Any], trainable_variables: Any = None) -> Any:
+            variables = model.trainable_variables if trainable_variables is None else trainable_variables
+            like = [variable.value for variable in variables]
+            return apply(self.means(gradients, like, group, purpose), trainable_variables)
+
+        optimizer.apply = averaged
+        try:
+            with self.compiled_for_groups(model):
+                model.make_train_function(force=True)
+                yield
+        finally:
+            del optimizer.apply
+            model.make_train_function(force=True)
+
+    @abstractmethod
+    def means(self, gradients: Sequence[Any], like: Sequence[Any], group: Group[Any], purpose: str) -> list[Any]:
+        """Return the group's mean gradients; see `Group.average`."""
+
+    @contextmanager
+    def compiled_for_groups(self, model: Any) -> Iterator[None]:
+        """Have the model compiled inside so that collectives work."""
+        yield
+
+    # ---- forward passes whose backward pass comes later
+
+    @abstractmethod
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function, compiled where the framework can."""
+
+    @abstractmethod
+    def kept(self, variables: Sequence[Any], *, stash: bool) -> list[Any]:
+        """Return tensors with the values of this moment, whatever is assigned later if `stash`."""
+
+    @abstractmethod
+    def forward(
+        self, function: Callable[..., tuple[list[Any], Any]], variables: list[Any], inputs: list[Any], *others: Any
+    ) -> tuple[list[Any], Any, Callable[[Sequence[Any]], list[Any]]]:
+        """Compute `outputs, rest = function(variables, inputs, *others)`.
+
+        Returns:
+            The outputs, the rest, and the way back: a function that takes gradients of all outputs, and returns those
+            of all variables and then of all inputs.
+        """
+
+    @abstractmethod
+    def apply(self, optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
+        """Do one step of the optimizer."""

@@ -1,0 +1,178 @@
+"""Keras models cut into pipeline stages: Sequential and Functional ones."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import keras
+import numpy as np
+
+from modum.keras.backends import backend
+from modum.keras.graph import Graph, Node
+from modum.keras.stage import KerasStage, Outline, Part, Remade, fresh_optimizer, host_array
+from modum.pipeline import Layer, agree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from modum.job import Job
+
+__all__ = ["partition"]
+
+_TIMINGS: Final = 4
+"""The first one warms up, and the fastest of the others counts."""
+_SAMPLES: Final = 32
+"""In the batch of zeros by which layers are measured if the user gives none."""
+
+
+def partition(
+    job: Job,
+    model: Any,
+    *,
+    stages: int | None = None,
+    at: Sequence[str] | None = None,
+    sample: Any = None,
+    name: str = "pipeline",
+) -> KerasStage:
+    """This worker's stage of a compiled model: layers made anew from their configs, and no others.
+
+    The model is not changed. Optimizer, loss and metrics are those that it was compiled with.
+
+    Args:
+        job: from `modum.connect`; rank r is stage r modulo stages.
+        model: a built Sequential or Functional model, or better a function that makes it: then nothing keeps the other
+            layers in memory, once this returns.
+        stages: how many; default: one a worker.
+        at: names of the layers that begin the stages 1, 2, ...; default: balanced by the time that each layer takes
+            for ``sample`` on the first worker, and by the bytes of its variables.
+        sample: inputs of the model, of one batch of the usual size, for measuring; needed only where a shape has
+            unknown extents beside that of the batch.
+        name: of the pipeline in the box; give `Pipeline` the same if you give one.
+
+    Raises:
+        ValueError: the model is not built or not compiled, a name in ``at`` is no layer, the model has too few layers,
+            or a layer cannot be made from its config.
+        TypeError: the model is neither Sequential nor Functional.
+        MismatchError: workers differ in the model.
+    """
+    build: Callable[[], Any] | None = None
+    if not isinstance(model, keras.Model) and callable(model):
+        build, model = model, model()
+    graph = Graph.of(model)
+    training = _training_of(model)
+    cuts = agree(
+        job,
+        [node.name for node in graph.nodes],
+        stages=stages,
+        at=at,
+        forbidden=graph.shared(),
+        measure=lambda: _measure(graph, sample),
+        name=name,
+    )
+    lo, hi = cuts.own
+    nodes = _rebuilt(graph.nodes[lo:hi])
+    given, returned = graph.crossing(lo), graph.crossing(hi)
+    if cuts.index == 0:
+        given = graph.inputs
+    part = Part(nodes, given, returned)
+    whole = None if cuts.index > 0 else build or Remade(model, graph, training)
+    return KerasStage(cuts, Outline.of(graph, given, returned), part, training, whole)
+
+
+def _training_of(model: Any) -> dict[str, Any]:
+    """What the model was compiled with: optimizer, loss, loss weights and metrics."""
+    compiled = getattr(model, "_compile_config", None)
+    if compiled is None or compiled.config.get("loss") is None:
+        raise ValueError("the model has no optimizer and loss: call model.compile(optimizer=..., loss=...) first")
+    training = {
+        key: compiled.config[key]
+        for key in ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
+        if key in compiled.config
+    }
+    optimizer = model.optimizer
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise ValueError(
+            "the model's optimizer scales the loss by what happens in all layers (mixed_float16), but each stage has "
+            "an optimizer of its own: use mixed_bfloat16 or float32"
+        )
+    # one that is built belongs to all variables of the model
+    return {**training, "optimizer": fresh_optimizer(optimizer) if optimizer.built else optimizer}
+
+
+def _rebuilt(nodes: Sequence[Node]) -> list[Node]:
+    """The nodes with layers of their own; one that is called twice is made once."""
+    made: dict[int, Any] = {}
+    found = []
+    for node in nodes:
+        if id(node.operation) not in made:
+            made[id(node.operation)] = node.rebuilt().operation
+        found.append(
+            Node(
+                name=node.name,
+                operation=made[id(node.operation)],
+                args=node.args,
+                kwargs=node.kwargs,
+                inputs=node.inputs,
+                outputs=node.outputs,
+            )
+        )
+    return found
+
+
+def _measure(graph: Graph, sample: Any) -> list[Layer]:
+    """What each layer costs for the sample, forward and backward. Nothing of the model is changed."""
+    way = backend()
+    values = dict(zip(graph.inputs, _sample(graph, sample), strict=True))
+    costs = []
+    for node in graph.nodes:
+        given = tuple(dict.fromkeys(node.inputs))
+        part = Part([node], given, node.outputs)
+        floating = ["float" in graph.dtypes[tensor] for tensor in given]
+        answered = ["float" in graph.dtypes[tensor] for tensor in node.outputs]
+
+        def run(
+            variables: list[Any],
+            inputs: list[Any],
+            state: list[Any],
+            others: list[Any],
+            part: Part = part,
+            floating: list[bool] = floating,
+            answered: list[bool] = answered,
+        ) -> tuple[list[Any], Any]:
+            chosen, rest = iter(inputs), iter(others)
+            outputs = part.run(variables, state, [next(chosen if chooses else rest) for chooses in floating])[0]
+            return [output for output, counts in zip(outputs, answered, strict=True) if counts], outputs
+
+        seconds = []
+        for _ in range(_TIMINGS):
+            variables = way.kept(part.trainable_variables, stash=True)
+            state = way.kept(part.non_trainable_variables, stash=True)
+            inputs = [values[tensor] for tensor, chooses in zip(given, floating, strict=True) if chooses]
+            others = [values[tensor] for tensor, chooses in zip(given, floating, strict=True) if not chooses]
+            start = time.perf_counter()
+            outputs, everything, back = way.forward(run, variables, inputs, state, others)
+            back([keras.ops.ones_like(output) for output in outputs])
+            seconds.append(time.perf_counter() - start)
+        values.update(
+            (number, keras.ops.stop_gradient(tensor)) for number, tensor in zip(node.outputs, everything, strict=True)
+        )
+        nbytes = sum(host_array(variable.value).nbytes for variable in part.trainable_variables)
+        costs.append(Layer(name=node.name, seconds=min(seconds[1:]), nbytes=nbytes))
+    return costs
+
+
+def _sample(graph: Graph, sample: Any) -> list[Any]:
+    dtypes = [graph.dtypes[tensor] for tensor in graph.inputs]
+    if sample is None:
+        shapes = [graph.shapes[tensor] for tensor in graph.inputs]
+        if any(extent is None for shape in shapes for extent in shape[1:]):
+            raise ValueError(
+                f"the model's inputs have shapes of unknown extent, {', '.join(map(str, shapes))}: give partition "
+                "sample=..., the inputs of one batch to measure the layers by, or at=[...], where to cut"
+            )
+        sample = [np.zeros((_SAMPLES, *shape[1:])) for shape in shapes]
+    if isinstance(sample, dict):
+        sample = [sample[name] for name in graph.input_names]
+    flat = keras.tree.flatten(sample)
+    return [keras.ops.convert_to_tensor(x, dtype) for x, dtype in zip(flat, dtypes, strict=True)]

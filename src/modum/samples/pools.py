@@ -1,0 +1,60 @@
+"""The pools of samples of a job, one after the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from modum.samples.shared import SharedSamples
+
+if TYPE_CHECKING:
+    from modum.groups import Group
+    from modum.job import Job
+
+
+class SamplePools:
+    """The first pools of all workers are one, and so are the second ones: a loop may make one for each epoch.
+
+    Args:
+        job: whose workers share the samples.
+        name: of the pools in the box.
+        group: the workers that step together with this one.
+    """
+
+    def __init__(self, job: Job, name: str, group: Group[Any]) -> None:
+        self._job = job
+        self._name = name
+        self._group = group
+        self._count = 0
+        self.total = 0
+        """Samples of all pools so far, over all epochs."""
+
+    def pool(self, *, size: int, batch_size: int, epochs: int = 1, **options: Any) -> SharedSamples:
+        """Make the next pool; what is done of it is reported to the job.
+
+        Args:
+            size: samples of the data set.
+            batch_size: samples in a batch, of the whole group.
+            epochs: how often each sample is handed out.
+            **options: `block`, `seed`, `timeout` and `group` of `SharedSamples`.
+
+        Raises:
+            ValueError: an argument is out of its range.
+            MismatchError: other workers made their pool of this number with other settings.
+        """
+        before = self.total
+
+        def report(*, samples: int, total: int) -> None:
+            self._job.report(samples=samples, total=before + total)
+
+        shared = SharedSamples(
+            self._job.box,
+            size=size,
+            batch_size=batch_size,
+            epochs=epochs,
+            name=f"{self._name}/samples/{self._count}",
+            report=report,
+            **{"group": self._group, **options},
+        )
+        self._count += 1
+        self.total += shared.total
+        return shared

@@ -1,0 +1,6 @@
+"""Conformance suites: what any transport, rule, group, vector or cluster environment must do, a stranger's too."""
+
+from modum.testing.group import check_group
+from modum.testing.vector import check_vector
+
+__all__ = ["check_group", "check_vector"]
