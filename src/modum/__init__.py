@@ -12,16 +12,29 @@ from modum.errors import ModumError
 if TYPE_CHECKING:
     from modum.box import Box, Server
     from modum.job import Job, connect
+    from modum.pipeline import Pipeline
     from modum.rules import Downpour, Elastic, Hybrid
     from modum.samples import SharedSamples
 
-__all__ = ["Box", "Downpour", "Elastic", "Hybrid", "Job", "ModumError", "Server", "SharedSamples", "connect"]
+__all__ = [
+    "Box",
+    "Downpour",
+    "Elastic",
+    "Hybrid",
+    "Job",
+    "ModumError",
+    "Pipeline",
+    "Server",
+    "SharedSamples",
+    "connect",
+]
 
 __getattr__, __dir__ = attach(
     __name__,
     {
         "modum.box": ("Box", "Server"),
         "modum.job": ("Job", "connect"),
+        "modum.pipeline": ("Pipeline",),
         "modum.rules": ("Downpour", "Elastic", "Hybrid"),
         "modum.samples": ("SharedSamples",),
     },

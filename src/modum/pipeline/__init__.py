@@ -4,7 +4,8 @@ from modum.pipeline.balance import Layer, balance
 from modum.pipeline.channel import Message, Reader, Writer
 from modum.pipeline.data import SharedData
 from modum.pipeline.partitioning import Cuts, agree
-from modum.pipeline.pipeline import Mode, Pipeline
+from modum.pipeline.pipeline import Pipeline
+from modum.pipeline.schedule import Mode
 from modum.pipeline.stage import Stage, Weight
 from modum.pipeline.statistics import PipelineStatistics, Step
 

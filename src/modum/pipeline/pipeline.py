@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections import deque
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Self
 
 from modum.coordination.consistency import open_or_create
-from modum.errors import BufferNotFoundError, ModumError, ProtocolError
+from modum.errors import BufferNotFoundError, ModumError
 from modum.groups import Alone
-from modum.pipeline.channel import Inbox, Outbox, Reader, Writer
 from modum.pipeline.data import SharedData, loader
 from modum.pipeline.data_parallel import share_stage
-from modum.pipeline.microbatch import MicroBatch, cut
+from modum.pipeline.neighbours import Neighbours
 from modum.pipeline.presence import Presence
+from modum.pipeline.schedule import Mode, Schedule
 from modum.pipeline.statistics import PipelineStatistics, Step
 from modum.pipeline.weights import all_weights, send_weights
 from modum.rules import Elastic
@@ -29,15 +24,13 @@ if TYPE_CHECKING:
 
     from modum.averaging import Worker
     from modum.job import Job
-    from modum.pipeline.channel import Array, Message
+    from modum.pipeline.channel import Array
+    from modum.pipeline.microbatch import MicroBatch
     from modum.pipeline.stage import Stage
     from modum.rules import UpdateRule
     from modum.samples import SharedSamples
 
 __all__ = ["Mode", "Pipeline"]
-
-Mode = Literal["asynchronous", "synchronous"]
-_END: Final = {"end": True}
 
 
 class Pipeline:
@@ -108,9 +101,7 @@ class Pipeline:
         self._name = name
         self._prefix = f"{name}/{self.replica}"
         self._ahead = ahead
-        self._depth = stage.stages - stage.index + ahead * (stage.stages - 1 - stage.index)
-        self._updates = self._number = self._most_versions = 0
-        self._computed = self._waited = 0.0
+        depth = stage.stages - stage.index + ahead * (stage.stages - 1 - stage.index)
         self._pools = SamplePools(job, name, Alone())
         self._stopped = self._left = False
         self._worker: Worker | None = None
@@ -126,7 +117,18 @@ class Pipeline:
             self._presence.join()
             self._stack = stack.pop_all()
         with self._together("start"):
-            self._open(rule, timeout)
+            # more are never under way while training, so that sending never waits there
+            self._neighbours = Neighbours(
+                job.box, self._prefix, stage, bound=depth + 1 + ahead, waiting=self._presence.waiting
+            )
+            self._stack.callback(self._neighbours.close)
+            self._schedule = Schedule(
+                stage, self._neighbours, place=self.place, mode=mode, micro_batches=micro_batches, depth=depth
+            )
+            if self.replicas > 1:
+                self._worker = share_stage(job, stage, rule or Elastic(), name, timeout)
+                if self._worker is not None:
+                    self._stack.callback(self._worker.close)
 
     # ---- what users call
 
@@ -202,7 +204,10 @@ class Pipeline:
             RuntimeError: an earlier loop was left before its end.
         """
         with self._together("training"):
-            yield from self._train(batches, *_loaders(batches, inputs, labels))
+            for batch in self._schedule.train(batches, *_loaders(batches, inputs, labels)):
+                if self._worker is not None:
+                    self._worker.stepped()
+                yield self._step(batch)
 
     def evaluate(
         self,
@@ -216,7 +221,7 @@ class Pipeline:
         Arguments and errors are those of `train`.
         """
         with self._together("evaluation"):
-            return self._evaluate(batches, *_loaders(batches, inputs, labels))
+            return self._schedule.evaluate(batches, *_loaders(batches, inputs, labels))
 
     def finish(self, timeout: float = 600.0) -> None:
         """With several pipelines: do a last exchange, wait until all have, and take the shared weights.
@@ -243,14 +248,14 @@ class Pipeline:
 
     def statistics(self) -> PipelineStatistics:
         """What this worker has done so far."""
-        outboxes = [outbox for outbox in (self._forward_out, self._backward_out) if outbox is not None]
+        schedule = self._schedule
         return PipelineStatistics(
-            updates=self._updates,
-            micro_batches=self._number,
-            compute_seconds=self._computed,
-            waited_seconds=self._waited,
-            sent_bytes=sum(outbox.nbytes for outbox in outboxes),
-            versions=self._most_versions,
+            updates=schedule.updates,
+            micro_batches=schedule.number,
+            compute_seconds=schedule.computed,
+            waited_seconds=schedule.waited,
+            sent_bytes=self._neighbours.sent_bytes,
+            versions=schedule.most_versions,
             averaging=None if self._worker is None else self._worker.statistics(),
         )
 
@@ -270,9 +275,7 @@ class Pipeline:
                     "HINT: give train() fewer batches, and iterate to the end"
                 )
             with self._together("end"):
-                for outbox in (self._forward_out, self._backward_out):
-                    if outbox is not None:
-                        outbox.drain()
+                self._neighbours.drain()
                 self._presence.leave()
         self._stopped = True
         self._stack.close()
@@ -303,33 +306,6 @@ class Pipeline:
         }
         open_or_create(self._job.box, f"{self._name}/settings", 1, "int64", {"pipeline": settings}).close()
 
-    def _open(self, rule: UpdateRule | None, timeout: float) -> None:
-        stage, box, presence, stack = self.stage, self._job.box, self._presence, self._stack
-        # more are never under way while training, so that sending never waits there
-        bound = self._depth + 1 + self._ahead
-
-        def outbox(cut: int, direction: str, receiver: int) -> Outbox:
-            wait = presence.waiting(f"sending {direction} to stage {receiver}")
-            made = Outbox(Writer(box, f"{self._prefix}/cut/{cut}/{direction}", slots=bound, wait=wait), bound)
-            stack.callback(made.close)
-            return made
-
-        def inbox(cut: int, direction: str, sender: int) -> Inbox:
-            wait = presence.waiting(f"waiting for {direction} of stage {sender}")
-            made = Inbox(Reader(box, f"{self._prefix}/cut/{cut}/{direction}", wait=wait))
-            stack.callback(made.close)
-            return made
-
-        index = stage.index
-        self._forward_in = None if stage.first else inbox(index, "activations", index - 1)
-        self._backward_out = None if stage.first else outbox(index, "gradients", index - 1)
-        self._forward_out = None if stage.last else outbox(index + 1, "activations", index + 1)
-        self._backward_in = None if stage.last else inbox(index + 1, "gradients", index + 1)
-        if self.replicas > 1:
-            self._worker = share_stage(self._job, stage, rule or Elastic(), self._name, timeout)
-            if self._worker is not None:
-                stack.callback(self._worker.close)
-
     @contextmanager
     def _together(self, phase: str) -> Iterator[None]:
         """All stages do something; if it fails here, they are told, and this worker can do nothing more."""
@@ -357,97 +333,7 @@ class Pipeline:
                 stack.callback(self._presence.fail, error)
                 self._presence.stop()
 
-    # ---- training
-
-    def _train(
-        self, batches: Iterable[Any], inputs: Callable[[Array], Any], labels: Callable[[Array], Any]
-    ) -> Iterator[Step]:
-        source = self._source(batches)
-        in_flight: deque[MicroBatch] = deque()
-        ended = held = False
-        batch: list[MicroBatch] = []
-        while True:
-            while not ended and not held and len(in_flight) < self._depth:
-                micro, arrays = self._next(source)
-                if micro is None:
-                    ended = True
-                else:
-                    self._forward(micro, arrays, inputs, labels)
-                    in_flight.append(micro)
-                    held = micro.last and self._mode == "synchronous"
-            if not in_flight:
-                return
-            micro = in_flight.popleft()
-            self._backward(micro)
-            batch.append(micro)
-            if micro.last:
-                self._timed(self.stage.update)
-                self._updates += 1
-                held = False
-                if self._worker is not None:
-                    self._worker.stepped()
-                yield self._step(batch)
-                batch = []
-
-    def _next(self, source: Iterator[tuple[MicroBatch, Sequence[Array]]]) -> tuple[MicroBatch | None, Sequence[Array]]:
-        """The next micro-batch and what comes with it; at the end the stage behind is told."""
-        start = time.perf_counter()
-        micro, arrays = next(source, (None, []))
-        self._waited += time.perf_counter() - start
-        if micro is None and self._forward_out is not None:
-            self._forward_out.send(_END)
-        return micro, arrays
-
-    def _source(self, batches: Iterable[Any]) -> Iterator[tuple[MicroBatch, Sequence[Array]]]:
-        """The micro-batches: cut here on the first stage, and elsewhere as they arrive."""
-        if self._forward_in is None:
-            for batch in batches:
-                progress = getattr(batches, "progress", math.nan)
-                for micro in cut(np.asarray(batch), self._micro_batches, lambda: self._number, progress):
-                    yield micro, []
-            return
-        self._forward_in.ask()
-        while True:
-            message = self._forward_in.receive()
-            if message.note == _END:
-                return
-            self._forward_in.ask()
-            micro = MicroBatch(batch=message.arrays[0], **message.note)
-            if micro.number != self._number:
-                raise ProtocolError(f"{self.place}: micro-batch {micro.number} came where {self._number} was due")
-            yield micro, message.arrays[1:]
-
-    def _forward(
-        self,
-        micro: MicroBatch,
-        arrays: Sequence[Array],
-        inputs: Callable[[Array], Any],
-        labels: Callable[[Array], Any],
-    ) -> None:
-        stage = self.stage
-        given = inputs(micro.batch) if stage.first else arrays
-        wanted = labels(micro.batch) if stage.last else None
-        outputs = self._timed(stage.forward, micro.number, given, wanted, micro.weight)
-        self._number += 1
-        self._most_versions = max(self._most_versions, stage.versions)
-        if self._forward_out is None or self._backward_in is None:
-            micro.results = dict(zip(stage.results, outputs[0].tolist(), strict=True))
-        else:
-            self._forward_out.send(micro.note, [micro.batch, *outputs])
-            self._backward_in.ask()
-
-    def _backward(self, micro: MicroBatch) -> None:
-        gradients: Sequence[Array] = []
-        if self._backward_in is not None:
-            message = self._receive(self._backward_in)
-            if message.note["number"] != micro.number:
-                raise ProtocolError(
-                    f"{self.place}: gradients of {message.note['number']} came where those of {micro.number} were due"
-                )
-            gradients, micro.results = message.arrays, message.note["results"]
-        inputs = self._timed(self.stage.backward, micro.number, gradients)
-        if self._backward_out is not None:
-            self._backward_out.send({"number": micro.number, "results": micro.results}, inputs)
+    # ---- inside
 
     def _step(self, batch: Sequence[MicroBatch]) -> Step:
         """The batch's results from those of its micro-batches, and a report of them."""
@@ -459,59 +345,15 @@ class Pipeline:
         loss = means.pop("loss")
         if self.stage.first:
             self._job.report(samples=samples, steps=1, total=self._pools.total or None, loss=loss)
-        return Step(number=self._updates - 1, samples=samples, loss=loss, metrics=means, progress=batch[0].progress)
-
-    # ---- evaluation and gathering
-
-    def _evaluate(
-        self, batches: Iterable[Any], inputs: Callable[[Array], Any], labels: Callable[[Array], Any]
-    ) -> dict[str, float]:
-        stage = self.stage
-        sums: Array = np.zeros(1)
-        samples = 0
-        source = self._source(batches)
-        while True:
-            micro, arrays = self._next(source)
-            if micro is None:
-                break
-            given = inputs(micro.batch) if stage.first else arrays
-            outputs = self._timed(stage.evaluate, given, labels(micro.batch) if stage.last else None)
-            self._number += 1
-            if self._forward_out is not None:
-                self._forward_out.send(micro.note, [micro.batch, *outputs])
-            else:
-                sums = sums + outputs[0] * micro.batch.size
-                samples += micro.batch.size
-        if self._backward_in is not None:
-            self._backward_in.ask()
-            results: dict[str, float] = self._receive(self._backward_in).note["results"]
-        elif samples == 0:
-            raise ValueError("evaluate: there was no batch")
-        else:
-            results = dict(zip(stage.results, (sums / samples).tolist(), strict=True))
-        if self._backward_out is not None:
-            self._backward_out.send({"results": results})
-        return results
+        return Step(
+            number=self._schedule.updates - 1, samples=samples, loss=loss, metrics=means, progress=batch[0].progress
+        )
 
     def _gather(self) -> Any:
         if not self.stage.first:
             send_weights(self.stage, self._job.box, self._prefix, self._presence)
             return None
         return self.stage.assemble(all_weights(self.stage, self._job.box, self._prefix, self._presence))
-
-    # ---- inside
-
-    def _receive(self, inbox: Inbox) -> Message:
-        start = time.perf_counter()
-        message = inbox.receive()
-        self._waited += time.perf_counter() - start
-        return message
-
-    def _timed(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        start = time.perf_counter()
-        value = call(*arguments)
-        self._computed += time.perf_counter() - start
-        return value
 
 
 def _check(stage: Stage, job: Job, mode: str, micro_batches: int, ahead: int, timeout: float) -> None:
