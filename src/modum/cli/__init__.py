@@ -1,0 +1,1 @@
+"""The command `modum`: one file a subcommand."""
