@@ -72,7 +72,7 @@ def main() -> None:
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
         )
-        samples = averager.share(
+        batches = averager.share(
             data.train_images[..., None],
             data.train_labels,
             batch_size=options.batch_size,
@@ -81,7 +81,7 @@ def main() -> None:
         )
         test = (data.test_images[..., None], data.test_labels)
         model.fit(
-            samples,
+            batches,
             epochs=options.epochs,
             shuffle=False,  # the samples are drawn at random
             callbacks=[averager],

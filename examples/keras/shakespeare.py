@@ -64,11 +64,11 @@ def main() -> None:
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             jit_compile=False,  # on a CPU, XLA takes long to compile the steps of an LSTM
         )
-        samples = averager.share(
+        batches = averager.share(
             *windows(text.train), batch_size=options.batch_size, epochs=options.epochs, seed=options.seed
         )
         model.fit(
-            samples,
+            batches,
             epochs=options.epochs,
             shuffle=False,  # the samples are drawn at random
             callbacks=[averager],

@@ -77,12 +77,10 @@ def main() -> None:
         stage = partition(job, lambda: network(characters, options.learning_rate), stages=options.stages)
         with Pipeline(job, stage) as pipeline:
             print(f"{pipeline.place}, {stage.part.count_params():,} parameters")
-            samples = pipeline.indices(
-                size=len(train), batch_size=options.batch_size, epochs=options.epochs, seed=options.seed
+            batches = pipeline.share(
+                train[:, :-1], train[:, 1:], batch_size=options.batch_size, epochs=options.epochs, seed=options.seed
             )
-            for _ in pipeline.train(
-                samples, inputs=lambda batch: train[batch, :-1], labels=lambda batch: train[batch, 1:]
-            ):
+            for _ in pipeline.train(batches):
                 pass  # a learning rate may be set here, on every worker: stage.optimizer.learning_rate = ...
             pipeline.finish()
             results = pipeline.evaluate(
@@ -92,7 +90,7 @@ def main() -> None:
             )
             model = pipeline.model()
             if model is not None and pipeline.replica == 0:
-                print(f"test perplexity {math.exp(results['loss']):.3f} after {samples.total:,} samples")
+                print(f"test perplexity {math.exp(results['loss']):.3f} after {batches.samples.total:,} samples")
                 if options.save:
                     model.save(options.save)
 

@@ -72,12 +72,12 @@ def main() -> None:
                     variable.assign_sub(rate * momentum)
                 return loss
 
-            samples = averager.indices(
-                size=len(images), batch_size=options.batch_size, epochs=options.epochs, seed=options.seed
+            batches = averager.share(
+                (images, labels), batch_size=options.batch_size, epochs=options.epochs, seed=options.seed
             )
-            for step, batch in enumerate(samples):
+            for step, (x, y) in enumerate(batches):
                 rate.assign(options.learning_rate * averager.learning_rate_factor)
-                loss = train_step(tf.constant(images[batch]), tf.constant(labels[batch]))
+                loss = train_step(x, y)
                 averager.step()
                 if step % 20 == 0:
                     job.report(loss=float(loss))
@@ -85,7 +85,7 @@ def main() -> None:
             if job.rank == 0:
                 with averager.shared_weights():
                     right = accuracy(net, data.test_images, data.test_labels)
-                print(f"test accuracy {right:.2f} % after {samples.total:,} samples")
+                print(f"test accuracy {right:.2f} % after {batches.samples.total:,} samples")
 
 
 if __name__ == "__main__":

@@ -74,14 +74,15 @@ def main() -> None:
     start = time.monotonic()
 
     with modum.connect() as job, Averager(job, model, optimizer) as averager:
-        samples = averager.indices(
-            size=len(images), batch_size=options.batch_size, epochs=options.epochs, seed=options.seed
+        batches = averager.share(
+            (images, labels), batch_size=options.batch_size, epochs=options.epochs, seed=options.seed
         )
+        samples = batches.samples
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: (1 + math.cos(math.pi * samples.progress)) / 2
         )
-        for batch in samples:
-            loss = nn.functional.cross_entropy(model(pictures(images[batch])), labels[batch])
+        for some, classes in batches:
+            loss = nn.functional.cross_entropy(model(pictures(some)), classes)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

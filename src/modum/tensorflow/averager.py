@@ -11,7 +11,7 @@ import tensorflow as tf
 from modum.averaging import LearningRateScale, Worker
 from modum.parameters import unique_names
 from modum.rules import Hybrid
-from modum.samples import SamplePools
+from modum.samples import Batches, SamplePools
 from modum.tensorflow.group import group_of
 from modum.tensorflow.vector import SharedVariable, check_variables, flatten
 
@@ -99,10 +99,8 @@ class Averager:
         """By what the learning rate of the next step is to be multiplied: see `learning_rate_scale`."""
         return self.worker.learning_rate_factor
 
-    def share(
-        self, data: Any, *, batch_size: int, epochs: int = 1, size: int | None = None, **options: Any
-    ) -> Iterator[Any]:
-        """Yield batches of data, drawn from one pool by all workers: faster ones do more, none is done twice.
+    def share(self, data: Any, *, batch_size: int, epochs: int = 1, size: int | None = None, **options: Any) -> Batches:
+        """Return batches of data, drawn from one pool by all workers: faster ones do more, none is done twice.
 
         Args:
             data: an array, or a structure (tuples, lists, dicts) of arrays, with the samples in the first axis; or a
@@ -112,15 +110,15 @@ class Averager:
             size: samples of the data; needed for a function.
             **options: `block`, `seed` and `timeout` of `SharedSamples`.
 
-        Yields:
-            A batch: of the same structure, of tensors.
+        Returns:
+            An iterable of batches, of the same structure, of tensors; to be gone through once. Its `samples` knows the
+            progress.
 
         Raises:
             ValueError: the size is missing, or arrays are not equally long.
         """
         load, size = _loader(data, size)
-        for batch in self.indices(size=size, batch_size=batch_size, epochs=epochs, **options):
-            yield load(batch)
+        return Batches(self.indices(size=size, batch_size=batch_size, epochs=epochs, **options), load)
 
     def indices(self, *, size: int, batch_size: int, epochs: int = 1, **options: Any) -> SharedSamples:
         """Return batches of sample indices, drawn from one pool by all workers; see `SharedSamples`.

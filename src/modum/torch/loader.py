@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
+from modum.samples import Batches
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -79,8 +81,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[Any]:
         if self._dataset is None:
-            for batch in self.samples:
-                yield self._load(batch)
+            yield from Batches(self.samples, self._load)
             return
         self._options.setdefault("persistent_workers", self._options.get("num_workers", 0) > 0)
         current = _Block()
