@@ -1,30 +1,49 @@
 """All workers of a job use one model and one set of settings, or are refused."""
 
-from __future__ import annotations
-
+from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
-from modum.errors import BufferExistsError, BufferNotFoundError, MismatchError
+from modum.box import Box, Buffer
+from modum.errors import BufferNotFoundError, MismatchError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+__all__ = ["agree", "compare", "open_alike"]
 
-    from modum.box import Box, Buffer
-
-SHOWN = 5
+_SHOWN: Final = 5
 """How many differences a refusal spells out."""
 
 
-def open_or_create(box: Box, name: str, size: int, dtype: str, meta: dict[str, Any]) -> Buffer:
-    """The buffer ``name``, made if nobody has. Raises MismatchError unless its meta equals ``meta``."""
+def agree(box: Box, name: str, ours: Mapping[str, Any]) -> None:
+    """Publish `ours` under `name` if nobody has yet, else check that it is what was published.
+
+    Args:
+        box: where it is published, as a small value.
+        name: of that value.
+        ours: sections by name, as in `compare`, of what msgpack has.
+
+    Raises:
+        MismatchError: the first worker published something else; the message shows both.
+    """
+    compare(name, box.value(name).set_default(dict(ours)), ours)
+
+
+def open_alike(box: Box, name: str, shape: int | Sequence[int], dtype: str, meta: Mapping[str, Any]) -> Buffer:
+    """Open the buffer `name`, or make it with `meta` if nobody has.
+
+    Args:
+        box: where the buffer is.
+        name: of the buffer.
+        shape: as in `Box.create`.
+        dtype: as in `Box.create`.
+        meta: what the buffer is to have been made with; sections as in `compare`.
+
+    Raises:
+        MismatchError: it was made with another `meta`, or with another shape or dtype; it is not open then.
+    """
     try:
         buffer = box.open(name)
     except BufferNotFoundError:
-        try:
-            return box.create(name, size, dtype, meta=meta)
-        except BufferExistsError:
-            buffer = box.open(name)
+        buffer = box.open_or_create(name, shape, dtype, meta=dict(meta))
     try:
         compare(name, buffer.meta, meta)
     except MismatchError:
@@ -34,9 +53,12 @@ def open_or_create(box: Box, name: str, size: int, dtype: str, meta: dict[str, A
 
 
 def compare(name: str, shared: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Refuse a worker that differs from what ``name`` was made with.
+    """Refuse a worker that differs from what `name` was made with.
 
-    Both sides have the same form: sections by name, each a list of ``[name, text]`` pairs or a mapping.
+    Args:
+        name: what the workers share.
+        shared: what the first worker has: sections by name, each a mapping or a list of `[name, text]` pairs.
+        here: what this worker has, in the same form.
 
     Raises:
         MismatchError: they differ; the message shows both values of the first differences.
@@ -52,10 +74,10 @@ def compare(name: str, shared: Mapping[str, Any], here: Mapping[str, Any]) -> No
             if list(dict(shared[section])) != list(dict(ours)):
                 differences.append(f"  {section}: the same names, but in another order")
     if differences:
-        more = len(differences) - SHOWN
+        more = len(differences) - _SHOWN
         raise MismatchError(
             f"this worker differs from the first worker of {name!r}:\n"
-            + "\n".join(islice(differences, SHOWN))
+            + "\n".join(islice(differences, _SHOWN))
             + (f"\n  and {more} more" if more > 0 else "")
             + "\nStart every worker with the same model and settings, or use another name."
         )

@@ -1,64 +1,88 @@
-"""Workers that come together in the box and tell each other something small."""
+"""All members of a job, or of a group, meet in the box: everybody tells something and hears what the others told."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 from modum.box import Box
 from modum.errors import DeadlineError
 
 __all__ = ["Rendezvous", "missing"]
 
-_SHOWN = 8
+_SHOWN: Final = 8
 
 
 class Rendezvous:
-    """A place in the box where `size` workers meet, as often as they like.
+    """A place in the box where `size` members meet, as often as they like; all go through the same rounds.
+
+    Whoever makes it anew under the same name meets those who have made it as often. Nothing but a few counters is left
+    in the box once a round is over.
 
     Args:
-        box: of all of them.
-        name: of the place; who makes it anew under the same name meets those who have made it as often.
-        rank: this worker's number, from 0.
-        size: how many workers meet.
+        box: of all members.
+        name: of the place. One in which a member has died before all had come is used up.
+        rank: this member's number, from 0 to `size` - 1.
+        size: how many members meet.
         timeout: seconds that the first one waits for the last one, each time.
+        what: what members call to come here, for the message when some do not.
     """
 
-    def __init__(self, box: Box, name: str, *, rank: int, size: int, timeout: float) -> None:
+    def __init__(self, box: Box, name: str, *, rank: int, size: int, timeout: float, what: str = "") -> None:
         self._box = box
+        self._name = f"{name}/{box.counter(f'{name}/made/{rank}').add(1)}"
         self._rank = rank
         self._size = size
         self._timeout = timeout
-        self._name = f"{name}/{box.counter(f'{name}/made/{rank}').add(1)}"
+        self._what = what or f"the rendezvous {name!r}"
+        self._came = box.counter(f"{self._name}/came")
+        self._read = box.counter(f"{self._name}/read")
         self._round = 0
 
     def gather(self, value: Any) -> list[Any]:
-        """Return what every worker gave, by rank; all call it, equally often.
+        """Return what every member gave, by rank; all call it, equally often.
 
         Args:
-            value: plain, as `Box.value` takes it; None too.
+            value: as `Value.set` takes it, or None.
 
         Raises:
-            DeadlineError: somebody did not come; the message has the ranks.
+            DeadlineError: some did not come within the timeout; the message has their ranks. The rendezvous cannot go
+                on then.
         """
-        name = f"{self._name}/{self._round}"
+        values = [self._box.value(f"{self._name}/{self._round}/{rank}") for rank in range(self._size)]
         self._round += 1
-        self._box.value(f"{name}/{self._rank}").set([value])
-        came = self._box.counter(name)
-        came.add(1)
+        values[self._rank].set([value])
+        self._came.add(1)
         try:
-            came.wait(self._size, self._timeout)
+            # nobody is a round ahead before all have come to this one
+            self._came.wait(self._round * self._size, self._timeout)
         except DeadlineError:
-            absent = [rank for rank in range(self._size) if self._box.value(f"{name}/{rank}").get() is None]
-            raise missing(absent, self._size, self._timeout) from None
-        return [self._box.value(f"{name}/{rank}").get()[0] for rank in range(self._size)]
+            absent = [rank for rank, each in enumerate(values) if each.get() is None]
+            raise missing(absent, self._size, self._timeout, self._what) from None
+        answers = [each.get()[0] for each in values]
+        if self._read.add(1) + 1 == self._round * self._size:  # the last one that has read clears away
+            for each in values:
+                each.delete()
+        return answers
 
     def barrier(self) -> None:
-        """Wait until all workers are here."""
+        """Return once all members have come.
+
+        Raises:
+            DeadlineError: as in `gather`.
+        """
         self.gather(None)
 
 
-def missing(absent: list[int], size: int, timeout: float) -> DeadlineError:
-    """Return the error for a round to which the ranks `absent` of `size` workers did not come."""
+def missing(absent: Sequence[int], size: int, timeout: float, what: str) -> DeadlineError:
+    """Return the error for a round to which some of `size` members did not come.
+
+    Args:
+        absent: their ranks.
+        size: how many members there should be.
+        timeout: how many seconds the others have waited.
+        what: what members call to come.
+    """
     shown = ", ".join(map(str, absent[:_SHOWN])) + (", ..." if len(absent) > _SHOWN else "")
     return DeadlineError(
-        f"{len(absent)} of {size} workers (rank {shown}) did not come within {timeout:g} s\n"
-        "HINT: look for the first error in their output; every worker has to come here"
+        f"{len(absent)} of {size} workers (rank {shown}) did not come to {what} within {timeout:g} s\n"
+        f"HINT: look for the first error in their output; every worker has to come to {what}"
     )
