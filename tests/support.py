@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from modum.averaging import Averaging, Membership, join
 from modum.box import Box, Buffer
+from modum.errors import ConnectionLostError
 from modum.groups import Alone
 from modum.parameters import FlatLayout, TensorSpec, Vector
 from modum.rules import Elastic, UpdateRule
@@ -135,7 +136,7 @@ class Worker:
 def start_worker(
     box: Box, rule: UpdateRule, weights: Floats, number: int = 0, clock: Clock | None = None, statistics: int = 0
 ) -> Worker:
-    """A worker that has joined ``model``; close its averaging at the end."""
+    """A worker that has joined ``model``; put it into `working`."""
     vector = ArrayVector(weights, statistics)
     (buffer,) = join(box, "model", [vector], {"settings": rule.settings()}, timeout=10)
     membership = Membership(box, "model", leader=True)
@@ -146,9 +147,11 @@ def start_worker(
 
 @contextmanager
 def working(*workers: Worker) -> Iterator[None]:
-    """Closes the workers at the end."""
+    """Closes the workers at the end, those too whose box a test has closed."""
     with ExitStack() as stack:
         for worker in workers:
             stack.callback(worker.buffer.close)
+            stack.enter_context(suppress(ConnectionLostError))
+            stack.callback(worker.membership.leave)
             stack.callback(worker.averaging.close)
         yield

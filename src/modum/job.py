@@ -5,7 +5,6 @@ import contextlib
 import os
 import sys
 import threading
-import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -26,7 +25,6 @@ __all__ = ["GroupPlace", "Job", "connect"]
 
 _MEET_SECONDS: Final = 120.0
 """How long the first worker waits for the last one, which may be long in starting and importing."""
-_PAUSE: Final = 0.05
 _QUIET_SECONDS: Final = 10.0
 
 
@@ -195,6 +193,7 @@ class _LaunchedJob(Job):
             world_size=place.world_size,
             local_rank=place.local_rank,
             group_size=place.group_size,
+            attempt="0" if registration is None else str(registration.run),
         )
         self._embedded = embedded
         self._carried = carried
@@ -223,7 +222,7 @@ class _LaunchedJob(Job):
             return  # a forked child has no part in it
         atexit.unregister(self.close)
         try:
-            if self._registration is not None and not self._registration.left:
+            if self._registration is not None and not self._closed:
                 with contextlib.suppress(ModumError):  # a server of another host is gone: there is no box any more
                     self.flush()
                     self._registration.leave()
@@ -239,13 +238,12 @@ class _LaunchedJob(Job):
                 self._embedded.close()
 
     def _wait_for_others(self, registration: Registration) -> None:
-        tell = time.monotonic() + _QUIET_SECONDS
-        while others := registration.others():
-            if time.monotonic() > tell:
-                tell = float("inf")
-                ranks = ", ".join(map(str, others))
-                _say(f"modum: rank {self.rank} is done; its memory servers stay for rank {ranks}")
-            time.sleep(_PAUSE)
+        try:
+            registration.wait_for_others(_QUIET_SECONDS)
+        except DeadlineError:
+            ranks = ", ".join(map(str, registration.others()))
+            _say(f"modum: rank {self.rank} is done; its memory servers stay for rank {ranks}")
+            registration.wait_for_others(None)
 
 
 def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:

@@ -3,6 +3,7 @@
 import re
 
 __all__ = [
+    "count",
     "format_amount",
     "format_bytes",
     "format_seconds",
@@ -105,3 +106,8 @@ def _scaled(number: float) -> str:
     while number >= 999.5 and power < len(_PREFIXES) - 1:
         number, power = number / 1000, power + 1
     return f"{number:.3g} {('', 'k', 'M', 'G', 'T')[power]}"
+
+
+def count(number: int, thing: str) -> str:
+    """Return `number` with the name of what is counted, as in `1 worker` and `2 workers`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

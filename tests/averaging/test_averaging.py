@@ -118,11 +118,11 @@ def test_the_automatic_moving_rate_follows_groups_that_come_and_go(connect: Conn
             first.step()
             assert first.averaging.statistics().groups == 3
             assert first.averaging.statistics().moving_rate == pytest.approx(0.3)
-        second_box.close()  # as if its process had died
-        until(lambda: len(connect().leases("model/group/")) == 2)
-        first.step()
-        first.step()
-        assert first.averaging.statistics().moving_rate == pytest.approx(0.45)
+            second_box.close()  # as if its process had died
+            until(lambda: len(connect().leases("model/group/")) == 2)
+            first.step()
+            first.step()
+            assert first.averaging.statistics().moving_rate == pytest.approx(0.45)
 
 
 def test_finishing_loses_nothing_that_was_learned(box: Box) -> None:

@@ -162,12 +162,15 @@ class TestARoster:
         with self.box(server) as first, self.box(server) as second:
             rosters = [Registration(box, place) for box, place in zip((first, second), places[:2], strict=True)]
             assert [roster.others() for roster in rosters] == [[1], [0]]
+            assert [roster.run for roster in rosters] == [1, 1]
             with pytest.raises(MismatchError, match=r"2 workers of a job without a name use this box now\nHINT: "):
                 check_free(first, "")
             rosters[1].leave()
+            rosters[0].wait_for_others(0.0)
             assert rosters[0].others() == []
         with self.box(server) as box:
             check_free(box, "")
+            assert Registration(box, places[2]).run == 2
 
     def test_refuses_another_world_size_while_somebody_is_there(self, server: Server) -> None:
         with self.box(server) as first, self.box(server) as second:
@@ -182,7 +185,7 @@ class TestARoster:
             assert Registration(second, ByHand(rank=1, world_size=3, local_rank=0)).others() == []
 
     def test_refuses_a_rank_that_is_at_work(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("modum.cluster.registration._PATIENCE", 0.3)
+        monkeypatch.setattr("modum.cluster.registration.CLAIM_SECONDS", 0.3)
         place = ByHand(rank=0, world_size=2, local_rank=0)
         with self.box(server) as first, self.box(server) as second:
             Registration(first, place)

@@ -8,7 +8,7 @@ from tests.support import ArrayVector
 
 from modum.averaging import join
 from modum.box import Box
-from modum.coordination.consistency import compare, open_or_create
+from modum.coordination.consistency import agree, compare, open_alike
 from modum.errors import MismatchError
 
 Connect = Callable[[], Box]
@@ -47,11 +47,27 @@ def test_a_worker_that_differs_is_refused_and_leaves_the_shared_weights_alone(co
 
 
 def test_opening_what_another_worker_makes_at_the_same_moment_gives_the_same_buffer(connect: Connect) -> None:
-    buffers = [open_or_create(connect(), "settings", 1, "int64", META) for _ in range(2)]
+    buffers = [open_alike(connect(), "settings", 1, "int64", META) for _ in range(2)]
     buffers[0].write(np.array([7]))
     assert buffers[1].read().tolist() == [7]
     for buffer in buffers:
         buffer.close()
+
+
+def test_the_first_workers_settings_are_everybodys(connect: Connect) -> None:
+    ours = {"pipeline": {"stages": 2, "mode": "synchronous", "ahead": 0}}
+    for box in (connect(), connect()):
+        agree(box, "settings", ours)
+    for stages in (3, 4):
+        with pytest.raises(MismatchError, match=f"worker of 'settings':\n  stages: shared 2, here {stages}\n"):
+            agree(connect(), "settings", {"pipeline": {**ours["pipeline"], "stages": stages}})
+
+
+def test_agreeing_looks_at_the_order_too(connect: Connect) -> None:
+    agree(connect(), "model", META)
+    agree(connect(), "model", META)
+    with pytest.raises(MismatchError, match="tensors: the same names, but in another order"):
+        agree(connect(), "model", {**META, "tensors": META["tensors"][::-1]})  # type: ignore[index]
 
 
 def test_every_kind_of_difference_is_named_with_both_values() -> None:

@@ -142,7 +142,7 @@ def alone(box: Box) -> Iterator[Pipeline]:
 def test_a_place_that_is_taken_or_used_up_is_refused(
     alone: Pipeline, connect: Callable[[], Box], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modum.pipeline.presence._CLAIM_SECONDS", 0.1)
+    monkeypatch.setattr("modum.pipeline.liveness.CLAIM_SECONDS", 0.1)
     with pytest.raises(MismatchError, match=r"another worker has this stage already (?s:.)*rank of its own"):
         Pipeline(job_of(connect(), 0, 1), DenseStage(0, network(1)))
     alone.close()

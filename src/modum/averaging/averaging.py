@@ -63,7 +63,7 @@ class Averaging:
         self._group = group
         self._membership = membership
         self._schedule = Schedule(rule.interval, clock)
-        self._exchange = BackgroundTransfer(membership.beat, heartbeat_seconds=HEARTBEAT_SECONDS, clock=clock)
+        self._exchange = BackgroundTransfer(membership.count, heartbeat_seconds=HEARTBEAT_SECONDS, clock=clock)
         self._rate = 0.0
         self._put_off = 0
         self._late = False

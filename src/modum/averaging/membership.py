@@ -1,78 +1,67 @@
 """Which groups are alive: every group's leader holds a lease, and everybody counts them."""
 
-from __future__ import annotations
-
-import threading
-import time
 import uuid
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Final
 
-from modum.errors import DeadlineError, LeaseLostError
+from modum.box import Box
+from modum.coordination.liveness import Roster
+from modum.errors import DeadlineError
 
-if TYPE_CHECKING:
-    from modum.box import Box, Lease
+__all__ = ["HEARTBEAT_SECONDS", "Membership"]
 
-LEASE_SECONDS = 30.0
+_LEASE_SECONDS: Final = 30.0
 """A group whose leader has not been heard of for so long (stopped, or cut off) counts as dead."""
-
-HEARTBEAT_SECONDS = LEASE_SECONDS / 3
-
-POLL_SECONDS = 0.05
-"""How often `Membership.wait_for_others` looks again."""
+HEARTBEAT_SECONDS: Final = 10.0
+"""How often the groups are counted while no exchange is due."""
 
 
 class Membership:
-    """This worker's view of the groups that train ``name``; the group's leader also keeps its lease alive."""
+    """This worker's view of the groups that train `name`; a group is a member until its leader leaves or dies.
+
+    Args:
+        box: in which the groups meet.
+        name: of what they train.
+        leader: whether this worker stands for its group.
+
+    Attributes:
+        groups: groups alive when last counted, this one included.
+
+    Raises:
+        ModumError: the box could not be asked; this group is no member then.
+    """
 
     def __init__(self, box: Box, name: str, *, leader: bool) -> None:
-        self._box = box
-        self._prefix = f"{name}/group/"
-        self._name = self._prefix + uuid.uuid4().hex[:12]
-        self._leader = leader
-        self._lease: Lease | None = None
-        # the heartbeat must not take the lease again while `leave` gives it up
-        self._guard = threading.Lock()
+        self._roster = Roster(box, f"{name}/group", ttl=_LEASE_SECONDS)
+        self._member = self._roster.join(uuid.uuid4().hex[:12], timeout=_LEASE_SECONDS) if leader else None
         self.groups = 1
-        """Groups alive when last counted, this one included."""
-        self.beat()
+        try:
+            self.count()
+        except BaseException:
+            self.leave()
+            raise
 
-    def beat(self) -> None:
-        """Renew the lease (or take it anew, if it was lost meanwhile) and count the groups."""
-        with self._guard:
-            if self._leader:
-                self._renew()
-        self.groups = max(1, len(self._box.leases(self._prefix)))
+    def count(self) -> None:
+        """Count the groups."""
+        self.groups = max(1, len(self._roster.alive()))
 
     def leave(self) -> None:
-        """Give the lease up: this group takes part no longer."""
-        with self._guard:
-            lease, self._lease, self._leader = self._lease, None, False
-            if lease is not None:
-                with suppress(LeaseLostError):
-                    lease.release()
+        """Say that this group takes part no longer. Does nothing the second time."""
+        if self._member is not None:
+            self._member.leave()
 
     def wait_for_others(self, timeout: float) -> None:
         """Wait until no other group is alive.
 
         Raises:
-            DeadlineError: some still were after ``timeout`` seconds; the message names their sessions.
+            DeadlineError: some still were after `timeout` seconds; the message names their sessions.
         """
-        deadline = time.monotonic() + timeout
-        while others := [lease for lease in self._box.leases(self._prefix) if lease.name != self._name]:
-            if time.monotonic() >= deadline:
-                holders = ", ".join(lease.holder for lease in others)
-                raise DeadlineError(
-                    f"{len(others)} other groups (sessions {holders}) were still training after "
-                    f"{timeout:g} s; give finish() a longer timeout, or look whether they hang"
-                )
-            time.sleep(POLL_SECONDS)
 
-    def _renew(self) -> None:
-        if self._lease is not None:
-            try:
-                self._lease.renew()
-            except LeaseLostError:
-                self._lease = None
-        if self._lease is None:
-            self._lease = self._box.lock(self._name, ttl=LEASE_SECONDS, timeout=LEASE_SECONDS)
+        def late(others: Mapping[str, str]) -> DeadlineError:
+            return DeadlineError(
+                f"{len(others)} other groups (sessions {', '.join(others.values())}) were still training after "
+                f"{timeout:g} s; give finish() a longer timeout, or look whether they hang"
+            )
+
+        own = "" if self._member is None else self._member.name
+        self._roster.wait_until_gone(but=own, timeout=timeout, error=late)

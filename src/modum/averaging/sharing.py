@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from modum.coordination.consistency import open_or_create
+from modum.coordination.consistency import open_alike
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ def join(box: Box, name: str, vectors: Sequence[Vector], meta: dict[str, Any], t
         DeadlineError: others took longer than ``timeout`` seconds.
     """
     with box.lock(f"{name}/create", ttl=CREATE_SECONDS, timeout=timeout):
-        buffers = [open_or_create(box, f"{name}/{vector.dtype}", vector.size, vector.dtype, meta) for vector in vectors]
+        buffers = [open_alike(box, f"{name}/{vector.dtype}", vector.size, vector.dtype, meta) for vector in vectors]
         if any(buffer.version == 0 for buffer in buffers):
             for vector, buffer in zip(vectors, buffers, strict=True):
                 vector.write(buffer)

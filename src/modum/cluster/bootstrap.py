@@ -22,7 +22,7 @@ from modum.cluster.ports import free_port
 from modum.cluster.rendezvous import Rendezvous
 from modum.errors import MismatchError, ModumError
 from modum.run.host_servers import HostServers
-from modum.units import parse_bytes
+from modum.units import count, parse_bytes
 
 __all__ = ["Bootstrap"]
 
@@ -126,9 +126,9 @@ class Bootstrap:
         ]
         whole = " (the host)" if place.group_is_host and place.group_size > 1 else ""
         return (
-            f"modum: {_count(place.world_size, 'worker')} on {_count(hosts, 'host')} (started by {place.name}), "
-            f"{_count(place.groups, 'group')} of {place.group_size}{whole}; "
-            f"{_count(len(self.servers), 'memory server')}: {', '.join(where or self.servers)}"
+            f"modum: {count(place.world_size, 'worker')} on {count(hosts, 'host')} (started by {place.name}), "
+            f"{count(place.groups, 'group')} of {place.group_size}{whole}; "
+            f"{count(len(self.servers), 'memory server')}: {', '.join(where or self.servers)}"
         )
 
     @property
@@ -148,11 +148,11 @@ class Bootstrap:
                 store = (interface.address, free_port(interface.address))
             if starts and not self.servers:
                 assert self.token is not None
-                count = integer_variable("MODUM_SERVERS", "set it to the number of memory servers on each host", 1)
+                number = integer_variable("MODUM_SERVERS", "set it to the number of memory servers on each host", 1)
                 memory = parse_bytes(os.environ.get("MODUM_MEMORY", _DEFAULT_MEMORY))
-                if count < 1:
-                    raise ValueError(f"MODUM_SERVERS ({count}) must be at least 1")
-                self.carried = HostServers(count, memory, interface.address, self.token)
+                if number < 1:
+                    raise ValueError(f"MODUM_SERVERS ({number}) must be at least 1")
+                self.carried = HostServers(number, memory, interface.address, self.token)
             servers = self.carried.addresses if self.carried else []
             return _Offer(servers=servers, interface=interface.name, store=store)
         except (ModumError, ValueError, OSError) as error:
@@ -265,7 +265,3 @@ def _check(hellos: Sequence[_Hello]) -> None:
 
 def _describe(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -2,33 +2,42 @@
 
 from typing import Final
 
-from modum.box import Box, Buffer
+from modum.box import Box
 from modum.cluster.environment import ClusterEnvironment
-from modum.errors import BufferExistsError, BufferNotFoundError, DeadlineError, MismatchError
+from modum.coordination.liveness import Roster
+from modum.errors import DeadlineError, MismatchError
+from modum.units import count
 
 __all__ = ["Registration", "check_free"]
 
 _RECORD: Final = "modum/job"
-_WORKERS: Final = "modum/worker/"
-_FOREVER: Final = 1e9  # seconds: a worker's entry ends with its session
-_PATIENCE: Final = 10.0  # seconds: an entry of a worker that has just died lasts a moment longer
+_WORKERS: Final = "modum/worker"
+CLAIM_SECONDS: Final = 10.0  # the entry of a worker that has just died lasts a moment longer
+_SHOWN: Final = 8
 
 
 class Registration:
-    """This worker's entry in the list of the job's workers, until the box is closed.
+    """This worker's entry in the list of the job's workers, until it leaves or its box is closed.
+
+    Args:
+        box: that the job uses, in the namespace of the job.
+        place: of this worker.
+
+    Attributes:
+        run: the number of this run of the job in the box. Workers that are there at one time have the same; the first
+            worker that comes when none is there begins the next one.
 
     Raises:
-        MismatchError: a worker of another world size or group size, or of this same rank, is there.
+        MismatchError: a worker of another world size or group size, or of this same rank, is there. This one is not
+            entered then.
     """
 
     def __init__(self, box: Box, place: ClusterEnvironment) -> None:
-        self.left = False
-        self._box = box
-        self._name = f"{_WORKERS}{place.rank}"
-        with box.lock("modum/check-in", ttl=_PATIENCE, timeout=3 * _PATIENCE):
-            self._compare(place)
+        self._roster = Roster(box, _WORKERS)
+        with box.lock("modum/check-in", ttl=CLAIM_SECONDS, timeout=3 * CLAIM_SECONDS):
+            self.run = self._agree(box, place)
             try:
-                self._lease = box.lock(self._name, ttl=_FOREVER, timeout=_PATIENCE)
+                self._member = self._roster.join(str(place.rank), timeout=CLAIM_SECONDS)
             except DeadlineError as error:
                 raise MismatchError(
                     f"rank {place.rank} of {place.world_size} is at work in this box already ({error}): "
@@ -36,51 +45,60 @@ class Registration:
                 ) from None
 
     def leave(self) -> None:
-        """Take this worker's entry out. Does nothing the second time."""
-        if not self.left:
-            self.left = True
-            self._lease.release()
+        """Take this worker's entry out. Does nothing the second time.
+
+        Raises:
+            ModumError: the box cannot be reached.
+        """
+        self._member.leave()
 
     def others(self) -> list[int]:
-        """The ranks of the other workers that are there now."""
-        names = (lease.name for lease in self._box.leases(_WORKERS))
-        return sorted(int(name.removeprefix(_WORKERS)) for name in names if name != self._name)
+        """Return the ranks of the other workers that are there now."""
+        return sorted(int(rank) for rank in self._roster.alive() if rank != self._member.name)
 
-    def _compare(self, place: ClusterEnvironment) -> None:
+    def wait_for_others(self, timeout: float | None) -> None:
+        """Wait until the other workers have left, or died.
+
+        Raises:
+            DeadlineError: some are still there after `timeout` seconds; None waits without an end.
+        """
+        self._roster.wait_until_gone(but=self._member.name, timeout=timeout)
+
+    def _agree(self, box: Box, place: ClusterEnvironment) -> int:
+        """Return the number of the run, and check that this worker belongs to it."""
         ours = {"world_size": place.world_size, "group_size": place.group_size}
-        record = self._record(ours)
-        theirs = {name: record.meta[name] for name in ours}
-        record.close()
-        if theirs == ours:
-            return
-        if others := self.others():
-            ranks = ", ".join(map(str, others[:8])) + (", ..." if len(others) > 8 else "")
+        record = box.value(_RECORD)
+        theirs = record.get() or {"run": 0}
+        others = sorted(map(int, self._roster.alive()))
+        if not others:
+            run = int(theirs["run"]) + 1
+            record.set({**ours, "run": run})
+            return run
+        if any(theirs[name] != value for name, value in ours.items()):
+            ranks = ", ".join(map(str, others[:_SHOWN])) + (", ..." if len(others) > _SHOWN else "")
             raise MismatchError(
                 f"rank {place.rank} comes with world size {ours['world_size']} and group size {ours['group_size']}, "
                 f"but rank {ranks} came with {theirs['world_size']} and {theirs['group_size']}\n"
                 f"HINT: start all workers with the same numbers; or, if these are two jobs, give one another name "
                 "(modum run --name, MODUM_JOB)"
             )
-        self._box.delete(_RECORD)  # of a job that has ended
-        self._record(ours).close()
-
-    def _record(self, ours: dict[str, int]) -> Buffer:
-        try:
-            return self._box.open(_RECORD)
-        except BufferNotFoundError:
-            try:
-                return self._box.create(_RECORD, 1, "int64", meta=ours)
-            except BufferExistsError:
-                return self._box.open(_RECORD)
+        return int(theirs["run"])
 
 
 def check_free(box: Box, job: str) -> None:
-    """Raise `MismatchError` if workers of a job are in `box` now; `job` is the name of the box's namespace."""
-    there = len(box.leases(_WORKERS))
-    if there:
+    """Check that no worker is in `box` now.
+
+    Args:
+        box: in the namespace of the job that is to begin.
+        job: that namespace's name.
+
+    Raises:
+        MismatchError: workers are there.
+    """
+    if there := len(Roster(box, _WORKERS).alive()):
         raise MismatchError(
-            f"{there} {'worker' if there == 1 else 'workers'} of a job "
-            f"{f'called {job!r}' if job else 'without a name'} use this box now\n{_hint(job)}"
+            f"{count(there, 'worker')} of a job {f'called {job!r}' if job else 'without a name'} "
+            f"use this box now\n{_hint(job)}"
         )
 
 

@@ -24,7 +24,9 @@ def agree(box: Box, name: str, ours: Mapping[str, Any]) -> None:
     Raises:
         MismatchError: the first worker published something else; the message shows both.
     """
-    compare(name, box.value(name).set_default(dict(ours)), ours)
+    # pairs, as the box keeps no order of a mapping's keys
+    sections = {section: [list(pair) for pair in dict(settings).items()] for section, settings in ours.items()}
+    compare(name, box.value(name).set_default(sections), ours)
 
 
 def open_alike(box: Box, name: str, shape: int | Sequence[int], dtype: str, meta: Mapping[str, Any]) -> Buffer:

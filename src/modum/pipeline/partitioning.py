@@ -6,13 +6,12 @@ import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from modum.errors import BufferExistsError, DeadlineError, MismatchError
+from modum.errors import DeadlineError, MismatchError
 from modum.pipeline.balance import balance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from modum.box import Box
     from modum.job import Job
     from modum.pipeline.balance import Layer
 
@@ -135,31 +134,23 @@ def _balanced(
     """Measured by rank 0 alone: measurements differ, and all workers must cut alike."""
     if stages == 1:
         return []
+    cuts = job.box.value(f"{name}/cuts")
     if job.rank == 0:
         starts = balance(measure(), stages, forbidden=forbidden)
-        _publish(job.box, name, {"layers": list(layers), "starts": starts})
+        if not cuts.compare_and_set(None, {"layers": list(layers), "starts": starts}):
+            raise MismatchError(f"a pipeline {name!r} was cut before in this box: give this one another name=...")
         return starts
     try:
-        job.box.counter(f"{name}/cut").wait(1, _MEASURE_SECONDS)
+        theirs = cuts.wait(_MEASURE_SECONDS)
     except DeadlineError as error:
         raise DeadlineError(f"rank {job.rank}: waiting for rank 0 to measure the layers: {error}") from None
-    buffer = job.box.open(f"{name}/cuts")
-    buffer.close()
-    if buffer.meta["layers"] != list(layers) or len(buffer.meta["starts"]) != stages - 1:
+    if theirs["layers"] != list(layers) or len(theirs["starts"]) != stages - 1:
         raise MismatchError(
             f"rank {job.rank} has {len(layers)} layers ({_some(layers)}) in {stages} stages, but rank 0 has "
-            f"{len(buffer.meta['layers'])} ({_some(buffer.meta['layers'])}) in {len(buffer.meta['starts']) + 1}\n"
+            f"{len(theirs['layers'])} ({_some(theirs['layers'])}) in {len(theirs['starts']) + 1}\n"
             "HINT: all workers must build the same model and cut it alike"
         )
-    return [int(start) for start in buffer.meta["starts"]]
-
-
-def _publish(box: Box, name: str, meta: dict[str, object]) -> None:
-    try:
-        box.create(f"{name}/cuts", 1, "int64", meta=meta).close()
-    except BufferExistsError:
-        raise MismatchError(f"a pipeline {name!r} was cut before in this box: give this one another name=...") from None
-    box.counter(f"{name}/cut").add(1)
+    return [int(start) for start in theirs["starts"]]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from modum.coordination.consistency import open_or_create
+from modum.coordination.consistency import agree
 from modum.errors import BufferNotFoundError, ModumError
 from modum.groups import Alone
 from modum.pipeline.data import SharedData, loader
 from modum.pipeline.data_parallel import share_stage
+from modum.pipeline.liveness import StageRoster
 from modum.pipeline.neighbours import Neighbours
-from modum.pipeline.presence import Presence
 from modum.pipeline.schedule import Mode, Schedule
 from modum.pipeline.statistics import PipelineStatistics, Step
 from modum.pipeline.weights import all_weights, send_weights
@@ -106,20 +106,20 @@ class Pipeline:
         self._stopped = self._left = False
         self._worker: Worker | None = None
         places = [self._place(index) for index in range(stage.stages)]
-        self._presence = Presence(job.box, self._prefix, places, stage.index, timeout)
+        self._roster = StageRoster(job.box, self._prefix, places, stage.index, timeout)
         with ExitStack() as stack:
-            stack.callback(self._presence.abandon)
+            stack.callback(self._roster.abandon)
             try:
                 self._agree()
             except ModumError as error:
-                self._presence.fail(error)
+                self._roster.fail(error)
                 raise
-            self._presence.join()
+            self._roster.join()
             self._stack = stack.pop_all()
         with self._together("start"):
             # more are never under way while training, so that sending never waits there
             self._neighbours = Neighbours(
-                job.box, self._prefix, stage, bound=depth + 1 + ahead, waiting=self._presence.waiting
+                job.box, self._prefix, stage, bound=depth + 1 + ahead, waiting=self._roster.waiting
             )
             self._stack.callback(self._neighbours.close)
             self._schedule = Schedule(
@@ -135,7 +135,7 @@ class Pipeline:
     @property
     def place(self) -> str:
         """What this worker is called in errors."""
-        return self._presence.place
+        return self._roster.place
 
     def share(
         self,
@@ -276,7 +276,7 @@ class Pipeline:
                 )
             with self._together("end"):
                 self._neighbours.drain()
-                self._presence.leave()
+                self._roster.leave()
         self._stopped = True
         self._stack.close()
 
@@ -304,7 +304,7 @@ class Pipeline:
             "micro_batches": self._micro_batches,
             "ahead": self._ahead,
         }
-        open_or_create(self._job.box, f"{self._name}/settings", 1, "int64", {"pipeline": settings}).close()
+        agree(self._job.box, f"{self._name}/settings", {"pipeline": settings})
 
     @contextmanager
     def _together(self, phase: str) -> Iterator[None]:
@@ -318,7 +318,7 @@ class Pipeline:
             raise
         except BufferNotFoundError as error:
             self._fail(error)
-            self._presence.check()  # whoever deleted it has failed, and said why
+            self._roster.check()  # whoever deleted it has failed, and said why
             raise
         except BaseException as error:
             self._fail(error)
@@ -329,9 +329,9 @@ class Pipeline:
             self._stopped = True
             with suppress(ModumError), ExitStack() as stack:  # in reverse order, whatever fails
                 stack.callback(self._stack.close)
-                stack.callback(self._presence.abandon)
-                stack.callback(self._presence.fail, error)
-                self._presence.stop()
+                stack.callback(self._roster.abandon)
+                stack.callback(self._roster.fail, error)
+                self._roster.stop()
 
     # ---- inside
 
@@ -351,9 +351,9 @@ class Pipeline:
 
     def _gather(self) -> Any:
         if not self.stage.first:
-            send_weights(self.stage, self._job.box, self._prefix, self._presence)
+            send_weights(self.stage, self._job.box, self._prefix, self._roster)
             return None
-        return self.stage.assemble(all_weights(self.stage, self._job.box, self._prefix, self._presence))
+        return self.stage.assemble(all_weights(self.stage, self._job.box, self._prefix, self._roster))
 
 
 def _check(stage: Stage, job: Job, mode: str, micro_batches: int, ahead: int, timeout: float) -> None:

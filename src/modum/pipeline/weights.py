@@ -10,7 +10,7 @@ from modum.pipeline.channel import Reader, Writer
 if TYPE_CHECKING:
     from modum.box import Box
     from modum.pipeline.channel import Array
-    from modum.pipeline.presence import Presence
+    from modum.pipeline.liveness import StageRoster
     from modum.pipeline.stage import Stage
 
 __all__ = ["all_weights", "send_weights"]
@@ -19,9 +19,9 @@ _SLOTS: Final = 2
 _END: Final = {"end": True}
 
 
-def send_weights(stage: Stage, box: Box, prefix: str, presence: Presence) -> None:
+def send_weights(stage: Stage, box: Box, prefix: str, roster: StageRoster) -> None:
     """To the first stage; returns when it has them."""
-    wait = presence.waiting("sending weights to stage 0")
+    wait = roster.waiting("sending weights to stage 0")
     with closing(Writer(box, f"{prefix}/weights/{stage.index}", slots=_SLOTS, wait=wait)) as writer:
         for weight in stage.weights():
             writer.send({"name": weight.name}, [weight.array])
@@ -29,11 +29,11 @@ def send_weights(stage: Stage, box: Box, prefix: str, presence: Presence) -> Non
         writer.drain()
 
 
-def all_weights(stage: Stage, box: Box, prefix: str, presence: Presence) -> dict[str, Array]:
+def all_weights(stage: Stage, box: Box, prefix: str, roster: StageRoster) -> dict[str, Array]:
     """Those of the whole model by name, in the order of the stages; on the first stage."""
     found = {weight.name: weight.array for weight in stage.weights()}
     for index in range(1, stage.stages):
-        wait = presence.waiting(f"waiting for weights of stage {index}")
+        wait = roster.waiting(f"waiting for weights of stage {index}")
         with closing(Reader(box, f"{prefix}/weights/{index}", wait=wait)) as reader:
             while (message := reader.receive()).note != _END:
                 found[message.note["name"]] = message.arrays[0]

@@ -14,7 +14,7 @@ from modum.run.children import ready_address, server_command, server_environment
 from modum.run.config import RunConfig
 from modum.run.processes import Interrupted, Process, Processes, Stream
 from modum.run.progress_reader import ProgressReader
-from modum.units import format_bytes
+from modum.units import count, format_bytes
 
 __all__ = ["Supervisor"]
 
@@ -96,8 +96,8 @@ class Supervisor:
         groups = plan.workers // plan.group_size
         limit = "" if plan.box else f", up to {format_bytes(plan.memory)} each"
         self._console.message(
-            f"{_count(plan.workers, 'worker')} in {_count(groups, 'group')}; "
-            f"{_count(len(servers), 'memory server')} ({', '.join(servers)}{limit})"
+            f"{count(plan.workers, 'worker')} in {count(groups, 'group')}; "
+            f"{count(len(servers), 'memory server')} ({', '.join(servers)}{limit})"
         )
         port = free_port()
         width = len(f"[{plan.workers - 1}]")
@@ -191,7 +191,3 @@ def _last_words(process: Process) -> str:
     if process.returncode == -signal.SIGKILL:
         return "\nHINT: the kernel kills a process so when memory runs out; `dmesg` says whether it did"
     return ", with nothing on its standard error"
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from modum.coordination.consistency import open_or_create
+from modum.coordination.consistency import agree
 from modum.groups.alone import Alone
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class SharedSamples:
         self._report = report
         self._permutation: tuple[int, NDArray[np.int64]] | None = None
         settings = {"size": size, "epochs": epochs, "block": block, "seed": seed}
-        open_or_create(box, f"{name}/settings", 1, "int64", {"samples": settings}).close()
+        agree(box, f"{name}/settings", {"samples": settings})
         self._queue = box.queue(name, epochs * self._blocks)
 
     @property

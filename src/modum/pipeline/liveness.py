@@ -1,0 +1,130 @@
+"""Who is in a pipeline: every stage has a place in its roster, so that nobody waits for one that has died."""
+
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+from modum.box import Box, Counter
+from modum.coordination.liveness import Member, Roster
+from modum.errors import DeadlineError, MismatchError, StageError
+from modum.pipeline.channel import Wait
+from modum.waiting import Deadline
+
+__all__ = ["StageRoster"]
+
+_LOOK_SECONDS: Final = 0.5
+"""While one waits, how often one looks whether the others are alive."""
+CLAIM_SECONDS: Final = 5.0
+"""How long a stage may be held by a worker that has just died."""
+
+
+class StageRoster:
+    """The stages of one pipeline, as one of them sees the others. `join` takes this worker's place among them.
+
+    Args:
+        box: in which the pipeline is.
+        name: of the pipeline there: once used, it is used up.
+        places: what each stage is called in errors, in order.
+        index: this worker's stage.
+        timeout: seconds that any wait may take.
+
+    Attributes:
+        place: what this worker is called in errors.
+    """
+
+    def __init__(self, box: Box, name: str, places: Sequence[str], index: int, timeout: float) -> None:
+        self.place = places[index]
+        self._name = name
+        self._places = places
+        self._index = index
+        self._timeout = timeout
+        # who hangs is found by the deadlines of those who wait for it
+        self._roster = Roster(box, f"{name}/stage")
+        self._joined = box.counter(f"{name}/joined")
+        self._member: Member | None = None
+        self._stopped = threading.Event()
+
+    def join(self) -> None:
+        """Take this stage's place, and wait until all stages have taken theirs.
+
+        Raises:
+            MismatchError: another worker has this place, or the name was used before.
+            StageError: another stage has failed.
+            DeadlineError: some did not come within the timeout; the message names them.
+        """
+        try:
+            self._member = self._roster.join(str(self._index), timeout=CLAIM_SECONDS)
+        except DeadlineError as error:
+            raise MismatchError(
+                f"{self.place}: another worker has this stage already ({error})\n"
+                "HINT: every worker needs a rank of its own: start them with `modum run`"
+            ) from None
+        if self._joined.add(1) >= len(self._places):
+            raise MismatchError(
+                f"{self.place}: pipeline {self._name!r} was used before in this box\n"
+                "HINT: give this one another name=..."
+            )
+        try:
+            self.waiting("start: waiting for the other stages", starting=True)(self._joined, len(self._places))
+        except DeadlineError as error:
+            alive = self._roster.alive()
+            missing = ", ".join(place for index, place in enumerate(self._places) if str(index) not in alive)
+            raise DeadlineError(f"{error}; not there: {missing}") from None
+
+    def waiting(self, phase: str, *, starting: bool = False) -> Wait:
+        """Return a way to wait for a counter, for at most the timeout.
+
+        It raises `StageError` if a stage has failed or (unless `starting`) is not there, and `DeadlineError` with this
+        stage and `phase` when time is up.
+        """
+
+        def wait(counter: Counter, at_least: int) -> int:
+            deadline = Deadline(self._timeout)
+            while True:
+                try:
+                    return counter.wait(at_least, min(deadline.left, _LOOK_SECONDS))
+                except DeadlineError:
+                    if self._stopped.is_set():
+                        raise StageError(f"{self.place}: {phase}: given up, as this worker is leaving") from None
+                    self.check(starting=starting)
+                    if deadline.passed:
+                        raise DeadlineError(f"{self.place}: {phase}: nothing came in {self._timeout:g} s") from None
+
+        return wait
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the others that this stage has failed, unless another one told them already."""
+        # a StageError is that of the stage where it began
+        itself = isinstance(error, StageError)
+        self._roster.fail(str(error) if itself else f"{self.place} failed: {type(error).__name__}: {error}")
+
+    def stop(self) -> None:
+        """End the waits of this worker's other threads."""
+        self._stopped.set()
+
+    def leave(self) -> None:
+        """Give the place up, having done everything. Does nothing the second time."""
+        if self._member is not None:
+            self._member.leave(done=True)
+
+    def abandon(self) -> None:
+        """Give the place up without having done everything: for the others this stage has died."""
+        if self._member is not None:
+            self._member.leave()
+
+    def check(self, *, starting: bool = False) -> None:
+        """Look whether the others are well.
+
+        Raises:
+            StageError: a stage has failed, or (unless `starting`) is gone without having done everything.
+        """
+        self._check_failure()
+        if starting:
+            return
+        if gone := [self._places[int(index)] for index in self._roster.lost(map(str, range(len(self._places))))]:
+            self._check_failure()  # it may have told so in the meantime
+            raise StageError(f"{' and '.join(gone)}: its process has ended or was cut off; {self.place} cannot go on")
+
+    def _check_failure(self) -> None:
+        if (failure := self._roster.failure()) is not None:
+            raise StageError(failure)
