@@ -135,15 +135,13 @@ class TestAWorker:
     def test_joins_the_box_and_its_progress_is_shown(self, script: Script) -> None:
         script("""
             import modum
-            from modum.observe import WorkerProgress
 
             with modum.connect() as job:
-                progress = WorkerProgress(job.box, job.rank, job.world_size)
-                progress.report(samples=100, steps=1, total=300, loss=2.0, exchange_seconds=0.004)
-                progress.report(samples=50, exchange_seconds=0.004, hidden_seconds=0.004)
-                progress.close()
+                job.report(samples=100, steps=1, total=300, loss=2.0, exchange_seconds=0.004)
+                job.report(samples=50, exchange_seconds=0.004, hidden_seconds=0.004)
+                job.flush()
                 job.box.counter("done").add(1)
-                print(job.box.counter("done").wait(2, timeout=60), job.group, job.groups)
+                print(job.box.counter("done").wait(2, timeout=60), job.group.index, job.groups)
             """)
         result = run("-n", "2", "--memory", "16MiB", "train.py")
         assert sorted(result.stdout.splitlines()) == ["[0] 2 0 2", "[1] 2 1 2"], result.stderr
@@ -299,11 +297,9 @@ class TestAnExistingBox:
     ) -> None:
         script("""
             import sys, modum
-            from modum.observe import WorkerProgress
             with modum.connect() as job:
-                progress = WorkerProgress(job.box, job.rank, job.world_size)
-                progress.report(samples=int(sys.argv[1]), total=100)
-                progress.close()
+                job.report(samples=int(sys.argv[1]), total=100)
+                job.flush()
                 job.box.counter("here").add(1)
                 job.box.counter("here").wait(2)
                 print("here", flush=True)
