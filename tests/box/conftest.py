@@ -8,7 +8,7 @@ import pytest
 from modum.box import TRANSPORTS, Box, Server
 
 EMULATED = "SOFTROCE" in os.environ  # in a machine that is emulated in software everything takes ten times as long
-AVAILABLE = [name for name, kind in TRANSPORTS.items() if not kind.unavailable()]  # rdma needs a device
+AVAILABLE = [name for name, kind in TRANSPORTS.items() if not kind.why_not()]  # rdma needs a device
 
 
 @pytest.fixture

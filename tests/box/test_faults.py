@@ -20,13 +20,12 @@ from modum.errors import ConnectionLostError, DeadlineError
 
 HOLDS_A_CHUNK = """
 import sys
-from modum.box import Box
-box = Box.connect(sys.argv[1], transport="local")
-party = box.open("b")._attachments[0].party
-assert party.locks.take(0, 1, exclusive=True)
-party.mapping.typed("float32")[:1000] += 1  # the chunk is half changed
-print("locked")
-sys.stdin.read()
+from tests.box.parties import party_of
+with party_of(sys.argv[1], "b") as party:
+    assert party.locks.take(0, 1, exclusive=True)
+    party.mapping.typed("float32")[:1000] += 1  # the chunk is half changed
+    print("locked")
+    sys.stdin.read()
 """
 
 ADDS_FOREVER = """

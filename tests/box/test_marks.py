@@ -2,27 +2,27 @@
 
 import numpy as np
 import pytest
+from tests.box.parties import party_of
 from tests.box.processes import client_process, line_of
 
 from modum.box import Box, Server
-from modum.box.memory.segment import Mapping, file_bytes, mark_offset, trailer_offset
+from modum.box.memory.segment import file_bytes, mark_offset, trailer_offset
 from modum.box.protocol.limits import CHUNK
 
 DIES_IN_A_CHUNK = """
 import sys
-from modum.box import Box
-box = Box.connect(sys.argv[1], transport="local")
-party = box.open("b")._attachments[0].party
-assert party.locks.take(CHUNK := 1 << 20, 4, exclusive=True)
-party.mapping.begin(CHUNK, 4)
-print("begun")
-sys.stdin.read()
+from tests.box.parties import party_of
+with party_of(sys.argv[1], "b") as party:
+    assert party.locks.take(CHUNK := 1 << 20, 4, exclusive=True)
+    party.mapping.begin(CHUNK, 4)
+    print("begun")
+    sys.stdin.read()
 """
 
 
 def marks(server: Server) -> list[int]:
-    mapping: Mapping = server._pool.named("b").mapping
-    return mapping.trailer[512:].tolist()
+    with party_of(server.address, "b") as party:
+        return party.mapping.trailer[512:].tolist()
 
 
 @pytest.mark.parametrize("transport", ["local", "tcp"])

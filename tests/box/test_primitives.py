@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+from tests.box.cutting import CuttingProxy
 from tests.box.processes import client_process, line_of
 
 from modum.box import Box, Server
@@ -105,13 +106,12 @@ def test_who_waits_for_the_last_item_learns_that_all_is_done(box: Box) -> None:
 
 
 def test_a_session_that_was_away_too_long_cannot_finish_its_work(server: Server) -> None:
-    with Box.connect(server.address, transport="tcp") as box:
+    with CuttingProxy(server.address, []) as proxy, Box.connect(proxy.address, transport="tcp") as box:
         queue = box.queue("work", 1)
         assert queue.take() == 0
-        # the connections are cut behind the client's back, and it does not come back within the grace
-        for lanes in (transport.lanes for transport in box._servers.transports):
-            for lane in lanes._idle:
-                lane.close()
+        proxy.cut_all()  # and the client does not come back within the grace
+        while server.statistics().clients:
+            pass
         with Box.connect(server.address, transport="tcp") as other:
             assert other.queue("work", 1).take() == 0
             with pytest.raises(LeaseLostError, match="item 0"):

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from modum.box import Server
-from modum.box.sockets import DEFAULT_PORT
+from modum.box.protocol.limits import DEFAULT_PORT
 
 MODUM = str(Path(sys.executable).with_name("modum"))
 
@@ -45,9 +45,9 @@ def test_a_box_is_measured_on_request() -> None:
         command = [MODUM, "doctor", "--box", server.address, "--json"]
         environment = {**os.environ, "MODUM_TOKEN": "secret"}
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
-    (tcp,) = [way for way in json.loads(done.stdout)["ways"] if way["transport"] == "tcp"]
+    (tcp,) = [path for path in json.loads(done.stdout)["paths"] if path["transport"] == "tcp"]
     assert tcp["server"] == server.address
-    assert tcp["read_bytes_per_second"] > 1e6
+    assert tcp["bandwidth"]["read_bytes_per_second"] > 1e6
     bad = subprocess.run([MODUM, "doctor", "--box", "host:x"], capture_output=True, text=True, timeout=60)
     assert bad.returncode == 2
     assert "'host:x' is no address of a memory server" in bad.stderr

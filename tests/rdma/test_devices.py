@@ -15,6 +15,7 @@ import psutil
 import pytest
 from tests.box.acts import FIRST, add, exchange
 from tests.box.cutting import Cut, CuttingProxy
+from tests.box.parties import party_of
 from tests.box.test_conformance import whole_numbers
 from tests.rdma.hosts import packets, process, queue_pairs, received_bytes, server
 from tests.rdma.roles import TIMEOUT, TOKEN
@@ -22,7 +23,6 @@ from tests.rdma.training import BATCH, INTERVAL, SIZE, STEPS, WORKERS, train
 
 from modum.box import Box, Server
 from modum.box.protocol.limits import CHUNK, HEADER_BYTES
-from modum.box.transport.rdma import RdmaTransport
 from modum.errors import BufferNotFoundError, ConnectionLostError, DeadlineError, TransportError
 from modum.observe import rdma
 
@@ -45,7 +45,7 @@ def over_rdma(address: str, *, token: str | None = None, timeout: float = TIMEOU
 
 
 def route(box: Box) -> str:
-    return box._servers.transports[0].route
+    return box.routes[0]
 
 
 def cpu_seconds(child: BaseProcess) -> float:
@@ -94,10 +94,10 @@ def test_adds_and_exchanges_go_through_the_device(here: Server) -> None:
 
 
 def test_the_doctor_reads_through_the_devices() -> None:
-    version, modules, trouble = rdma._look_at_ucx()
+    version, modules, trouble = rdma.look_at_ucx()
     assert (version is not None, "ib" in modules, trouble) == (True, True, None)
-    assert [rdma._why_not_read(device) for device in ("rxa:1", "rxd:1")] == [None, None]
-    assert "UCX cannot use it" in (rdma._why_not_read("rxz:1") or "")
+    assert [rdma.why_not_read(device) for device in ("rxa:1", "rxd:1")] == [None, None]
+    assert "UCX cannot use it" in (rdma.why_not_read("rxz:1") or "")
 
 
 def test_two_rails_are_both_used(there: tuple[BaseProcess, str]) -> None:
@@ -126,11 +126,11 @@ def test_a_transport_that_was_asked_for_is_never_replaced(monkeypatch: pytest.Mo
 def test_devices_that_cannot_be_used_are_told_where_nobody_asked_for_them(
     here: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("modum.box.transport.local_host", lambda: "another")
+    monkeypatch.setattr("modum.box.transport.local.local_host", lambda: "another")
     monkeypatch.setenv("UCX_TLS", "tcp")  # which UCX cannot have over this device
     with Box.connect(here.address, timeout=TIMEOUT) as box:
         assert box.transports == ("tcp",)
-    assert f"box: {here.address} via tcp, though both ends have RDMA devices" in caplog.text
+    assert f"box: {here.address} not via rdma, though nothing spoke against it" in caplog.text
 
 
 # before, inside and behind the doorbell of a chunk in the middle, and around the first and the last reply
@@ -151,21 +151,19 @@ def test_adds_and_exchanges_count_once_when_the_connection_is_cut(
 
 
 def test_adds_count_once_when_the_link_goes_down_and_up_again(
-    there: tuple[BaseProcess, str], monkeypatch: pytest.MonkeyPatch
+    there: tuple[BaseProcess, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("UCX_NET_DEVICES", "rxa:1")
+    caplog.set_level("INFO", "modum.box")
     x = whole_numbers(2 * CHUNK // 4)
     with over_rdma(there[1], token=TOKEN) as box:
         buffer = box.create("link", x.size)
         buffer.add(x)
-        transport = box._servers.transports[0]
-        assert isinstance(transport, RdmaTransport)
-        (link,) = transport._idle.values()
         subprocess.run(["ip", "link", "set", "vb", "down"], check=True)
         try:
             thread = threading.Thread(target=buffer.add, args=(x,))
             thread.start()
-            while link._failing_since is None and thread.is_alive():
+            while "rxa:1 to rxb:1 failed" not in caplog.text and thread.is_alive():
                 time.sleep(0.01)
         finally:
             subprocess.run(["ip", "link", "set", "vb", "up"], check=True)
@@ -178,7 +176,8 @@ def test_a_chunk_that_a_dead_client_left_half_changed_is_read_through_the_server
     with over_rdma(here.address) as box:
         buffer = box.create("b", x.size)
         buffer.write(x)
-        here._pool.named("b").mapping.begin(0, 4)  # and never ends
+        with party_of(here.address, "b") as party:
+            party.mapping.begin(0, 4)  # and never ends
         np.testing.assert_array_equal(buffer.read(), x)
         assert box.statistics().servers[0].operations["read"] == 1
         buffer.add(x)

@@ -3,34 +3,42 @@
 import hmac
 import ipaddress
 import secrets
-from typing import Final
 
-NONCE_BYTES: Final = 32
+from modum.box.protocol.limits import NONCE_BYTES
 
 
 def new_token() -> str:
-    """A fresh random token of 256 bits, as URL-safe text."""
+    """Return a fresh random token of 256 bits, as URL-safe text."""
     return secrets.token_urlsafe(32)
 
 
 def new_nonce() -> bytes:
-    """Bytes that are used once, for one handshake."""
+    """Return random bytes to be used once, for one handshake."""
     return secrets.token_bytes(NONCE_BYTES)
 
 
-def proof(token: str | None, role: str, session: bytes, lane: int, client_nonce: bytes, server_nonce: bytes) -> bytes:
-    """What `role` ("client" or "server") sends to show that it holds the token; no token counts as an empty one."""
-    text = b"\0".join([b"modum", role.encode(), session, str(lane).encode(), client_nonce.hex().encode(), server_nonce])
+def proof(token: str | None, role: str, session: bytes, slot: int, client_nonce: bytes, server_nonce: bytes) -> bytes:
+    """Return what one side sends to show that it holds the token.
+
+    Args:
+        token: the job's token; None counts as an empty one.
+        role: "client" or "server", so that neither side's proof can be sent back to it.
+        session: the client's random name.
+        slot: which slot of the session the connection is for.
+        client_nonce: of this handshake.
+        server_nonce: of this handshake.
+    """
+    text = b"\0".join([b"modum", role.encode(), session, str(slot).encode(), client_nonce.hex().encode(), server_nonce])
     return hmac.digest((token or "").encode(), text, "sha256")
 
 
 def proof_matches(given: bytes, expected: bytes) -> bool:
-    """Compare in constant time."""
+    """Compare two proofs in constant time."""
     return hmac.compare_digest(given, expected)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether listening on `host` is reachable from this machine alone."""
+    """Return whether listening on `host` can be reached from this machine alone."""
     if host == "localhost":
         return True
     try:

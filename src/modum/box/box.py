@@ -1,11 +1,11 @@
-"""The client's side of the box: one shared memory made of several servers."""
+"""The box: one shared memory made of several memory servers, as one client sees it."""
 
 import builtins
 import logging
 import os
 import secrets
-import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from modum.box.client.fanout import Fanout
 from modum.box.kernels import STORAGE
 from modum.box.primitives import Counter, Lease, LeaseInfo, Value, WorkQueue
 from modum.box.protocol.layout import Layout
-from modum.box.protocol.limits import MAX_DIMENSIONS, MAX_NAME, SESSION_BYTES
+from modum.box.protocol.limits import MAX_DIMENSIONS, MAX_NAME, SESSION_BYTES, TIMEOUT
 from modum.box.protocol.messages import (
     Create,
     Delete,
@@ -30,27 +30,38 @@ from modum.box.protocol.messages import (
 )
 from modum.box.transport import Transport, check_choice, open_transport
 from modum.errors import BufferExistsError, BufferNotFoundError, DeadlineError, MismatchError, ModumError
+from modum.waiting import Deadline, poll
 
 log = logging.getLogger("modum.box")
 
-TIMEOUT: Final = 30.0
-MOST_THREADS: Final = 4  # more do not make a copy faster where a few fill the memory bus
-_INCOMPLETE_PAUSE: Final = 0.01  # seconds between two looks for a buffer that is just being made
+MOST_THREADS: Final = 4
+"""Threads of an operation, unless the box is told otherwise: a few fill the memory bus."""
+_GOODBYE_TIMEOUT: Final = 1.0
+_INCOMPLETE_PAUSE: Final = 0.01
+"""Seconds between two looks for a buffer that is just being made."""
 
 
 @dataclass(frozen=True, slots=True)
 class BoxStatistics:
-    """The statistics of all servers, in the box's order, and the transports that this client uses."""
+    """What `Box.statistics` returns.
+
+    Attributes:
+        servers: what each server holds and has done, in the box's order.
+        transports: names of the transports by which this client reaches them.
+    """
 
     servers: tuple[ServerStatistics, ...]
     transports: tuple[str, ...]
 
 
 class Box:
-    """One client of a pool of memory servers. Any thread may call anything.
+    """One client of a pool of memory servers; made by `Box.connect`. Any thread may call anything.
 
-    `servers` are the addresses in the order that is the box's identity, `transports` how each is reached,
-    `session` the name of this client in errors and tables.
+    Attributes:
+        servers: addresses of the servers, in the order that is the box's identity.
+        transports: names of the transports by which they are reached, "local", "rdma" or "tcp".
+        routes: the same with what else tells one way from another, such as "rdma mlx5_0:1 to mlx5_0:1".
+        session: the name of this client in errors and tables.
     """
 
     def __init__(self, servers: Fanout, session: str, namespace: str = "") -> None:
@@ -59,6 +70,7 @@ class Box:
         self.session = session
         self.servers = tuple(transport.address for transport in servers.transports)
         self.transports = tuple(transport.name for transport in servers.transports)
+        self.routes = tuple(transport.route for transport in servers.transports)
         self._buffers: set[Buffer] = set()
         self._closed = False
 
@@ -83,12 +95,13 @@ class Box:
                 this machine, and uses RDMA for another where both have a device for it, else TCP; a choice that cannot
                 be had is an error.
             timeout: seconds without any progress after which a call gives up.
-            threads: how many threads one operation may use where this client computes; default: the CPUs that this
+            threads: how many threads one operation may use where this client computes; None takes the CPUs that this
                 process may use, at most 4.
             namespace: what every name of this client stands below, so that jobs that share a box do not meet: "a" in
                 the namespace "b" is "b/a" to clients without one.
 
         Raises:
+            ValueError: an argument is out of its range, or there is no such address or transport.
             AuthenticationError: the token is missing or wrong.
             ConnectionLostError, DeadlineError: a server cannot be reached.
             MismatchError: a server belongs to a box with another list.
@@ -99,29 +112,26 @@ class Box:
             raise ValueError("no memory server was named. HINT: give host:port, as `modum server` prints it")
         if timeout <= 0:
             raise ValueError(f"timeout must be positive, not {timeout}")
+        if threads is None:
+            threads = min(MOST_THREADS, len(os.sched_getaffinity(0)))
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, not {threads}")
         choice = check_choice(transport)
         session = secrets.token_bytes(SESSION_BYTES)
         opened: list[Transport] = []
-        try:
+        with ExitStack() as failing:
             for address in addresses:
                 way = open_transport(
-                    address,
-                    choice=choice,
-                    token=token,
-                    session=session,
-                    threads=threads or min(MOST_THREADS, len(os.sched_getaffinity(0))),
-                    patience=timeout,
+                    address, choice=choice, token=token, session=session, threads=threads, timeout=timeout
                 )
+                failing.callback(way.close)
                 opened.append(way)
-            identities = [transport.lanes.endpoint.server for transport in opened]
+            identities = [way.server for way in opened]
             if len(set(identities)) < len(identities):
                 raise ValueError(f"a memory server stands twice in the list {', '.join(addresses)}")
             for index, way in enumerate(opened):
                 way.call(Join(identities, [each.address for each in opened], index), type(None), timeout)
-        except BaseException:
-            for way in opened:
-                way.close()
-            raise
+            failing.pop_all()
         for way in opened:
             log.info("box: %s via %s", way.address, way.route)
         return cls(Fanout(opened, timeout), session.hex(), namespace)
@@ -133,9 +143,9 @@ class Box:
         self._closed = True
         for buffer in tuple(self._buffers):
             buffer.close()
-        for server in range(len(self._servers)):
+        for way in self._servers.transports:
             try:
-                self._servers.transports[server].leave(patience=1.0)
+                way.leave(_GOODBYE_TIMEOUT)
             except (ModumError, OSError) as error:
                 log.info("goodbye failed: %s", error)
         self._servers.close()
@@ -163,7 +173,7 @@ class Box:
         """Make a zero-filled buffer, striped over all servers.
 
         Args:
-            name: at most 255 bytes.
+            name: at most 255 bytes, the namespace included.
             shape: extents, each at least 1.
             dtype: "float32", "bfloat16" or "int64".
             meta: anything that msgpack can hold, for those who open it.
@@ -206,23 +216,36 @@ class Box:
 
         Raises:
             BufferNotFoundError: there is none of this name.
+            DeadlineError: only a part of the servers has it: its maker died, or is not done with it.
         """
         name = self._prefix + name
         home = self._servers.home(name)
         infos = {home: self._servers.call(home, Open(name), SegmentInfo)}
-        deadline = time.monotonic() + self._servers.timeout
-        for server in range(len(self._servers)):
-            while server not in infos:
-                try:
-                    infos[server] = self._servers.call(server, Open(name), SegmentInfo)
-                except BufferNotFoundError:
-                    if time.monotonic() > deadline:
-                        raise DeadlineError(
-                            f"buffer {name!r} is on memory server {self.servers[home]} but not on"
-                            f" {self.servers[server]}: whoever made it has died. HINT: box.delete({name!r})"
-                        ) from None
-                    time.sleep(_INCOMPLETE_PAUSE)  # it is just being made
+        deadline = Deadline(self._servers.timeout)
+        for server in set(range(len(self._servers))) - {home}:
+            infos[server] = self._part(server, name, deadline)
         return self._attach([infos[server] for server in range(len(self._servers))])
+
+    def _part(self, server: int, name: str, deadline: Deadline) -> SegmentInfo:
+        """Return what a server knows of a buffer, which is just being made if it does not know it."""
+
+        def look() -> SegmentInfo | None:
+            try:
+                return self._servers.call(server, Open(name), SegmentInfo)
+            except BufferNotFoundError:
+                return None
+
+        part = poll(
+            look,
+            timeout=deadline.left,
+            every=_INCOMPLETE_PAUSE,
+            error=lambda: DeadlineError(
+                f"buffer {name!r} is on its home server but not on memory server {self.servers[server]}: whoever made"
+                f" it has died. HINT: box.delete({name!r})"
+            ),
+        )
+        assert part is not None
+        return part
 
     def open_or_create(
         self,
@@ -245,13 +268,13 @@ class Box:
             ValueError, PoolFullError, DeadlineError: as in `create` and `open`.
         """
         wanted = (shape,) if isinstance(shape, int) else tuple(int(extent) for extent in shape)
-        deadline = time.monotonic() + self._servers.timeout
+        deadline = Deadline(self._servers.timeout)
         while True:
             try:
                 buffer = self.open(name)
                 break
             except BufferNotFoundError:
-                if time.monotonic() > deadline:
+                if deadline.passed:
                     raise
             try:
                 return self.create(name, shape, dtype, meta=meta)
@@ -291,7 +314,7 @@ class Box:
                     pass  # its maker died before it came here
 
     def list(self) -> builtins.list[BufferInfo]:
-        """All buffers of this namespace, by name."""
+        """Return the buffers of this namespace, by name."""
         found = self._servers.each(
             lambda server, transport: [
                 BufferInfo.of(info)
@@ -305,14 +328,14 @@ class Box:
     # ---- what workers agree by
 
     def counter(self, name: str) -> Counter:
-        """The counter of this name: a 64-bit integer, 0 at first."""
+        """Return the counter of this name: a 64-bit integer, 0 at first."""
         return Counter(self._servers, self._prefix + name)
 
     def queue(self, name: str, size: int) -> WorkQueue:
-        """The work queue of this name, made on first use, with items 0 to `size` - 1.
+        """Return the work queue of this name, made on first use, with the items 0 to `size` - 1.
 
         Raises:
-            ValueError: it is there with another size.
+            ValueError: `size` is below 1, or the queue is there with another size.
         """
         if size < 1:
             raise ValueError(f"a work queue has at least 1 item, not {size}")
@@ -328,9 +351,10 @@ class Box:
         Args:
             name: of the lease.
             ttl: seconds after which it is lost unless it is renewed.
-            timeout: seconds to wait (default: the box's).
+            timeout: seconds to wait; None takes the box's.
 
         Raises:
+            ValueError: `ttl` is not positive.
             DeadlineError: somebody else still holds it; the message names the session.
         """
         if ttl <= 0:
@@ -338,7 +362,7 @@ class Box:
         return Lease.acquire(self._servers, self._prefix + name, ttl, timeout)
 
     def leases(self, prefix: str = "") -> builtins.list[LeaseInfo]:
-        """The leases of this namespace that are held now and whose names start with `prefix`, by name."""
+        """Return the leases of this namespace that are held now and whose names start with `prefix`, by name."""
         found = self._servers.each(
             lambda _, transport: transport.call(
                 ListLeases(self._prefix + prefix), builtins.list[tuple[str, str, float]], self._servers.timeout
@@ -352,6 +376,6 @@ class Box:
         return sorted(held, key=lambda lease: lease.name)
 
     def statistics(self) -> BoxStatistics:
-        """What every server holds and has done."""
+        """Return what every server holds and has done."""
         looks = self._servers.each(lambda _, transport: transport.call(Look(), ServerStatistics, self._servers.timeout))
         return BoxStatistics(tuple(looks), self.transports)

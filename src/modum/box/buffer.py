@@ -1,7 +1,6 @@
-"""A named buffer: an array in the box, and what can be done with it."""
+"""A named buffer: an array in the box, and its operations."""
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,13 +16,24 @@ from modum.box.protocol.layout import Layout, Piece, paired_pieces
 from modum.box.protocol.messages import SegmentInfo
 from modum.box.transport import Attachment, Work
 from modum.errors import DeadlineError
+from modum.waiting import Deadline
 
-_CROSSING_BATCH: Final = 32  # chunks that pass through the client at one time where source and target lie apart
+_CROSSING_BATCH: Final = 32
+"""Chunks that pass through the client at one time where source and target lie on different servers."""
 
 
 @dataclass(frozen=True, slots=True)
 class BufferInfo:
-    """A buffer as `Box.list` shows it; `nbytes` on all servers together."""
+    """A buffer as `Box.list` shows it.
+
+    Attributes:
+        name: within the client's namespace.
+        shape: its extents.
+        dtype: "float32", "bfloat16" or "int64".
+        nbytes: bytes on all servers together.
+        version: number of operations that changed it.
+        meta: what its maker said of it.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -34,7 +44,7 @@ class BufferInfo:
 
     @classmethod
     def of(cls, info: SegmentInfo) -> "BufferInfo":
-        """From what the home server knows."""
+        """Return what the home server knows, for people."""
         meta = msgspec.msgpack.decode(info.meta)
         return cls(info.name, tuple(info.shape), info.dtype, info.nbytes, info.version, meta)
 
@@ -48,6 +58,14 @@ class Buffer:
 
     Offsets and counts are in elements of the flat array. Arrays are given in the buffer's dtype and C-contiguous;
     bfloat16 is `uint16` holding the bits, or `ml_dtypes.bfloat16`.
+
+    Attributes:
+        name: of the buffer, with its namespace.
+        shape: its extents.
+        dtype: "float32", "bfloat16" or "int64".
+        size: number of elements.
+        nbytes: bytes on all servers together.
+        meta: what its maker said of it.
 
     Every operation raises
         ValueError: the array or the range does not fit; nothing was changed.
@@ -78,7 +96,7 @@ class Buffer:
         return f"Buffer({self.name!r}, shape={self.shape}, dtype={self.dtype!r})"
 
     def close(self) -> None:
-        """Let go of the buffer, which stays in the box. Closing the box does it too."""
+        """Let go of the buffer, which stays in the box. Closing the box does this too."""
         with self._mutex:
             for attachment in self._attachments:
                 attachment.close()
@@ -88,11 +106,15 @@ class Buffer:
     # ---- between the caller's array and the box
 
     def read(self, out: Array | None = None, *, offset: int = 0, count: int | None = None) -> Array:
-        """Read `count` elements from `offset` on, into `out` where it is given.
+        """Read elements.
+
+        Args:
+            out: writable array to read into.
+            offset: first element.
+            count: how many; None takes as many as `out` has, or all up to the end.
 
         Returns:
-            `out`, or a new array: of the buffer's shape if everything is read, else 1-D. Without `count`, as many
-            elements as `out` has, or all up to the end.
+            `out`, or a new array: of the buffer's shape if everything is read, else 1-D.
         """
         if out is not None and count is None:
             count = out.size
@@ -102,16 +124,16 @@ class Buffer:
         flat = self._flat(out, "out", writable=True)
         if flat.size != count:
             raise ValueError(f"out has {flat.size} elements, not the {count} that are to be read")
-        self._move(Op.READ, flat, offset)
+        self._transfer(Op.READ, flat, offset)
         return out
 
     def write(self, x: Any, *, offset: int = 0) -> None:
         """Set the elements from `offset` on to those of `x`."""
-        self._move(Op.WRITE, self._flat(x, "x"), offset)
+        self._transfer(Op.WRITE, self._flat(x, "x"), offset)
 
     def add(self, x: Any, scale: float = 1.0, *, offset: int = 0) -> None:
-        """Add `scale * x` to the elements from `offset` on (accumulate); an int64 buffer takes a whole `scale`."""
-        self._move(Op.ADD, self._flat(x, "x"), offset, factor_for(self.dtype, scale))
+        """Add `scale * x` to the elements from `offset` on (accumulate); the `scale` of an int64 buffer is whole."""
+        self._transfer(Op.ADD, self._flat(x, "x"), offset, factor_for(self.dtype, scale))
 
     def exchange(self, x: Array, moving_rate: float, *, offset: int = 0, difference: bool = False) -> None:
         """Move `x` and the elements g from `offset` on toward each other: d = moving_rate (x - g); x -= d; g += d.
@@ -121,7 +143,7 @@ class Buffer:
         Args:
             x: writable array, changed in place. After an error it may be partly changed.
             moving_rate: in [0, 1].
-            offset: in elements.
+            offset: first element.
             difference: leave d in `x` instead, for a caller whose own copy has moved on in the meantime.
         """
         if self.dtype not in FLOATING:
@@ -129,12 +151,12 @@ class Buffer:
         if not 0 <= moving_rate <= 1:
             raise ValueError(f"moving_rate must be in [0, 1], not {moving_rate}")
         flat = self._flat(x, "x", writable=True)
-        self._move(Op.EXCHANGE, flat, offset, factor_for(self.dtype, moving_rate), difference)
+        self._transfer(Op.EXCHANGE, flat, offset, factor_for(self.dtype, moving_rate), difference)
 
     # ---- between two buffers
 
     def copy(self, source: "Buffer", *, offset: int = 0, source_offset: int = 0, count: int | None = None) -> None:
-        """Set `count` elements from `offset` on to those of `source` from `source_offset` on (default: all there)."""
+        """Set `count` elements from `offset` on to those of `source` from `source_offset` on; None takes all there."""
         self._combine(Op.COPY, source, 1, offset, source_offset, count)
 
     def scale(
@@ -146,7 +168,15 @@ class Buffer:
         source_offset: int | None = None,
         count: int | None = None,
     ) -> None:
-        """Set elements to `factor` times those of `source`; without a source, multiply them in place."""
+        """Set elements to `factor` times those of `source`; without a source, multiply them in place.
+
+        Args:
+            factor: a whole number for int64.
+            source: of the same dtype.
+            offset: first element here.
+            source_offset: first element there; None takes 0, or `offset` in place.
+            count: how many; None takes all there.
+        """
         if source_offset is None:
             source_offset = offset if source is None else 0
         self._combine(Op.SCALE, source or self, factor, offset, source_offset, count)
@@ -160,7 +190,7 @@ class Buffer:
         source_offset: int = 0,
         count: int | None = None,
     ) -> None:
-        """Add `factor` times the elements of `source`."""
+        """Add `factor` times the elements of `source`; the arguments are those of `scale`."""
         self._combine(Op.AXPY, source, factor, offset, source_offset, count)
 
     # ---- versions
@@ -171,23 +201,22 @@ class Buffer:
         return self._servers.transports[self._home].version(self._held()[self._home], self._servers.timeout)
 
     def wait(self, version: int, timeout: float | None = None) -> int:
-        """Wait until the version is at least `version`; returns it.
+        """Wait until the version is at least `version`, and return it.
 
         Raises:
-            DeadlineError: it was not within `timeout` seconds (default: the box's).
+            DeadlineError: it was not within `timeout` seconds (None: the box's).
         """
-        seconds = self._servers.timeout if timeout is None else timeout
-        deadline = time.monotonic() + seconds
+        deadline = Deadline(self._servers.timeout if timeout is None else timeout)
         transport, attachment = self._servers.transports[self._home], self._held()[self._home]
         while True:
-            left = deadline - time.monotonic()
-            now = transport.version(attachment, max(left, 0.0), version)
+            last = deadline.passed
+            now = transport.version(attachment, deadline.left, version)
             if now >= version:
                 return now
-            if left <= 0:
+            if last:
                 raise DeadlineError(
-                    f"wait for buffer {self.name!r}: version {version} was not reached in {seconds:g} s, it is {now}"
-                    f" (memory server {transport.address})"
+                    f"wait for buffer {self.name!r}: version {version} was not reached in {deadline.timeout:g} s,"
+                    f" it is {now} (memory server {transport.address})"
                 )
 
     # ---- inside
@@ -198,7 +227,7 @@ class Buffer:
         return self._attachments
 
     def _flat(self, x: Any, label: str, *, writable: bool = False) -> Array:
-        """`x` as a 1-D view in the storage dtype; whatever is no array yet is converted, if it is only read."""
+        """Return `x` as a 1-D view in the storage dtype; what is no array yet is converted, if it is only read."""
         if not writable and not isinstance(x, np.ndarray):
             x = np.asarray(x, STORAGE[self.dtype])
         if not isinstance(x, np.ndarray):
@@ -224,13 +253,19 @@ class Buffer:
                 f" which has {self.size} elements"
             )
 
-    def _move(self, op: Op, flat: Array, offset: int, factor: Any = 0.0, difference: bool = False) -> None:
+    def _transfer(self, op: Op, flat: Array, offset: int, factor: Any = 0.0, difference: bool = False) -> None:
         self._check_range(offset, flat.size)
         with self._mutex:
             held = self._held()
             cut = self._layout.pieces(offset * self._item, flat.nbytes)
-            works = self._works(op, cut, held, data=flat, factor=factor, difference=difference)
-            self._servers.run(works, self._home, None if op is Op.READ else held[self._home])
+            # an operation that has nothing to do elsewhere raises the version with its last request
+            at_home = set(cut) == {self._home}
+            publish = at_home and op is not Op.READ
+            self._servers.run(
+                self._works(op, cut, held, data=flat, factor=factor, difference=difference, publish=publish)
+            )
+            if op is not Op.READ and not at_home:
+                self._publish(held)
 
     def _combine(
         self, op: Op, source: "Buffer", factor: float, offset: int, source_offset: int, count: int | None
@@ -262,10 +297,14 @@ class Buffer:
             works = self._works(op, together, held, factor=scalar)
             for server, work in works.items():
                 work.source = others[server]
-            self._servers.run(works, self._home, None)
+            self._servers.run(works)
             for start in range(0, len(apart), _CROSSING_BATCH):
                 self._carry(op, apart[start : start + _CROSSING_BATCH], others, held, scalar)
-            self._servers.transports[self._home].publish(held[self._home], self._servers.timeout)
+            self._publish(held)
+
+    def _publish(self, held: Sequence[Attachment]) -> None:
+        """Raise the version: an operation has finished on all servers."""
+        self._servers.transports[self._home].publish(held[self._home], self._servers.timeout)
 
     def _carry(
         self,
@@ -284,15 +323,15 @@ class Buffer:
             reads.setdefault(other, []).append(Piece(piece.source_offset, start, piece.nbytes))
             writes.setdefault(server, []).append(Piece(piece.offset, start, piece.nbytes))
             start += piece.nbytes
-        self._servers.run(self._works(Op.READ, reads, sources, data=data), self._home, None)
+        self._servers.run(self._works(Op.READ, reads, sources, data=data))
         if op is Op.SCALE:
             portable.scale(self.dtype, data, data, factor)
         store = Op.ADD if op is Op.AXPY else Op.WRITE
-        self._servers.run(self._works(store, writes, targets, data=data, factor=factor), self._home, None)
+        self._servers.run(self._works(store, writes, targets, data=data, factor=factor))
 
     def _works(self, op: Op, cut: dict[int, list[Piece]], held: Sequence[Attachment], **rest: Any) -> dict[int, Work]:
-        """One `Work` for every server that has a part."""
+        """Return one `Work` for every server that has a part."""
         return {
-            server: Work(op=op, target=held[server], pieces=parts, patience=self._servers.timeout, **rest)
+            server: Work(op=op, target=held[server], pieces=parts, timeout=self._servers.timeout, **rest)
             for server, parts in cut.items()
         }

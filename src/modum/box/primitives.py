@@ -1,7 +1,6 @@
 """What workers agree by: counters, leases, work queues and small values in the box."""
 
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -33,7 +32,7 @@ class Counter:
 
     @property
     def value(self) -> int:
-        """The value now."""
+        """The counter's value now."""
         return self.add(0)
 
     def add(self, amount: int) -> int:
@@ -45,10 +44,10 @@ class Counter:
         return self._servers.call_home(self.name, CounterAdd(self.name, int(amount)), int)
 
     def wait(self, at_least: int, timeout: float | None = None) -> int:
-        """Wait until the value is at least `at_least`; returns it.
+        """Wait until the value is at least `at_least`, and return it.
 
         Raises:
-            DeadlineError: it was not within `timeout` seconds (default: the box's).
+            DeadlineError: it was not within `timeout` seconds (None: the box's).
         """
         return self._servers.call_until(
             self.name,
@@ -62,7 +61,13 @@ class Counter:
 
 @dataclass(frozen=True, slots=True)
 class LeaseInfo:
-    """A lease that somebody holds: its name, the session that holds it, and the seconds it has left."""
+    """A lease that somebody holds.
+
+    Attributes:
+        name: within the client's namespace.
+        holder: the session that holds it (`Box.session`).
+        seconds: how long it still lasts unless it is renewed.
+    """
 
     name: str
     holder: str
@@ -83,7 +88,7 @@ class Lease:
 
     @classmethod
     def acquire(cls, servers: Fanout, name: str, ttl: float, timeout: float | None) -> "Lease":
-        """See `Box.lock`."""
+        """Take the lease as soon as it is free: see `Box.lock`."""
         grant, _ = servers.call_until(
             name,
             lambda wait: LeaseAcquire(name, ttl, wait),
@@ -95,7 +100,7 @@ class Lease:
         return cls(servers, name, grant)
 
     def renew(self) -> None:
-        """Start its time again.
+        """Have the lease last for its whole time again.
 
         Raises:
             LeaseLostError: it is not held any more.
@@ -103,7 +108,7 @@ class Lease:
         self._servers.call_home(self.name, LeaseRenew(self.name, self._grant), type(None))
 
     def release(self) -> None:
-        """Give it up.
+        """Give the lease up.
 
         Raises:
             LeaseLostError: it was not held any more.
@@ -113,9 +118,7 @@ class Lease:
     def __enter__(self) -> "Lease":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         try:
             self.release()
         except LeaseLostError:
@@ -125,7 +128,13 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class QueueStatistics:
-    """Items of a work queue: in all, held by somebody, and done."""
+    """How far a work queue is.
+
+    Attributes:
+        size: number of items.
+        taken: items that somebody holds.
+        done: items that are done.
+    """
 
     size: int
     taken: int
@@ -145,10 +154,16 @@ class WorkQueue:
         servers.call_home(name, QueueOpen(name, size), type(None))
 
     def take(self, timeout: float | None = None) -> int | None:
-        """The next item; None once all are done. Waits while the last ones are in the hands of others.
+        """Take the next item, waiting while others hold the last ones.
+
+        Args:
+            timeout: seconds to wait; None takes the box's.
+
+        Returns:
+            The item, or None once all are done.
 
         Raises:
-            DeadlineError: others still work on the last items after `timeout` seconds (default: the box's).
+            DeadlineError: others still hold the last items.
         """
         item, _ = self._servers.call_until(
             self.name,
@@ -161,7 +176,7 @@ class WorkQueue:
         return item if item >= 0 else None
 
     def done(self, item: int) -> None:
-        """This session has finished `item`.
+        """Count `item`, which this session has finished, as done.
 
         Raises:
             LeaseLostError: the item is not this session's: it was away too long, and another has it.
@@ -169,7 +184,7 @@ class WorkQueue:
         self._servers.call_home(self.name, QueueDone(self.name, item), type(None))
 
     def statistics(self) -> QueueStatistics:
-        """How far it is."""
+        """Return how far the queue is."""
         return QueueStatistics(*self._servers.call_home(self.name, QueueLook(self.name), tuple[int, int, int]))
 
 
@@ -202,7 +217,7 @@ class Value:
         """Wait until somebody has set the value, and return it.
 
         Args:
-            timeout: seconds (default: the box's).
+            timeout: seconds; None takes the box's.
 
         Raises:
             DeadlineError: nobody has set it.

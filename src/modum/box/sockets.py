@@ -4,24 +4,15 @@ import socket
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from modum.box.protocol.frames import Header, Op, Status, parse_header
-from modum.box.protocol.limits import HEADER_BYTES, MAX_GREETING
+from modum.box.protocol.limits import DEFAULT_PORT, HEADER_BYTES, KEEPALIVE, MAX_GREETING, STALL_SECONDS
 from modum.box.protocol.messages import encode
 from modum.errors import ProtocolError
 
-DEFAULT_PORT: Final = 7500
-STALL_SECONDS: Final = 30.0  # a peer that moves no byte for so long in the middle of a frame is given up
-_KEEPALIVE: Final = {
-    "TCP_KEEPIDLE": 10,
-    "TCP_KEEPINTVL": 5,
-    "TCP_KEEPCNT": 4,
-}  # a vanished host is noticed in 30 s
-
 
 def parse_address(text: str) -> tuple[str, int]:
-    """(host, port) of `host`, `host:port` or `[ipv6]:port`; the default port is 7500.
+    """Return (host, port) of `host`, `host:port` or `[ipv6]:port`; the default port is 7500.
 
     Raises:
         ValueError: there is no host, or no valid port.
@@ -38,18 +29,23 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def format_address(host: str, port: int) -> str:
-    """The inverse of `parse_address`."""
+    """Return `host:port`, with brackets around an IPv6 address: the inverse of `parse_address`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def local_host() -> str:
-    """Names this kernel and its network namespace: equal for two processes that can share memory by a Unix socket."""
+    """Name this kernel and its network namespace: equal for two processes that can share memory by a Unix socket."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot}:{Path('/proc/self/ns/net').stat().st_ino}"
 
 
 def tune(connection: socket.socket, stall: float = STALL_SECONDS) -> None:
-    """Set what every connection wants: no delay, notice of dead hosts, and an end to stalled transfers."""
+    """Set what every connection needs: no delay, notice of dead hosts, and an end to stalled transfers.
+
+    Args:
+        connection: a connected socket.
+        stall: seconds after which a call that moves no byte fails with BlockingIOError.
+    """
     timeout = struct.pack("ll", int(stall), int(stall % 1 * 1e6) or 1)
     connection.setblocking(True)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
@@ -57,17 +53,20 @@ def tune(connection: socket.socket, stall: float = STALL_SECONDS) -> None:
     if connection.family in (socket.AF_INET, socket.AF_INET6):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, seconds in _KEEPALIVE.items():
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)
+        for option, number in KEEPALIVE.items():
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), number)
 
 
 def receive_exactly(connection: socket.socket, target: memoryview, *, idle: bool = False) -> bool:
-    """Fill `target`; False if the other side closed the connection before the first byte.
+    """Fill `target` with bytes from the connection.
 
     Args:
         connection: a tuned socket.
         target: bytes to fill.
-        idle: wait for the first byte as long as it takes.
+        idle: wait for the first byte for as long as it takes.
+
+    Returns:
+        False if the other side closed the connection before the first byte, else True.
 
     Raises:
         ConnectionError: the connection ended, or stalled, in the middle.
@@ -108,7 +107,7 @@ def send_frame(connection: socket.socket, header: Header, payload: bytes | memor
 
 
 def unsent(parts: Sequence[bytes | memoryview], sent: int) -> list[bytes | memoryview]:
-    """What remains of `parts` after their first `sent` bytes."""
+    """Return what remains of `parts` after their first `sent` bytes."""
     rest: list[bytes | memoryview] = []
     for part in parts:
         if sent < len(part):
@@ -124,10 +123,10 @@ def send_greeting(connection: socket.socket, op: Op, message: object, status: St
 
 
 def receive_greeting(connection: socket.socket, op: Op) -> tuple[Header, bytearray]:
-    """Receive a message of the handshake: small, and of this kind only.
+    """Receive a message of the handshake: its header and its payload.
 
     Raises:
-        ProtocolError: it is something else.
+        ProtocolError: it is not a message of the kind `op`, or it is too long.
         ConnectionError: the connection ended.
     """
     data = bytearray(HEADER_BYTES)

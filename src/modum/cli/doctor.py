@@ -31,26 +31,27 @@ def doctor(
     from rich.table import Table
 
     from modum.cluster import credentials
-    from modum.observe.doctor import examine
-    from modum.observe.paths import measure_ways
+    from modum.observe.doctor import rows
+    from modum.observe.machine import examine
+    from modum.observe.paths import measure_paths
 
     report = examine(port)
     servers = [address for address in (box or "").split(",") if address.strip()]
     try:
-        ways = measure_ways(servers, token=credentials.token())
+        paths = measure_paths(servers, token=credentials.token())
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--box") from None
-    rows = [*report.rows(), *(way.row() for way in ways)]
+    lines = [*rows(report), *(path.row() for path in paths)]
     console = Console()
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode({**msgspec.to_builtins(report), "ways": ways})).decode())
+        print(msgspec.json.format(msgspec.json.encode({**msgspec.to_builtins(report), "paths": paths})).decode())
     elif console.is_terminal:
         table = Table.grid("", "", "", padding=(0, 2))
-        for row in rows:
+        for row in lines:
             mark, trouble = ("[red]![/]", f"[red]{escape(row.trouble)}[/]") if row.trouble else ("[green]✓[/]", "")
             table.add_row(mark, f"[bold]{row.topic}[/]", "\n".join(filter(None, (escape(row.finding), trouble))))
         console.print(table)
     else:
-        for row in rows:
+        for row in lines:
             trouble = f": {row.trouble}" if row.trouble else ""
             print(f"{'!' if row.trouble else ' '} {row.topic:<20} {row.finding}{trouble}")

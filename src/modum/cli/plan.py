@@ -112,7 +112,8 @@ def _measure(found: dict[str, float], notes: list[str], seconds: float, command:
     """Fill in what was not given; the step time."""
     from modum.box import Box
     from modum.cluster import credentials
-    from modum.plan import measure_bandwidth, measure_copy, measure_step
+    from modum.observe.bandwidth import measure_bandwidth
+    from modum.plan import measure_copy, measure_step
     from modum.units import format_seconds, format_speed
 
     if "copy" not in found:
@@ -120,14 +121,15 @@ def _measure(found: dict[str, float], notes: list[str], seconds: float, command:
         notes.append(f"measured here: copies {format_speed(found['copy'])}")
     if servers := os.environ.get("MODUM_BOX"):
         with Box.connect(servers, token=credentials.token(), transport="tcp") as box:
-            speed, trip = measure_bandwidth(box)
+            bandwidth = measure_bandwidth(box)
+        speed, trip = bandwidth.exchange_bytes_per_second, bandwidth.small_exchange_seconds
         notes.append(f"measured to {servers}: exchanges {format_speed(speed)}, a small one {format_seconds(trip)}")
         found.setdefault("link", speed)
         found.setdefault("latency", trip / 2)
     else:
         notes.append("MODUM_BOX names no box: link and latency were not measured")
     if command is not None:
-        seconds = measure_step(command.split())
+        seconds = measure_step(command.split(), os.environ)
         notes.append(f"measured: a step of {command} takes {format_seconds(seconds)}")
     return seconds
 

@@ -1,40 +1,20 @@
-"""What this machine can do for Modum: looked up, tried out and measured, in a few seconds."""
+"""What is wrong with a machine, and what to do about it: `modum doctor`'s judgement of what `machine` found."""
 
-import importlib.metadata
 import ipaddress
-import os
-import platform
-import resource
-import socket
-import statistics
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Final
 
-import numpy as np
-import psutil
-
-from modum.box.memory.locks import Locks
-from modum.box.memory.segment import Mapping, create_memfd
-from modum.box.sockets import DEFAULT_PORT
-from modum.box.transport import TRANSPORTS
-from modum.observe.cgroup import read_limits
-from modum.observe.rdma import RdmaReport, look_at_rdma
+from modum.observe.machine import Report
 from modum.units import format_bytes
 
-__all__ = ["Report", "Row", "examine"]
+__all__ = ["Row", "rows"]
 
-PACKAGES = ("numpy", "numba", "msgspec", "psutil", "typer", "rich", "torch", "tensorflow", "keras", "mpi4py")
-
-_ENOUGH_DESCRIPTORS = 1024
-_REPEATS = 5
-_PATIENCE = 2.0  # seconds for a connection that says nothing
+_ENOUGH_DESCRIPTORS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the report for people."""
+    """One line for people."""
 
     topic: str
     finding: str
@@ -42,248 +22,61 @@ class Row:
     """What is wrong and what to do about it; empty if nothing is."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What `examine` found. Where a reason may stand, None means that there is nothing to complain about."""
-
-    modum: str
-    python: str
-    system: str
-    processor: str
-    packages: dict[str, str | None]
-    """Version, or None if the package is not installed."""
-    cores_online: int
-    cores_allowed: int
-    """Those that this process may run on."""
-    cores_quota: float | None
-    """Processor seconds a second that the control group allows."""
-    memory_total_bytes: int
-    memory_available_bytes: int
-    memory_quota_bytes: int | None
-    memory_bytes_per_second: float
-    """Bytes read and written by one thread."""
-    memory_all_cores_bytes_per_second: float
-    """Bytes read and written by a thread on every usable core at once."""
-    shared_memory_trouble: str | None
-    descriptors_soft: int
-    descriptors_hard: int
-    transports: dict[str, str | None]
-    """Why the transport cannot be used here."""
-    rdma: RdmaReport
-    port: int
-    addresses: dict[str, str | None]
-    """Why a server cannot listen on `port` at this address."""
-    loopback_bytes_per_second: float
-    """One TCP connection to this machine itself, one thread at each end; 0 if there is trouble."""
-    loopback_trouble: str | None
-
-    @property
-    def usable_cores(self) -> int:
-        """How many threads can run at once."""
-        return _usable_cores(self.cores_allowed, self.cores_quota)
-
-    def rows(self) -> list[Row]:
-        """The report for people."""
-        installed = [f"{name} {version}" for name, version in self.packages.items() if version]
-        missing = [name for name, version in self.packages.items() if not version]
-        quota = "" if self.cores_quota is None else f", quota of {self.cores_quota:g}"
-        limit = "" if self.memory_quota_bytes is None else f", limit {format_bytes(self.memory_quota_bytes)}"
-        return [
-            Row("modum", f"{self.modum} on Python {self.python}, {self.system}"),
-            Row("packages", ", ".join(installed) + f"; not installed: {', '.join(missing) or 'none'}"),
-            Row("processor", self.processor),
-            Row("cores", f"{self.usable_cores} usable: {self.cores_allowed} of {self.cores_online} allowed{quota}"),
-            Row(
-                "memory",
-                f"{format_bytes(self.memory_total_bytes)}, {format_bytes(self.memory_available_bytes)} "
-                f"available{limit}",
-            ),
-            Row(
-                "memory bandwidth",
-                f"{_speed(self.memory_bytes_per_second)} with one thread, "
-                f"{_speed(self.memory_all_cores_bytes_per_second)} with {self.usable_cores}",
-            ),
-            Row(
-                "shared memory",
-                "memfd, mapping and chunk locks work" if not self.shared_memory_trouble else "does not work",
-                self.shared_memory_trouble or "",
-            ),
-            Row(
-                "file descriptors",
-                f"at most {self.descriptors_soft}, can be raised to {self.descriptors_hard}",
-                f"fewer than {_ENOUGH_DESCRIPTORS}: raise it with `ulimit -n {_ENOUGH_DESCRIPTORS}`"
-                if self.descriptors_soft < _ENOUGH_DESCRIPTORS
-                else "",
-            ),
-            *(self._transport(name, reason) for name, reason in self.transports.items()),
-            *(Row(*line) for line in self.rdma.lines()),
-            *(
-                Row(f"listen on {address}", self._port_finding(address, reason), reason or "")
-                for address, reason in self.addresses.items()
-            ),
-            Row(
-                "tcp over loopback",
-                "does not work" if self.loopback_trouble else _speed(self.loopback_bytes_per_second),
-                self.loopback_trouble or "",
-            ),
-        ]
-
-    def _transport(self, name: str, reason: str | None) -> Row:
-        if reason and name == "rdma" and not self.rdma.ports:
-            return Row("transport rdma", reason)  # few machines have a device, and nothing is wrong with the others
-        return Row(f"transport {name}", "cannot be used" if reason else "can be used", reason or "")
-
-    def _port_finding(self, address: str, reason: str | None) -> str:
-        if reason:
-            return f"port {self.port} cannot be used"
-        needs = "" if ipaddress.ip_address(address).is_loopback else "; servers there need a token"
-        return f"port {self.port} is free{needs}"
-
-
-def examine(port: int = DEFAULT_PORT) -> Report:
-    """Look at this machine, for about two seconds, with the memory and the cores that are free now.
-
-    Args:
-        port: the TCP port that a memory server would listen on.
-    """
-    limits = read_limits()
-    loopback, loopback_trouble = loopback_bandwidth()
-    allowed = len(os.sched_getaffinity(0))
-    memory = psutil.virtual_memory()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    array_bytes = min(256 * 2**20, memory.available // 8, (limits.memory or memory.total) // 8)
-    return Report(
-        modum=importlib.metadata.version("modum"),
-        python=platform.python_version(),
-        system=platform.platform(),
-        processor=_processor(),
-        packages={name: _version(name) for name in PACKAGES},
-        cores_online=os.cpu_count() or allowed,
-        cores_allowed=allowed,
-        cores_quota=limits.cores,
-        memory_total_bytes=memory.total,
-        memory_available_bytes=memory.available,
-        memory_quota_bytes=limits.memory,
-        memory_bytes_per_second=memory_bandwidth(1, array_bytes),
-        memory_all_cores_bytes_per_second=memory_bandwidth(_usable_cores(allowed, limits.cores), array_bytes),
-        shared_memory_trouble=shared_memory_trouble(),
-        descriptors_soft=soft,
-        descriptors_hard=hard,
-        transports={name: transport.unavailable() for name, transport in TRANSPORTS.items()},
-        rdma=look_at_rdma(),
-        port=port,
-        addresses={address: why_not_listen(address, port) for address in _addresses()},
-        loopback_bytes_per_second=loopback,
-        loopback_trouble=loopback_trouble,
-    )
-
-
-def memory_bandwidth(threads: int, nbytes: int) -> float:
-    """Bytes read and written a second by `threads` that add one array of `nbytes` to another; median of five."""
-    elements = max(nbytes // 4, threads)
-    target, x = np.zeros(elements, np.float32), np.ones(elements, np.float32)
-    parts = list(zip(np.array_split(target, threads), np.array_split(x, threads), strict=True))
-    seconds = []
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(_REPEATS):
-            start = time.perf_counter()
-            list(pool.map(lambda part: np.add(part[0], part[1], out=part[0]), parts))
-            seconds.append(time.perf_counter() - start)
-    return 3 * target.nbytes / statistics.median(seconds)
-
-
-def loopback_bandwidth(nbytes: int = 256 * 2**20) -> tuple[float, str | None]:
-    """Bytes a second through a TCP connection to this machine itself; 0 and the reason if there is none."""
-    buffer = bytearray(2**20)
-    try:
-        with ThreadPoolExecutor(1) as pool, socket.create_server(("127.0.0.1", 0)) as listener:
-            listener.settimeout(_PATIENCE)
-            sending = pool.submit(_send, listener.getsockname(), nbytes)
-            connection, _ = listener.accept()
-            with connection:
-                connection.settimeout(_PATIENCE)
-                first = received = connection.recv_into(buffer)
-                start = time.perf_counter()
-                while count := connection.recv_into(buffer):
-                    received += count
-                seconds = time.perf_counter() - start
-            sending.result()
-    except OSError as error:
-        return 0.0, str(error)
-    return (received - first) / seconds, None
-
-
-def _send(address: tuple[str, int], nbytes: int) -> None:
-    block = bytes(2**20)
-    with socket.create_connection(address, timeout=_PATIENCE) as connection:
-        for _ in range(nbytes // len(block)):
-            connection.sendall(block)
-
-
-def shared_memory_trouble() -> str | None:
-    """Why a segment cannot be made, mapped twice and locked here; None if all of that was done."""
-    nbytes = 1024
-    try:
-        descriptor = create_memfd("doctor", nbytes)
-        try:
-            Mapping(descriptor, nbytes).bytes[:] = 1
-            if not Mapping(descriptor, nbytes).bytes.all():
-                return "what one mapping of a memfd wrote, another did not see"
-            return _lock_trouble(Locks(descriptor, "doctor", nbytes), Locks(descriptor, "doctor", nbytes))
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        return f"{error}; the kernel or its sandbox forbids memfd_create, mmap or fcntl(F_OFD_SETLK)"
-
-
-def _lock_trouble(first: Locks, second: Locks) -> str | None:
-    try:
-        if not first.take(0, 1, exclusive=True):
-            return "a chunk that nobody holds cannot be locked"
-        if second.take(0, 1, exclusive=False):
-            return "a locked chunk could be locked again through another open file description"
-        first.drop(0, 1)
-        return None if second.take(0, 1, exclusive=True) else "a chunk stayed locked after its holder let go"
-    finally:
-        first.close()
-        second.close()
-
-
-def why_not_listen(address: str, port: int) -> str | None:
-    """Why no server can listen on `port` at the IPv4 `address`; None if one can."""
-    try:
-        with socket.create_server((address, port)):
-            return None
-    except OSError as error:
-        return f"{os.strerror(error.errno or 0)}: choose another with `modum server --port`"
-
-
-def _addresses() -> list[str]:
-    found = [
-        address.address
-        for addresses in psutil.net_if_addrs().values()
-        for address in addresses
-        if address.family is socket.AF_INET
+def rows(report: Report) -> list[Row]:
+    """Return the report for people, line by line."""
+    installed = [f"{name} {version}" for name, version in report.packages.items() if version]
+    missing = [name for name, version in report.packages.items() if not version]
+    quota = "" if report.cores_quota is None else f", quota of {report.cores_quota:g}"
+    limit = "" if report.memory_quota_bytes is None else f", limit {format_bytes(report.memory_quota_bytes)}"
+    total, available = format_bytes(report.memory_total_bytes), format_bytes(report.memory_available_bytes)
+    return [
+        Row("modum", f"{report.modum} on Python {report.python}, {report.system}"),
+        Row("packages", ", ".join(installed) + f"; not installed: {', '.join(missing) or 'none'}"),
+        Row("processor", report.processor),
+        Row("cores", f"{report.usable_cores} usable: {report.cores_allowed} of {report.cores_online} allowed{quota}"),
+        Row("memory", f"{total}, {available} available{limit}"),
+        Row(
+            "memory bandwidth",
+            f"{_speed(report.memory_bytes_per_second)} with one thread, "
+            f"{_speed(report.memory_all_cores_bytes_per_second)} with {report.usable_cores}",
+        ),
+        Row(
+            "shared memory",
+            "does not work" if report.shared_memory_trouble else "memfd, mapping and chunk locks work",
+            report.shared_memory_trouble or "",
+        ),
+        Row(
+            "file descriptors",
+            f"at most {report.descriptors_soft}, can be raised to {report.descriptors_hard}",
+            f"fewer than {_ENOUGH_DESCRIPTORS}: raise it with `ulimit -n {_ENOUGH_DESCRIPTORS}`"
+            if report.descriptors_soft < _ENOUGH_DESCRIPTORS
+            else "",
+        ),
+        *(_transport(report, name, reason) for name, reason in report.transports.items()),
+        *(Row(*line) for line in report.rdma.lines()),
+        *(
+            Row(f"listen on {address}", _port(report.port, address, reason), reason or "")
+            for address, reason in report.addresses.items()
+        ),
+        Row(
+            "tcp over loopback",
+            "does not work" if report.loopback_trouble else _speed(report.loopback_bytes_per_second),
+            report.loopback_trouble or "",
+        ),
     ]
-    return sorted(found, key=lambda address: (not address.startswith("127."), address))
 
 
-def _usable_cores(allowed: int, quota: float | None) -> int:
-    return allowed if quota is None else max(1, min(allowed, int(quota)))
+def _transport(report: Report, name: str, reason: str | None) -> Row:
+    if reason and name == "rdma" and not report.rdma.ports:
+        return Row("transport rdma", reason)  # few machines have a device, and nothing is wrong with the others
+    return Row(f"transport {name}", "cannot be used" if reason else "can be used", reason or "")
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return f"{line.partition(':')[2].strip()} ({platform.machine()})"
-    return platform.machine()
+def _port(port: int, address: str, reason: str | None) -> str:
+    if reason:
+        return f"port {port} cannot be used"
+    needs = "" if ipaddress.ip_address(address).is_loopback else "; servers there need a token"
+    return f"port {port} is free{needs}"
 
 
 def _speed(bytes_per_second: float) -> str:

@@ -9,10 +9,10 @@ from typing import Final
 
 import numpy as np
 
-from modum.box.rdma import devices, ucx
+from modum.box.rdma import binding, devices, ucx
 from modum.units import format_bytes
 
-__all__ = ["PortReport", "RdmaReport", "look_at_rdma"]
+__all__ = ["PortReport", "RdmaReport", "look_at_rdma", "look_at_ucx", "why_not_read"]
 
 _SHOWN_GIDS: Final = 2
 _WAIT_SECONDS: Final = 10.0
@@ -79,7 +79,7 @@ class RdmaReport:
 def look_at_rdma() -> RdmaReport:
     """Look at the devices; where there are some, load UCX and read a little memory through each that is active."""
     found = devices.ports()
-    version, modules, trouble = _look_at_ucx() if found else (None, [], None)
+    version, modules, trouble = look_at_ucx() if found else (None, [], None)
     usable = version is not None and "ib" in modules
     return RdmaReport(
         ports=[
@@ -89,7 +89,7 @@ def look_at_rdma() -> RdmaReport:
                 link=port.link,
                 interface=port.interface,
                 gids=port.gids(),
-                trouble=_why_not_read(port.name) if usable and port.name in devices.rails() else None,
+                trouble=why_not_read(port.name) if usable and port.name in devices.rails() else None,
             )
             for port in found
         ],
@@ -100,10 +100,10 @@ def look_at_rdma() -> RdmaReport:
     )
 
 
-def _look_at_ucx() -> tuple[str | None, list[str], str | None]:
+def look_at_ucx() -> tuple[str | None, list[str], str | None]:
     try:
-        version = ".".join(map(str, ucx.library().version))
-    except ucx.UcxError as error:
+        version = ".".join(map(str, binding.library().version))
+    except binding.UcxError as error:
         return None, [], str(error)
     libraries = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libuct.so" in line}
     modules = sorted(
@@ -113,10 +113,10 @@ def _look_at_ucx() -> tuple[str | None, list[str], str | None]:
             for module in Path(os.path.realpath(library)).parent.glob("ucx/libuct_*.so*")
         }
     )
-    return version, modules, None if "ib" in modules else f"this UCX cannot drive RDMA devices: {ucx.INSTALL}"
+    return version, modules, None if "ib" in modules else f"this UCX cannot drive RDMA devices: {binding.INSTALL}"
 
 
-def _why_not_read(device: str) -> str | None:
+def why_not_read(device: str) -> str | None:
     """Connect the device with itself and read memory through it; why that failed."""
     source, target = np.arange(64, dtype=np.uint8), np.zeros(64, np.uint8)
     try:
@@ -136,7 +136,7 @@ def _why_not_read(device: str) -> str | None:
             finally:
                 if not endpoint.close():
                     stack.pop_all()  # something is under way in there for good
-    except ucx.UcxError as error:
+    except binding.UcxError as error:
         return f"UCX cannot use it: {error} (HINT: UCX_IB_GID_INDEX chooses another GID; `modum doctor` shows them)"
     if not came:
         return f"nothing came through it in {_WAIT_SECONDS:g} s"

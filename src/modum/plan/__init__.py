@@ -2,7 +2,7 @@
 
 from modum.plan.cluster import Cluster, Place
 from modum.plan.estimate import Estimate, estimate
-from modum.plan.measure import measure_bandwidth, measure_copy, measure_step
+from modum.plan.measure import measure_copy, measure_step
 from modum.plan.models import model_bytes
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "Estimate",
     "Place",
     "estimate",
-    "measure_bandwidth",
     "measure_copy",
     "measure_step",
     "model_bytes",

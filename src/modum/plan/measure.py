@@ -1,87 +1,60 @@
-"""Measures of this machine and of a running box, for a plan of what is there."""
-
-from __future__ import annotations
+"""Measures of this machine and of a script, for a plan of what is there; `modum.observe.bandwidth` measures a box."""
 
 import os
 import signal
 import statistics
 import subprocess
 import time
-import uuid
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import Final
 
 import numpy as np
 
 from modum.box import Box, Server, new_token
 from modum.observe.progress import read_progress
+from modum.waiting import poll
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+__all__ = ["measure_copy", "measure_step"]
 
-ROUNDS = 5
-STEP_PATIENCE = 120.0
+ROUNDS: Final = 5
+STEP_TIMEOUT: Final = 120.0
 """Seconds for a script to come to its steps and do enough of them."""
-WARM_UP_STEPS, LEAST_STEPS = 3, 5
-LEAST_SECONDS = 2.0
+WARM_UP_STEPS: Final = 3
+LEAST_STEPS: Final = 5
+LEAST_SECONDS: Final = 2.0
 """Workers report twice a second, so that a shorter measurement would be one of their reports."""
-LOOK_SECONDS = 0.05
 
 
 def measure_copy(nbytes: int = 64 << 20) -> float:
-    """Bytes per second at which one thread copies an array of ``nbytes``."""
+    """Return the bytes per second at which one thread copies an array of `nbytes`."""
     source, target = np.ones(nbytes, np.uint8), np.empty(nbytes, np.uint8)
     np.copyto(target, source)  # the first touch is another thing
-
-    def copy() -> None:
-        np.copyto(target, source)
-
-    return nbytes / _median(copy)
-
-
-def measure_bandwidth(box: Box, nbytes: int = 16 << 20) -> tuple[float, float]:
-    """Bytes per second of an exchange with ``box`` (one way), and the seconds of a small one.
-
-    Makes a buffer of ``nbytes`` in the box for the time of the measurement.
-
-    Raises:
-        PoolFullError: the box has no room for it.
-    """
-    name = f"modum/measure/{uuid.uuid4().hex[:12]}"
-    x = np.zeros(nbytes // 4, np.float32)
-    buffer = box.create(name, x.size)
-    try:
-        buffer.exchange(x, 0.5)  # compilers and socket buffers
-        large = _median(lambda: buffer.exchange(x, 0.5))
-        small = _median(lambda: buffer.exchange(x[:1], 0.5))
-    finally:
-        buffer.close()
-        box.delete(name)
-    return nbytes / max(large - small, 1e-9), small
-
-
-def _median(act: Callable[[], object]) -> float:
     seconds = []
     for _ in range(ROUNDS):
         start = time.perf_counter()
-        act()
+        np.copyto(target, source)
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return nbytes / statistics.median(seconds)
 
 
-def measure_step(command: list[str]) -> float:
-    """Seconds of a local step of ``command``, a script that trains with `modum.connect`, run by one worker.
+def measure_step(command: Sequence[str], environment: Mapping[str, str]) -> float:
+    """Run a script as the only worker of a job, and return the seconds of its local step.
 
-    The script is started with a memory server of its own and ended after some steps. Its own interpreter is
-    ``python``, as in ``["python", "train.py"]``.
+    The script is started with a memory server of its own and ended after some steps.
+
+    Args:
+        command: starts a script that trains with `modum.connect`, such as ["python", "train.py"].
+        environment: variables of the script, to which those of the job are added.
 
     Raises:
-        ValueError: it ended, or ran for `STEP_PATIENCE` seconds, before it had reported enough steps.
+        ValueError: it ended, or ran for `STEP_TIMEOUT` seconds, before it had reported enough steps.
+        OSError: it cannot be started.
     """
     with Server(token=(token := new_token())) as server, Box.connect(server.address, token=token) as box:
-        environment = {**os.environ, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-        environment |= {"MODUM_GROUP_SIZE": "1", "MODUM_BOX": server.address, "MODUM_TOKEN": token}
-        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+        place = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MODUM_GROUP_SIZE": "1"}
+        variables = {**environment, **place, "MODUM_BOX": server.address, "MODUM_TOKEN": token}
+        with subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, start_new_session=True) as process:
             try:
                 return _step_seconds(box, process, " ".join(command))
             finally:
@@ -89,10 +62,12 @@ def measure_step(command: list[str]) -> float:
                     os.killpg(process.pid, signal.SIGKILL)
 
 
-def _step_seconds(box: Box, process: subprocess.Popen[bytes], name: str) -> float:
-    deadline = time.monotonic() + STEP_PATIENCE
+def _step_seconds(box: Box, process: "subprocess.Popen[bytes]", name: str) -> float:
     first: tuple[float, int] | None = None
-    while time.monotonic() < deadline:
+    steps = 0
+
+    def measured() -> float | None:
+        nonlocal first, steps
         ended = process.poll() is not None
         progress = read_progress(box)
         steps = 0 if progress is None else progress.steps
@@ -103,5 +78,12 @@ def _step_seconds(box: Box, process: subprocess.Popen[bytes], name: str) -> floa
             return (now - first[0]) / (steps - first[1])
         if ended:
             raise ValueError(f"{name} ended with status {process.returncode} after {steps} steps, too few to measure")
-        time.sleep(LOOK_SECONDS)
-    raise ValueError(f"{name} did {steps} steps in {STEP_PATIENCE:g} s, too few to measure")
+        return None
+
+    seconds = poll(
+        measured,
+        timeout=STEP_TIMEOUT,
+        error=lambda: ValueError(f"{name} did {steps} steps in {STEP_TIMEOUT:g} s, too few to measure"),
+    )
+    assert seconds is not None
+    return seconds

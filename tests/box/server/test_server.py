@@ -35,6 +35,12 @@ def test_a_server_stands_in_the_list_once(server: Server) -> None:
         Box.connect("")
 
 
+@pytest.mark.parametrize("threads", [0, -1])
+def test_an_operation_takes_at_least_one_thread(server: Server, threads: int) -> None:
+    with pytest.raises(ValueError, match=f"threads must be at least 1, not {threads}"):
+        Box.connect(server.address, threads=threads)
+
+
 def test_the_transport_is_chosen_or_an_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     with Box.connect(server.address) as box:
         assert box.transports == ("local",)
@@ -43,7 +49,7 @@ def test_the_transport_is_chosen_or_an_error(server: Server, monkeypatch: pytest
             assert box.transports == (transport,)
     with pytest.raises(ValueError, match="'pigeon' is not one of auto, local, rdma, tcp"):
         Box.connect(server.address, transport="pigeon")
-    monkeypatch.setattr("modum.box.transport.local_host", lambda: "another")
+    monkeypatch.setattr("modum.box.transport.local.local_host", lambda: "another")
     with pytest.raises(TransportError, match=r"'local' cannot be used.*another machine"):
         Box.connect(server.address, transport="local")
     with Box.connect(server.address) as box:

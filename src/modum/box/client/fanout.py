@@ -1,22 +1,28 @@
 """A client's transports to all servers of a box, and how an operation is spread over them."""
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from modum.box.protocol.layout import home_of
 from modum.box.protocol.limits import MAX_WAIT
 from modum.box.protocol.messages import Request
-from modum.box.transport import Attachment, Transport, Work
+from modum.box.transport import Transport, Work
 from modum.errors import DeadlineError
+from modum.waiting import Deadline
 
 T = TypeVar("T")
-_OPERATIONS = 4  # how many operations of one client may be under way on all servers at one time
+_OPERATIONS: Final = 4
+"""Operations of one client that may be under way on all servers at one time."""
 
 
 class Fanout:
-    """The servers in the order that is the box's identity. Thread-safe."""
+    """A client's transports to all servers, in the order that is the box's identity. Thread-safe.
+
+    Args:
+        transports: one for each server.
+        timeout: seconds without any progress after which a call gives up.
+    """
 
     def __init__(self, transports: Sequence[Transport], timeout: float) -> None:
         self.transports = tuple(transports)
@@ -29,15 +35,15 @@ class Fanout:
         return len(self.transports)
 
     def home(self, name: str) -> int:
-        """The number of the server that keeps what `name` has once."""
+        """Return the number of the server that keeps what `name` has once."""
         return home_of(name, len(self))
 
     def call_home(self, name: str, request: Request, kind: type[T]) -> T:
-        """Ask the home of `name`."""
+        """Ask the home of `name`, and return its answer of the type `kind`."""
         return self.call(self.home(name), request, kind)
 
     def call(self, server: int, request: Request, kind: type[T]) -> T:
-        """Ask one server."""
+        """Ask the server of this number, and return its answer of the type `kind`."""
         return self.transports[server].call(request, kind, self.timeout)
 
     def call_until(
@@ -56,25 +62,35 @@ class Fanout:
             ask: makes the request that waits so many seconds.
             kind: type of the answer.
             enough: whether the answer ends the wait.
-            timeout: seconds; None is the box's.
+            timeout: seconds; None takes the box's.
             failure: what to say of the last answer when time is up.
+
+        Returns:
+            The answer that is enough.
 
         Raises:
             DeadlineError: time is up.
         """
-        seconds = self.timeout if timeout is None else timeout
-        deadline = time.monotonic() + seconds
+        deadline = Deadline(self.timeout if timeout is None else timeout)
         transport = self.transports[self.home(name)]
         while True:
-            left = max(0.0, deadline - time.monotonic())
-            answer = transport.call(ask(min(left, MAX_WAIT)), kind, self.timeout + MAX_WAIT)
+            answer = transport.call(ask(min(deadline.left, MAX_WAIT)), kind, self.timeout + MAX_WAIT)
             if enough(answer):
                 return answer
-            if time.monotonic() >= deadline:
-                raise DeadlineError(f"{failure(answer)} after {seconds:g} s (memory server {transport.address})")
+            if deadline.passed:
+                raise DeadlineError(
+                    f"{failure(answer)} after {deadline.timeout:g} s (memory server {transport.address})"
+                )
 
     def each(self, act: Callable[[int, Transport], T], chosen: Iterable[int] | None = None) -> list[T]:
-        """Run `act(number, transport)` for all servers, or the chosen ones, at one time; then raise what failed."""
+        """Run `act(number, transport)` for all servers, or the chosen ones, at one time.
+
+        Returns:
+            What the calls returned, in order, once all of them have ended.
+
+        Raises:
+            Exception: the first of those that the calls raised.
+        """
         numbers = list(range(len(self)) if chosen is None else chosen)
         if self._workers is None or len(numbers) == 1:
             return [act(number, self.transports[number]) for number in numbers]
@@ -86,14 +102,9 @@ class Fanout:
         wait(futures)
         return [future.result() for future in futures]
 
-    def run(self, works: dict[int, Work], home: int, publish: Attachment | None) -> None:
-        """Run the parts of an operation on their servers; then the buffer's version goes up, if it is given."""
-        alone = publish is not None and set(works) == {home}
-        if alone:
-            works[home].publish = True
+    def run(self, works: Mapping[int, Work]) -> None:
+        """Run the parts of an operation, by the numbers of their servers, at one time."""
         self.each(lambda number, transport: transport.run(works[number]), works)
-        if publish is not None and not alone:
-            self.transports[home].publish(publish, self.timeout)
 
     def close(self) -> None:
         """Close all connections."""

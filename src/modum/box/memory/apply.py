@@ -18,30 +18,37 @@ from modum.errors import DeadlineError
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """One party's hold on one segment: the memory and the party's own locks."""
+    """One party's hold on one segment.
+
+    Attributes:
+        name: of the buffer.
+        dtype: of its elements.
+        mapping: the memory, which parties of one process may share.
+        locks: the party's own.
+    """
 
     name: str
     dtype: str
     mapping: Mapping
     locks: Locks
 
-    def finish(self, op: Op, nbytes: int, *, publish: bool, patience: float) -> None:
-        """Count a finished operation, and raise the version if it is to be published.
+    def finish(self, op: Op, nbytes: int, *, publish: bool, timeout: float) -> None:
+        """Count a finished operation, and raise the version if `publish` says so.
 
         Reads are counted without the lock: two at the same moment may count as one, which nothing depends on.
         """
         words = self.mapping.trailer
         if op is not Op.READ:
-            self.locks.take_trailer(patience)
+            self.locks.take_trailer(timeout)
         words[2 * op] += 1
         words[2 * op + 1] += nbytes
         if op is not Op.READ:
             words[VERSION] += publish
             self.locks.drop_trailer()
 
-    def publish(self, patience: float) -> None:
+    def publish(self, timeout: float) -> None:
         """Raise the version by one."""
-        self.locks.take_trailer(patience)
+        self.locks.take_trailer(timeout)
         self.mapping.trailer[VERSION] += 1
         self.locks.drop_trailer()
 
@@ -52,20 +59,20 @@ def apply(
     target: Party,
     waiting: deque[Piece],
     *,
-    patience: float,
+    timeout: float,
     data: Array | None = None,
     source: Party | None = None,
     factor: Any = None,
     difference: bool = False,
 ) -> None:
-    """Run one operation on pieces of `target`, each under its chunks' locks; the busy ones are come back to.
+    """Run one operation on pieces of `target`, each under its chunks' locks; come back to those that are busy.
 
     Args:
         kernels: which arithmetic.
         op: a data operation.
         target: the segment that is read or changed.
         waiting: parts that share no chunk. It is empty at the end; several threads of one party may share it.
-        patience: seconds without any progress after which to give up.
+        timeout: seconds without any progress after which to give up.
         data: the caller's 1-D array for READ, WRITE, ADD and EXCHANGE, in the dtype of the segment.
         source: the other segment for COPY, SCALE and AXPY.
         factor: scalar from `factor_for`.
@@ -102,10 +109,10 @@ def apply(
             progress = True
         if progress:
             pause = None
-        elif not (pause := pause or Pause(patience))():
+        elif not (pause := pause or Pause(timeout))():
             raise DeadlineError(
                 f"{op.name.lower()} on buffer {target.name!r}: chunk {piece.offset // CHUNK} stayed locked"
-                f" for {patience:g} s: {STUCK}"
+                f" for {timeout:g} s: {STUCK}"
             )
 
 
@@ -140,7 +147,7 @@ def _action(
     factor: Any,
     difference: bool,
 ) -> Callable[[Piece], None]:
-    """What to do with a locked piece."""
+    """Return what to do with a locked piece."""
     dtype = target.dtype
     size = STORAGE[dtype].itemsize
     memory = target.mapping.typed(dtype)

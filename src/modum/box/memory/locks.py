@@ -14,16 +14,25 @@ from typing import Final
 from modum.box.memory.segment import trailer_offset
 from modum.box.protocol.limits import CHUNK
 from modum.errors import DeadlineError
+from modum.waiting import Deadline
 
 _BUSY: Final = (errno.EAGAIN, errno.EACCES)
 _FLOCK: Final = struct.Struct("hhqqi4x")  # l_type, l_whence, l_start, l_len, l_pid
-_FIRST_PAUSE: Final = 20e-6  # seconds between two tries for a lock that somebody holds; doubles up to the longest
+_FIRST_PAUSE: Final = 20e-6
+"""Seconds between two tries for a lock that somebody holds; they double up to the longest pause."""
 _LONGEST_PAUSE: Final = 1e-3
 
 
 class Locks:
-    """One party's locks on a segment's chunks, through its own open file description. Two threads of a party
-    may use it for different chunks."""
+    """One party's locks on a segment's chunks, through its own open file description.
+
+    Two threads of a party may use them at one time for different chunks.
+
+    Args:
+        descriptor: of the segment's file; it is opened again here.
+        name: of the buffer, for errors.
+        nbytes: of the segment.
+    """
 
     def __init__(self, descriptor: int, name: str, nbytes: int) -> None:
         self.name = name
@@ -31,14 +40,18 @@ class Locks:
         self._file = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
 
     def close(self) -> None:
-        """Drop every lock."""
+        """Drop every lock, and close the file description."""
         os.close(self._file)
 
     def _set(self, kind: int, start: int, nbytes: int = 1) -> None:
         fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, nbytes, 0))
 
     def take(self, offset: int, nbytes: int, exclusive: bool) -> bool:
-        """Lock the chunks of bytes [offset, offset + nbytes), shared or exclusive; False if somebody else has one."""
+        """Lock the chunks of the bytes [offset, offset + nbytes), shared or exclusive.
+
+        Returns:
+            False if somebody else holds one of them, and none was locked.
+        """
         start = offset - offset % CHUNK
         try:
             self._set(fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK, start, offset + nbytes - start)
@@ -49,15 +62,15 @@ class Locks:
         return True
 
     def drop(self, offset: int, nbytes: int) -> None:
-        """Unlock the chunks of bytes [offset, offset + nbytes)."""
+        """Unlock the chunks of the bytes [offset, offset + nbytes)."""
         start = offset - offset % CHUNK
         self._set(fcntl.F_UNLCK, start, offset + nbytes - start)
 
-    def take_trailer(self, patience: float) -> None:
-        """Lock the trailer; who holds it does so for two writes to memory.
+    def take_trailer(self, timeout: float) -> None:
+        """Lock the trailer, which is held for no longer than two writes to memory.
 
         Raises:
-            DeadlineError: it stayed locked for `patience` seconds.
+            DeadlineError: it stayed locked for `timeout` seconds.
         """
         pause: Pause | None = None
         while True:
@@ -67,8 +80,8 @@ class Locks:
             except OSError as error:
                 if error.errno not in _BUSY:
                     raise
-            if not (pause := pause or Pause(patience))():
-                raise DeadlineError(f"the trailer of buffer {self.name!r} stayed locked for {patience:g} s: {STUCK}")
+            if not (pause := pause or Pause(timeout))():
+                raise DeadlineError(f"the trailer of buffer {self.name!r} stayed locked for {timeout:g} s: {STUCK}")
 
     def drop_trailer(self) -> None:
         """Unlock the trailer."""
@@ -79,14 +92,18 @@ STUCK: Final = "its holder is stopped or hung (a dead holder loses its locks)"
 
 
 class Pause:
-    """Waits a little longer at every call, up to a millisecond; False once `patience` seconds have gone by."""
+    """Sleeps a little longer at every call, up to a millisecond; a call returns False once time is up.
 
-    def __init__(self, patience: float) -> None:
-        self._deadline = time.monotonic() + patience
+    Args:
+        timeout: seconds.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._deadline = Deadline(timeout)
         self._pause = _FIRST_PAUSE
 
     def __call__(self) -> bool:
-        if time.monotonic() >= self._deadline:
+        if self._deadline.passed:
             return False
         time.sleep(self._pause)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)

@@ -1,9 +1,9 @@
 """Segments: anonymous shared memory, cut into chunks that are locked by the kernel.
 
 A segment is a sealed `memfd`: nothing lies in /dev/shm, and nobody can shrink it under the others. After the data
-comes the trailer: a page that says whether it was deleted, its version and its counts, so that clients that map the
-memory keep them without the server; and a mark for every chunk, which is odd while the chunk is changed and goes up
-each time, for those who read from afar without a lock.
+comes the trailer. It begins with a page that says whether the segment was deleted, its version and its counts, so that
+clients that map the memory keep them without the server. A mark for every chunk follows, which is odd while the chunk
+is changed and goes up each time, for those who read from afar without a lock.
 
 Locks are open-file-description byte-range locks (fcntl(2), F_OFD_SETLK). The kernel drops them when their holder dies.
 They belong to the open file description, so every party reopens the memfd to have its own: see `Locks`.
@@ -33,7 +33,7 @@ _FIRST_MARK: Final = PAGE // 8
 
 
 def create_memfd(name: str, nbytes: int) -> int:
-    """An anonymous file of `nbytes` and a trailer, sealed against a change of size; returns its descriptor."""
+    """Make an anonymous file of `nbytes` and a trailer, sealed against a change of size, and return its descriptor."""
     descriptor = os.memfd_create(f"modum:{name}"[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, file_bytes(nbytes))
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
@@ -41,24 +41,29 @@ def create_memfd(name: str, nbytes: int) -> int:
 
 
 def file_bytes(nbytes: int) -> int:
-    """Bytes of the file of a segment of `nbytes`: whole pages, and the trailer."""
+    """Return the bytes of the file of a segment of `nbytes`: whole pages, and the trailer."""
     chunks = -(-nbytes // CHUNK)
     return trailer_offset(nbytes) + PAGE + -(-8 * chunks // PAGE) * PAGE
 
 
 def trailer_offset(nbytes: int) -> int:
-    """Where the trailer of a segment of `nbytes` begins in its file."""
+    """Return where the trailer of a segment of `nbytes` begins in its file."""
     return -(-nbytes // PAGE) * PAGE
 
 
 def mark_offset(nbytes: int, chunk: int) -> int:
-    """Where the mark of a chunk lies in the file of a segment of `nbytes`."""
+    """Return where the mark of a chunk lies in the file of a segment of `nbytes`."""
     return trailer_offset(nbytes) + 8 * (_FIRST_MARK + chunk)
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Operations finished and bytes moved, by operation."""
+    """What was done, by name of the operation.
+
+    Attributes:
+        operations: how many have finished.
+        nbytes: bytes that they moved.
+    """
 
     operations: Counter[str]
     nbytes: Counter[str]
@@ -71,6 +76,14 @@ class Mapping:
     """A segment's memory in this process. Several parties (threads with their own `Locks`) may use one mapping.
 
     It is unmapped when the last reference to it, or to an array of it, is gone.
+
+    Args:
+        descriptor: of the segment's file; it may be closed afterwards.
+        nbytes: of the segment.
+
+    Attributes:
+        bytes: the data.
+        trailer: the 64-bit words after the data.
     """
 
     def __init__(self, descriptor: int, nbytes: int) -> None:
@@ -80,11 +93,11 @@ class Mapping:
 
     @property
     def address(self) -> int:
-        """Where the file begins in this process."""
+        """Where the file begins in this process's memory."""
         return self.bytes.ctypes.data
 
     def typed(self, dtype: str) -> Array:
-        """The data as elements of `dtype`."""
+        """Return the data as elements of `dtype`."""
         return self.bytes.view(STORAGE[dtype])
 
     @property
@@ -93,12 +106,12 @@ class Mapping:
         return self.trailer[VERSION]
 
     def begin(self, offset: int, nbytes: int) -> None:
-        """The chunks of bytes [offset, offset + nbytes), which are locked, begin to change."""
+        """Mark the chunks of the bytes [offset, offset + nbytes), which must be locked, as changing."""
         for word in _marks(offset, nbytes):
             self.trailer[word] |= 1  # it is odd already where the last one to change the chunk died of it
 
     def end(self, offset: int, nbytes: int) -> None:
-        """They have changed. Stores are seen in their order on x86-64; others lock, or read through the server."""
+        """Mark them as changed. Stores are seen in their order on x86-64; others lock, or read through the server."""
         for word in _marks(offset, nbytes):
             self.trailer[word] += 1
 
@@ -107,12 +120,19 @@ class Mapping:
         self.trailer[_DELETED] = 1
 
     def check(self, name: str) -> None:
-        """Raise BufferNotFoundError if the buffer was deleted."""
+        """Check that the buffer is still there.
+
+        Args:
+            name: of the buffer, for the error.
+
+        Raises:
+            BufferNotFoundError: it was deleted.
+        """
         if self.trailer[_DELETED]:
             raise BufferNotFoundError(f"buffer {name!r} was deleted")
 
     def traffic(self) -> Traffic:
-        """What was done with this segment so far, by all parties."""
+        """Return what was done with this segment so far, by all parties."""
         return Traffic(
             Counter({op.name.lower(): self.trailer[2 * op] for op in DATA_OPS}),
             Counter({op.name.lower(): self.trailer[2 * op + 1] for op in DATA_OPS}),

@@ -8,7 +8,7 @@ from typing import Final
 from modum.box.protocol.limits import CHUNK, HEADER_BYTES, MAX_MESSAGE
 from modum.errors import ProtocolError
 
-MAGIC: Final = b"MDM\x01"  # the last byte is the version of the format
+MAGIC: Final = b"MDM\x02"  # the last byte is the version of the format
 
 _HEADER: Final = struct.Struct("<4sBBHQQQQQdII")
 assert _HEADER.size == HEADER_BYTES
@@ -36,9 +36,12 @@ _HAS_SOURCE: Final = frozenset({Op.COPY, Op.SCALE, Op.AXPY})
 
 
 # Flags of a data request.
-LAST: Final = 1  # ends an operation on this server: it is counted
-PUBLISH: Final = 2  # the buffer's version goes up by one
-STAGED: Final = 4  # the numbers are not in the frame but in the lane's ring, one-sidedly: transport/rdma.py
+LAST: Final = 1
+"""Ends an operation on this server, which is then counted."""
+PUBLISH: Final = 2
+"""The buffer's version goes up by one."""
+STAGED: Final = 4
+"""The numbers are not in the frame but in the slot's ring, one-sidedly: see transport/rdma.py."""
 FLAGS: Final = LAST | PUBLISH | STAGED
 
 
@@ -57,7 +60,21 @@ _STATUSES: Final = {int(status): status for status in Status}
 
 @dataclass(slots=True)
 class Header:
-    """The fixed part of a frame; offsets and counts in bytes of a segment."""
+    """The fixed part of a frame.
+
+    Attributes:
+        op: what is asked for, or was.
+        sequence: number of the request in its slot; a reply repeats it.
+        payload: bytes that follow.
+        flags: `LAST`, `PUBLISH`, `STAGED`.
+        status: how it ended; OK in a request.
+        segment: number of the segment that is read or changed.
+        offset: where in it, in bytes.
+        source: number of the second segment of COPY, SCALE, AXPY.
+        source_offset: where in it, in bytes.
+        factor: scale, moving rate or factor.
+        count: bytes of the segment that the operation covers.
+    """
 
     op: Op
     sequence: int
@@ -72,7 +89,7 @@ class Header:
     count: int = 0
 
     def pack(self) -> bytes:
-        """The 64 bytes of the wire."""
+        """Return the 64 bytes of the wire."""
         return _HEADER.pack(
             MAGIC,
             self.op,
@@ -90,7 +107,11 @@ class Header:
 
 
 def parse_header(data: bytes | bytearray | memoryview, *, limit: int = MAX_MESSAGE) -> Header:
-    """Read 64 bytes as a header; `limit` is the largest payload that is accepted with a message.
+    """Read a header.
+
+    Args:
+        data: 64 bytes.
+        limit: the largest payload, in bytes, that is accepted with a message.
 
     Raises:
         ProtocolError: for anything that docs/wire-format.md does not allow, before the payload is looked at.

@@ -17,9 +17,15 @@ assert STRIPE % CHUNK == 0
 
 
 class Piece(NamedTuple):
-    """A part of an operation, in bytes: `offset` in the segment, `start` in the caller's array.
+    """A part of an operation, in bytes.
 
-    With a `source_offset` in a source segment, either side lies within one chunk; otherwise within one stripe.
+    With a source, either side lies within one chunk; otherwise the piece lies within one stripe.
+
+    Attributes:
+        offset: where in the segment.
+        start: where in the caller's array.
+        nbytes: how much.
+        source_offset: where in the source segment, if the operation has one.
     """
 
     offset: int
@@ -28,19 +34,19 @@ class Piece(NamedTuple):
     source_offset: int = 0
 
     def chunks(self) -> "list[Piece]":
-        """The piece cut at the borders of chunks; for one without a source."""
+        """Return the piece cut at the borders of chunks; only for one without a source."""
         start, end = self.offset, self.offset + self.nbytes
         borders = [start, *range(start - start % CHUNK + CHUNK, end, CHUNK), end]
         return [Piece(low, self.start + low - start, high - low) for low, high in pairwise(borders)]
 
 
 def home_of(name: str, servers: int) -> int:
-    """The server that keeps what `name` has once: a buffer's version, a counter, a lease, a queue."""
+    """Return the number of the server that keeps what a name has once: a version, counter, lease, queue or value."""
     return zlib.crc32(name.encode()) % servers
 
 
 def stripe_bytes(nbytes: int, servers: int) -> int:
-    """How long the stripes of a buffer are.
+    """Return how many bytes the stripes of a buffer have.
 
     Up to 4 MiB a server, each server has one stripe. Beyond, stripes are whole chunks, so that no two of them share
     one: as long as possible among those that leave least on the fullest server.
@@ -53,9 +59,15 @@ def stripe_bytes(nbytes: int, servers: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where a buffer of `nbytes` lies.
+    """Where the bytes of a buffer lie.
 
     Stripe k is on server (home + k) mod `servers`, behind the earlier stripes of the buffer that are on this server.
+
+    Attributes:
+        nbytes: bytes of the buffer.
+        home: number of its home server.
+        servers: how many servers there are.
+        stripe: bytes of a stripe.
     """
 
     nbytes: int
@@ -65,11 +77,11 @@ class Layout:
 
     @classmethod
     def of(cls, name: str, nbytes: int, servers: int) -> "Layout":
-        """The one layout of a buffer of this name."""
+        """Return the one layout that a buffer of this name has."""
         return cls(nbytes, home_of(name, servers), servers, stripe_bytes(nbytes, servers))
 
     def segments(self) -> list[int]:
-        """Bytes on each server."""
+        """Return the bytes on each server, in order."""
         sizes = [0] * self.servers
         whole, rest = divmod(self.nbytes, self.stripe)
         for server in range(self.servers):
@@ -79,12 +91,12 @@ class Layout:
         return sizes
 
     def place(self, position: int) -> tuple[int, int]:
-        """The server, and the offset in its segment, of byte `position`."""
+        """Return the server of byte `position`, and its offset in the segment there."""
         stripe, within = divmod(position, self.stripe)
         return (self.home + stripe) % self.servers, stripe // self.servers * self.stripe + within
 
     def pieces(self, offset: int, nbytes: int) -> dict[int, list[Piece]]:
-        """Cut bytes [offset, offset + nbytes) into pieces within stripes, by server."""
+        """Cut the bytes [offset, offset + nbytes) into pieces within stripes, by server; `start` is 0 at `offset`."""
         cut: dict[int, list[Piece]] = {}
         position, end = offset, offset + nbytes
         while position < end:

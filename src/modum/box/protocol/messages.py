@@ -1,6 +1,6 @@
 """Messages: the payload of the frames CALL, GREET and PROVE, as msgpack (docs/wire-format.md). No I/O."""
 
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import msgspec
 
@@ -9,40 +9,52 @@ from modum.errors import ModumError, ProtocolError
 
 
 class Message(msgspec.Struct, tag=True, frozen=True, forbid_unknown_fields=True):
-    """Root of the requests that are made with CALL."""
+    """Root of the requests that are made with CALL; its `type` on the wire is the name of the class."""
 
 
 class Join(Message, frozen=True):
-    """The box's identity: its servers in order, and which of them this one is."""
+    """Compare the identity of the box: its servers in order, and which of them this one is. Answered with null."""
 
     servers: list[str]
+    """Identifiers of the servers, as their greetings gave them."""
     addresses: list[str]
+    """Their addresses, as this client names them."""
     index: int
+    """Place of the server that is asked."""
 
 
 class Create(Message, frozen=True):
+    """Make a zero-filled segment. Answered with `SegmentInfo`."""
+
     name: str
     shape: list[int]
     dtype: str
     nbytes: int
+    """Bytes of the whole buffer."""
     segment_bytes: int
+    """Bytes of it that lie on this server."""
     meta: bytes
+    """Packed as msgpack; the server does not look into it."""
 
 
 class Open(Message, frozen=True):
+    """Find a segment by the name of its buffer. Answered with `SegmentInfo`."""
+
     name: str
 
 
 class Delete(Message, frozen=True):
+    """Delete a segment. Answered with null."""
+
     name: str
 
 
 class ListBuffers(Message, frozen=True):
-    pass
+    """List all segments. Answered with a list of `SegmentInfo`, oldest first."""
 
 
 class Version(Message, frozen=True):
-    """Answered when the version is at least `at_least`, or after `wait` seconds."""
+    """Ask for a version. Answered with it when it is at least `at_least`, or after `wait` seconds."""
 
     segment: int
     at_least: int = 0
@@ -50,63 +62,89 @@ class Version(Message, frozen=True):
 
 
 class Publish(Message, frozen=True):
+    """Raise a version by one. Answered with null."""
+
     segment: int
 
 
 class CounterAdd(Message, frozen=True):
+    """Add to a counter. Answered with its value before."""
+
     name: str
     amount: int
 
 
 class CounterWait(Message, frozen=True):
+    """Ask for a counter. Answered with its value when it is at least `at_least`, or after `wait` seconds."""
+
     name: str
     at_least: int
     wait: float
 
 
 class LeaseAcquire(Message, frozen=True):
+    """Take a lease for `ttl` seconds. Answered with [number of the grant, session that holds it].
+
+    The number is 0 if somebody else still holds the lease after `wait` seconds.
+    """
+
     name: str
     ttl: float
     wait: float
 
 
 class LeaseRenew(Message, frozen=True):
+    """Give a lease its whole time again. Answered with null."""
+
     name: str
     grant: int
 
 
 class LeaseRelease(Message, frozen=True):
+    """Give a lease up. Answered with null."""
+
     name: str
     grant: int
 
 
 class ListLeases(Message, frozen=True):
+    """List the leases whose names start so. Answered with a list of [name, session, seconds left]."""
+
     prefix: str
 
 
 class QueueOpen(Message, frozen=True):
+    """Make a work queue, or check that it has this size. Answered with null."""
+
     name: str
     size: int
 
 
 class QueueTake(Message, frozen=True):
+    """Take an item. Answered with [item, whether all are done]; the item is -1 if none came within `wait` seconds."""
+
     name: str
     wait: float
 
 
 class QueueDone(Message, frozen=True):
+    """Count an item as done. Answered with null."""
+
     name: str
     item: int
 
 
 class QueueLook(Message, frozen=True):
+    """Ask how far a work queue is. Answered with [size, items that somebody holds, items done]."""
+
     name: str
 
 
 class ValuePut(Message, frozen=True):
-    """Sets a value, packed as msgpack; an empty `value` deletes it, and an empty `expected` says that there is none.
+    """Set a value, packed as msgpack; an empty `value` deletes it, and an empty `expected` says that there is none.
 
-    With `expected`, only if that is what is there now; the answer is what was there before. Without, it is empty.
+    With `expected`, only if that is what is there now; answered with what was there before. Without, answered with
+    nothing (empty bytes).
     """
 
     name: str
@@ -115,32 +153,34 @@ class ValuePut(Message, frozen=True):
 
 
 class ValueGet(Message, frozen=True):
-    """Answered with the packed value as soon as there is one, or with nothing after `wait` seconds."""
+    """Ask for a value. Answered with its bytes as soon as there is one, or with nothing after `wait` seconds."""
 
     name: str
     wait: float = 0.0
 
 
 class Link(Message, frozen=True):
-    """Makes, or makes anew, the one-sided connection of a lane of this session: its ring over the server's `rail`."""
+    """Make, or make anew, the one-sided connection of a slot of this session. Answered with `Linked`."""
 
-    lane: int
+    slot: int
     rail: int
+    """Number of the server's device that it goes through."""
 
 
 class Reach(Message, frozen=True):
-    """Asks for what a one-sided read of a segment needs over the server's `rail`."""
+    """Ask for what a one-sided read of a segment needs. Answered with `Remote`."""
 
     segment: int
     rail: int
+    """Number of the server's device that it goes through."""
 
 
 class Look(Message, frozen=True):
-    """Asks for the server's statistics."""
+    """Ask for the server's statistics. Answered with `ServerStatistics`."""
 
 
 class Bye(Message, frozen=True):
-    """Ends the session at once: its leases and work items go back."""
+    """End the session at once: its leases and work items go back. Answered with null."""
 
 
 Request = (
@@ -170,39 +210,60 @@ Request = (
 )
 
 
-class SegmentInfo(msgspec.Struct, frozen=True):
+class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Root of the messages whose place in the exchange says what they are: they have no `type` on the wire."""
+
+
+class SegmentInfo(Answer, frozen=True):
     """What one server knows of a buffer."""
 
     name: str
     segment: int
+    """Number of the segment on this server."""
     shape: list[int]
     dtype: str
     nbytes: int
+    """Bytes of the whole buffer."""
     segment_bytes: int
+    """Bytes of it that lie on this server."""
     version: int
     meta: bytes
 
 
-class Remote(msgspec.Struct, frozen=True):
-    """Memory of the server that a client may reach one-sidedly: its address there, and the key to it."""
+class Remote(Answer, frozen=True):
+    """Memory of the server that a client may reach one-sidedly."""
 
     address: int
+    """Where it lies in the server's process."""
     key: bytes
+    """What UCX needs to reach it."""
 
 
-class Linked(msgspec.Struct, frozen=True):
-    """Answers `Link`: the address of the server's worker, the device, and the lane's ring of `WINDOW` chunks."""
+class Linked(Answer, frozen=True):
+    """Answers `Link`."""
 
     worker: bytes
+    """Address of the server's UCX worker, which waits for this client alone."""
     device: str
     ring: Remote
+    """The slot's ring, of `WINDOW` chunks."""
 
 
-class ServerStatistics(msgspec.Struct, frozen=True):
+class ServerStatistics(Answer, frozen=True):
     """What one memory server holds and has done since it started.
 
-    `memory` and `used` are the pool's limit and use in bytes; `operations` and `nbytes` count finished operations and
-    bytes moved by operation, those of clients that map the memory included.
+    Attributes:
+        server: identifier of this run of the server.
+        address: where it listens.
+        process: its process ID.
+        seconds: how long it has run.
+        memory: limit of the pool in bytes.
+        used: bytes of it that are taken.
+        buffers: number of segments.
+        clients: number of sessions.
+        connections: number of open connections.
+        operations: finished operations by name, those of clients that map the memory included.
+        nbytes: bytes that they moved, likewise.
     """
 
     server: str
@@ -218,48 +279,53 @@ class ServerStatistics(msgspec.Struct, frozen=True):
     nbytes: dict[str, int]
 
 
-class Greeting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Greeting(Answer, frozen=True):
     """GREET, client to server: opens the handshake."""
 
     nonce: bytes
 
 
-class Challenge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Challenge(Answer, frozen=True):
     """GREET, server to client."""
 
     nonce: bytes
     server: str
+    """Identifier of this run of the server."""
     token_required: bool
 
 
-class Proof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Proof(Answer, frozen=True):
     """PROVE, client to server: who is calling, and that it holds the token."""
 
     session: bytes
-    lane: int
+    slot: int
+    """Which slot of the session this connection is for."""
     acknowledged: int
+    """The last request of the slot whose reply has arrived."""
     proof: bytes
 
 
-class Welcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """PROVE, server to client.
-
-    `resumed`: the server still knows this lane, and will not apply anything twice. `rails`: its RDMA devices, and where
-    it has none, `no_rails` says why.
-    """
+class Welcome(Answer, frozen=True):
+    """PROVE, server to client."""
 
     proof: bytes
     resumed: bool
+    """Whether the server still knows the slot, and will not apply anything twice."""
     local_socket: str
+    """Name of the server's abstract Unix socket."""
     local_host: str
+    """Name of the server's kernel and network namespace: see `modum.box.sockets.local_host`."""
     rails: list[str] = []
+    """Names of the server's RDMA devices, in order."""
     no_rails: str = ""
+    """Why it has none."""
 
 
-class Failure(msgspec.Struct, frozen=True):
+class Failure(Answer, frozen=True):
     """The payload of a reply whose status is not OK."""
 
     kind: str
+    """Name of a class of `modum.errors`, or `ValueError`."""
     message: str
 
 
@@ -269,12 +335,12 @@ T = TypeVar("T")
 
 
 def encode(message: Any) -> bytes:
-    """Any message as msgpack."""
+    """Return a message, or an answer of plain types, as msgpack."""
     return _encoder.encode(message)
 
 
 def decode(data: bytes | bytearray | memoryview, kind: type[T]) -> T:
-    """Read msgpack as `kind`.
+    """Read msgpack as a value of the type `kind`.
 
     Raises:
         ProtocolError: the bytes are no such message.
@@ -298,14 +364,19 @@ def decode_request(data: bytes | bytearray | memoryview) -> Request:
 
 
 def failure_of(error: Exception) -> Failure:
-    """What of an exception crosses the wire: its kind and its text."""
-    return Failure(type(error).__name__, str(error))
+    """Return what of an exception crosses the wire: its text, and the nearest of its classes that both ends know."""
+    known = (kind.__name__ for kind in type(error).__mro__ if kind is ValueError or _is_ours(kind))
+    return Failure(next(known, type(error).__name__), str(error))
 
 
 def exception_of(failure: Failure, server: str) -> Exception:
-    """The exception that a `Failure` stands for, with the server's address in its text."""
+    """Return the exception that a `Failure` stands for, with the server's address in its text."""
     text = f"{failure.message} (memory server {server})"
     kind = getattr(errors, failure.kind, None)
-    if isinstance(kind, type) and issubclass(kind, ModumError):
+    if isinstance(kind, type) and _is_ours(kind):
         return kind(text)
     return ValueError(text) if failure.kind == "ValueError" else ProtocolError(text)
+
+
+def _is_ours(kind: type) -> TypeGuard[type[ModumError]]:
+    return issubclass(kind, ModumError) and getattr(errors, kind.__name__, None) is kind

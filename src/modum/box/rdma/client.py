@@ -1,9 +1,10 @@
-"""The client's end of a lane's one-sided connection: transfers that go on, over a lost connection too.
+"""The client's end of a slot's one-sided connection: transfers that go on, over a lost connection too.
 
-A put into the ring that was not announced yet, and every get, may be done again without harm; that is all that happens
+A put into the ring that was not announced yet, and every get, may be done again without harm. Nothing else happens
 here, so a broken connection is made anew and what was under way is started again.
 """
 
+import logging
 import os
 import select
 import threading
@@ -14,22 +15,27 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from modum.box.client.connection import NAP_SECONDS, SPIN_SECONDS, Pending
+from modum.box.client.connection import SPIN_SECONDS
+from modum.box.client.pending import NAP_SECONDS, Pending
 from modum.box.protocol.limits import CHUNK, WINDOW
 from modum.box.protocol.messages import Link, Linked, Reach, Remote, Request
-from modum.box.rdma import ucx
+from modum.box.rdma import binding, ucx
 from modum.box.transport.base import Attachment
 from modum.errors import ConnectionLostError, DeadlineError, TransportError
+from modum.waiting import Deadline
+
+log = logging.getLogger("modum.box")
 
 T = TypeVar("T")
 Ask = Callable[[Request, type[T], float], T]
 
 _NOTHING: Final = memoryview(b"")
-_RETRY_PAUSE: Final = 0.05  # seconds between two tries to connect
+_RETRY_PAUSE: Final = 0.05
+"""Seconds between two tries to connect."""
 
 
 class _Contexts:
-    """UCX's contexts of this process, one a device, each as long as somebody uses it."""
+    """UCX's contexts of this process: one for each device, as long as somebody uses it. Thread-safe."""
 
     def __init__(self) -> None:
         self._users: dict[str, tuple[ucx.Context, int]] = {}
@@ -55,19 +61,33 @@ contexts: Final = _Contexts()
 
 @dataclass(slots=True)
 class RdmaAttachment(Attachment):
-    """A hold on a segment: what a read of it needs, by rail, once somebody has asked for it."""
+    """A hold on a segment.
+
+    Attributes:
+        remotes: what a read of it needs, by rail, once somebody has asked for it.
+        closed: whether nobody will read through it any more.
+    """
 
     remotes: dict[int, Remote] = field(default_factory=dict)
     closed: bool = False
 
     def close(self) -> None:
-        """The links let go of their keys before they take the next one."""
+        """Have every link drop its key before it takes the next one."""
         self.closed = True
 
 
 @dataclass(slots=True, eq=False)
 class Transfer:
-    """Bytes between local memory and the ring (`attachment` None), or from a segment at `offset` of its file."""
+    """Bytes on their way between local memory and the server's.
+
+    Attributes:
+        local: the local memory; given up when the transfer has ended.
+        attachment: the segment that is read; None for the ring.
+        offset: where in the ring, or in the segment's file, in bytes.
+        put: whether the bytes go to the server.
+        request: UCX's request, once it was started.
+        ended: whether all of it has arrived.
+    """
 
     local: memoryview
     attachment: RdmaAttachment | None
@@ -78,31 +98,31 @@ class Transfer:
 
 
 class OneSidedConnection:
-    """One lane's one-sided connection. For one thread at a time, the one that has the lane.
+    """One slot's one-sided connection. For one thread at a time, the one that has the slot's connection.
 
     Args:
         address: the server, for errors.
-        lane: whose ring it is for.
+        slot: whose ring it is for.
         rail: number of the server's device.
-        device: of this machine.
+        device: name of this machine's device.
         ask: makes a request over any connection.
-        patience: seconds for a connection to come about, and to stand after it failed.
+        timeout: seconds for a connection to come about, and to stand again after it failed.
 
     Raises:
         TransportError: it cannot be made; the message says why.
     """
 
-    def __init__(self, address: str, lane: int, rail: int, device: str, ask: Ask[Any], patience: float) -> None:
+    def __init__(self, address: str, slot: int, rail: int, device: str, ask: Ask[Any], timeout: float) -> None:
         self._address = address
-        self._lane = lane
+        self._slot = slot
         self._rail = rail
         self.ask = ask
-        self._patience = patience
+        self._timeout = timeout
         self._active: list[Transfer] = []
         self._staged: dict[int, Transfer] = {}  # by the number of the request
         self._fetched: dict[int, Transfer] = {}
         self._keys: dict[int, tuple[RdmaAttachment, Any]] = {}
-        self._failing_since: float | None = None  # nothing has moved since then
+        self._failing: Deadline | None = None  # since the connection has failed and nothing has moved
         self._worker: ucx.Worker | None = None
         self._endpoint: ucx.Endpoint | None = None
         self._context: ucx.Context | None = None
@@ -111,14 +131,14 @@ class OneSidedConnection:
             self._connect()
         except BaseException as error:
             self.close()
-            if isinstance(error, ucx.UcxError):
+            if isinstance(error, binding.UcxError):
                 raise TransportError(
                     f"transport 'rdma' cannot be used with memory server {address} over {device}: {error}"
                 ) from None
             raise
 
     def close(self) -> None:
-        """End what is under way, and the connection. Local memory is the caller's again."""
+        """End what is under way, and the connection; local memory is the caller's again."""
         self._disconnect()
         self._active.clear()
         if self._context:
@@ -128,18 +148,16 @@ class OneSidedConnection:
     # ---- what a read needs
 
     def read(self, attachment: RdmaAttachment, offset: int, local: memoryview) -> Transfer:
-        """Start to read bytes of a segment's file."""
+        """Start to read bytes of a segment's file, from `offset` on, into `local`."""
         if self._rail not in attachment.remotes:
-            attachment.remotes[self._rail] = self.ask(
-                Reach(attachment.info.segment, self._rail), Remote, self._patience
-            )
+            attachment.remotes[self._rail] = self.ask(Reach(attachment.info.segment, self._rail), Remote, self._timeout)
         return self._begin(Transfer(local, attachment, offset))
 
-    def wait(self, transfers: Sequence[Transfer], patience: float, phase: object) -> None:
+    def wait(self, transfers: Sequence[Transfer], timeout: float, phase: object) -> None:
         """Wait until all of them have ended.
 
         Raises:
-            DeadlineError: nothing moved for `patience` seconds.
+            DeadlineError: nothing moved for `timeout` seconds.
             ConnectionLostError: the server is gone.
             BufferNotFoundError: the buffer that is read was deleted meanwhile.
         """
@@ -148,8 +166,8 @@ class OneSidedConnection:
             now = time.monotonic()
             if self.progress():
                 moved = now
-            elif now - moved > patience:
-                raise DeadlineError(f"{phase}: memory server {self._address} did not answer for {patience:g} s")
+            elif now - moved > timeout:
+                raise DeadlineError(f"{phase}: memory server {self._address} did not answer for {timeout:g} s")
             elif now - moved > SPIN_SECONDS and self.arm():
                 poll = select.poll()
                 poll.register(self.fileno(), select.POLLIN)
@@ -159,15 +177,15 @@ class OneSidedConnection:
 
     @property
     def busy(self) -> bool:
-        """See `Carrier`."""
+        """See `modum.box.client.pending.Carrier`."""
         return bool(self._active)
 
     def stage(self, request: Pending) -> bool:
-        """See `Carrier`."""
+        """See `modum.box.client.pending.Carrier`."""
         return not request.staged or self._once(self._staged, request, request.staged, put=True)
 
     def fetch(self, request: Pending) -> bool:
-        """See `Carrier`."""
+        """See `modum.box.client.pending.Carrier`."""
         assert request.sink is not None
         return self._once(self._fetched, request, request.sink, put=False)
 
@@ -176,12 +194,11 @@ class OneSidedConnection:
         if number not in known:
             for old in [old for old in known if old <= number - WINDOW]:
                 del known[old]
-            slot = number % WINDOW * CHUNK
-            known[number] = self._begin(Transfer(local, None, slot, put))
+            known[number] = self._begin(Transfer(local, None, number % WINDOW * CHUNK, put))
         return known[number].ended
 
     def progress(self) -> bool:
-        """See `Carrier`."""
+        """See `modum.box.client.pending.Carrier`."""
         before = len(self._active)
         try:
             assert self._worker is not None
@@ -191,7 +208,7 @@ class OneSidedConnection:
             self._endpoint.check()
             for transfer in self._active:
                 transfer.ended = transfer.request is not None and transfer.request.done()
-        except ucx.UcxError as error:
+        except binding.UcxError as error:
             self._renew(error)
         for transfer in self._active:
             if transfer.ended:
@@ -199,19 +216,19 @@ class OneSidedConnection:
         self._active = [transfer for transfer in self._active if not transfer.ended]
         if len(self._active) == before:
             return False
-        self._failing_since = None
+        self._failing = None
         return True
 
     def arm(self) -> bool:
-        """See `Carrier`."""
+        """See `modum.box.client.pending.Carrier`."""
         assert self._worker is not None
         try:
             return self._worker.arm()
-        except ucx.UcxError:
+        except binding.UcxError:
             return False  # `progress` will see it, too
 
     def fileno(self) -> int:
-        """See `Carrier`."""
+        """See `modum.box.client.pending.Carrier`."""
         assert self._worker is not None
         return self._worker.fileno()
 
@@ -221,7 +238,7 @@ class OneSidedConnection:
         self._active.append(transfer)
         try:
             self._start(transfer)
-        except ucx.UcxError as error:
+        except binding.UcxError as error:
             self._renew(error)
         return transfer
 
@@ -252,21 +269,21 @@ class OneSidedConnection:
     def _connect(self) -> None:
         """Connect, and see that the server's memory can be read."""
         assert self._context is not None
-        linked = self.ask(Link(self._lane, self._rail), Linked, self._patience)
+        linked = self.ask(Link(self._slot, self._rail), Linked, self._timeout)
         self._worker = self._context.worker()
         self._endpoint = self._worker.connect(linked.worker)
         self.devices = f"{self._context.device} to {linked.device}"
         self._ring, self._ring_key = linked.ring, self._endpoint.unpack(linked.ring.key)
         first = np.empty(1, np.uint8)
         request = self._endpoint.get(first, first.ctypes.data, 1, linked.ring.address, self._ring_key)
-        deadline = time.monotonic() + self._patience
+        deadline = Deadline(self._timeout)
         while not request.done():
             if not self._worker.progress():
                 self._endpoint.check()
-                if time.monotonic() > deadline:
+                if deadline.passed:
                     raise DeadlineError(
                         f"connect: memory server {self._address} did not answer over {self.devices} for"
-                        f" {self._patience:g} s"
+                        f" {self._timeout:g} s"
                     )
                 if self._worker.arm():
                     select.select([self._worker], [], [], NAP_SECONDS)
@@ -280,14 +297,17 @@ class OneSidedConnection:
 
     def _renew(self, error: Exception) -> None:
         """Connect again, and start again what was under way."""
-        if self._failing_since is None:
-            self._failing_since = time.monotonic()
+        if self._failing is None:
+            self._failing = Deadline(self._timeout)
+            log.info(
+                "memory server %s: the link %s has failed and is made anew: %s", self._address, self.devices, error
+            )
         while True:
             self._disconnect()
-            if time.monotonic() - self._failing_since > self._patience:
+            if self._failing.passed:
                 raise ConnectionLostError(
-                    f"memory server {self._address}: the one-sided connection {self.devices} has failed for"
-                    f" {self._patience:g} s: {error}"
+                    f"memory server {self._address}: the link {self.devices} has failed for"
+                    f" {self._timeout:g} s: {error}"
                 )
             try:
                 self._connect()
@@ -296,17 +316,17 @@ class OneSidedConnection:
                         remotes = transfer.attachment.remotes
                         remotes.pop(self._rail, None)
                         remotes[self._rail] = self.ask(
-                            Reach(transfer.attachment.info.segment, self._rail), Remote, self._patience
+                            Reach(transfer.attachment.info.segment, self._rail), Remote, self._timeout
                         )
                 for transfer in self._active:
                     if not transfer.ended:
                         self._start(transfer)
                 return
-            except (ucx.UcxError, TransportError) as another:  # of this end, or of the server's
+            except TransportError as another:  # of this end, or of the server's
                 error = another
                 time.sleep(_RETRY_PAUSE)
 
 
 def rail_of(turn: int, rails: int) -> int:
-    """The rail for the connection that is made in this turn; processes of one host begin with different ones."""
+    """Return the rail for the connection that is made in this turn; processes of one host begin with different ones."""
     return (os.getpid() + turn) % rails

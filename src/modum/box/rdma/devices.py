@@ -15,32 +15,34 @@ _EMPTY_GID: Final = "0000:0000:0000:0000:0000:0000:0000:0000"
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One port of one device, named as UCX does: `mlx5_0:1`."""
+    """One port of one device."""
 
     name: str
+    """As UCX names it: `mlx5_0:1`."""
     state: str
-    """`ACTIVE` if it can carry anything."""
+    """"ACTIVE" if it can carry anything."""
     directory: Path
+    """Where the kernel shows it."""
 
     @property
     def link(self) -> str:
-        """`InfiniBand` or `Ethernet` (RoCE), and its rate."""
+        """ "InfiniBand" or "Ethernet" (RoCE), and its rate."""
         return f"{_line(self.directory / 'link_layer')} {_line(self.directory / 'rate')}"
 
     @property
     def interface(self) -> str:
-        """The network interface that it shares, if any."""
+        """Name of the network interface that it shares, or nothing."""
         device = self.directory.parent.parent
         return ", ".join(path.name for path in sorted(device.glob("device/net/*"))) or _line(device / "parent")
 
     def gids(self) -> list[str]:
-        """Its addresses. The table may have a thousand places: this takes a moment."""
+        """Return its addresses. The table may have a thousand places: this takes a moment."""
         places = sorted(self.directory.glob("gids/*"), key=lambda path: int(path.name))
         return [gid for gid in map(_line, places) if gid and gid != _EMPTY_GID]
 
 
 def ports() -> list[Port]:
-    """All ports of all devices, by name."""
+    """Return all ports of all devices, by name."""
     return [
         Port(f"{path.parent.parent.name}:{path.name}", _line(path / "state").partition(": ")[2], path)
         for path in sorted(CLASS.glob("*/ports/*"))
@@ -48,7 +50,7 @@ def ports() -> list[Port]:
 
 
 def rails() -> list[str]:
-    """The active ports that are used, in order: those of UCX_NET_DEVICES if it is set, else all.
+    """Return the active ports that are used, in order: those of UCX_NET_DEVICES if it is set, else all.
 
     The k-th of a client is connected with the k-th of a server.
     """
@@ -58,7 +60,7 @@ def rails() -> list[str]:
 
 
 def why_no_rails() -> str | None:
-    """Why RDMA cannot be used here, and what to do about it; None if there are rails and rights to use them."""
+    """Return why RDMA cannot be used here and what to do about it; None if there are rails and rights to use them."""
     if platform.machine() != "x86_64":
         return f"one-sided reads rely on the order of stores of x86-64, this is {platform.machine()}"
     known = ports()
@@ -77,7 +79,7 @@ def why_no_rails() -> str | None:
 
 
 def locked_memory_limit() -> int | None:
-    """How many bytes this process may register with an RDMA device; None means any number."""
+    """Return how many bytes this process may register with an RDMA device; None means any number."""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     return None if soft == resource.RLIM_INFINITY else soft
 

@@ -1,8 +1,8 @@
-"""What a memory server lets its clients reach one-sidedly: segments to read, and for every linked lane a ring to write.
+"""What a memory server lets its clients reach one-sidedly: segments to read, and a ring to write for every linked slot.
 
-A client never touches a segment but to read: numbers that change one are put into the ring of the lane that names them,
-and applied by the server under the chunk locks. Workers are only there to let clients connect. Whoever reads or puts
-wakes nobody here.
+A client never touches a segment but to read it: numbers that change one are put into the ring of the slot that names
+them, and applied by the server under the chunk locks. Workers are only there to let clients connect. Whoever reads or
+puts wakes nobody here.
 """
 
 import mmap
@@ -16,16 +16,23 @@ import numpy as np
 from modum.box.memory.segment import Mapping, file_bytes
 from modum.box.protocol.limits import CHUNK, WINDOW
 from modum.box.protocol.messages import Linked, Remote
-from modum.box.rdma import ucx
+from modum.box.rdma import binding, ucx
 from modum.box.rdma.devices import locked_memory_limit, rails, why_no_rails
 from modum.errors import ProtocolError, TransportError
 from modum.units import format_bytes
 
-_TICK: Final = 0.25  # seconds: an armed worker was seen to miss a wake-up
+_TICK: Final = 0.25
+"""Seconds of the longest sleep: an armed worker was seen to miss a wake-up."""
 
 
 class Ring:
-    """A lane's staging memory, which lives as long as the lane, and the worker through which its client comes in."""
+    """A slot's staging memory, which lives as long as the slot, and the worker through which its client comes in.
+
+    Attributes:
+        rail: number of the device that the memory is registered with; -1 for none yet.
+        memory: the registration.
+        worker: waits for the client, or serves it.
+    """
 
     def __init__(self, reachable: "Reachable") -> None:
         self._reachable = reachable
@@ -36,11 +43,11 @@ class Ring:
 
     @property
     def address(self) -> int:
-        """Where it begins in this process."""
+        """Where the memory begins in this process."""
         return self._bytes.ctypes.data
 
-    def slot(self, index: int) -> memoryview:
-        """One chunk of it."""
+    def room(self, index: int) -> memoryview:
+        """Return the chunk of the memory that has this index below `WINDOW`."""
         return self._bytes.data[index * CHUNK : (index + 1) * CHUNK]
 
     def close(self) -> None:
@@ -49,7 +56,12 @@ class Ring:
 
 
 class Reachable:
-    """The one-sided side of one server. Loads UCX when the first client asks for it. Thread-safe."""
+    """What one server offers over RDMA. Loads UCX when the first client asks for it. Thread-safe.
+
+    Attributes:
+        rails: names of the devices, in order.
+        no_rails: why there are none, or nothing.
+    """
 
     def __init__(self) -> None:
         self.no_rails = why_no_rails() or ""
@@ -63,9 +75,17 @@ class Reachable:
         self._bell: tuple[socket.socket, socket.socket] | None = None  # wakes the thread
 
     def link(self, ring: Ring | None, rail: int) -> tuple[Ring, Linked]:
-        """A ring (that one, if it is given) whose worker waits for a new connection of its client.
+        """Have a ring's worker wait for a new connection of its client.
+
+        Args:
+            ring: the slot's ring; None makes one.
+            rail: number of the device.
+
+        Returns:
+            The ring, and what the client is told.
 
         Raises:
+            ProtocolError: there is no device of this number.
             TransportError: the device cannot be used; the message says why.
         """
         fresh = ring is None
@@ -82,7 +102,7 @@ class Reachable:
                 ring.worker = context.worker()
                 self._rings.add(ring)
                 answer = Linked(ring.worker.address(), self.rails[rail], Remote(ring.address, ring.memory.key()))
-            except ucx.UcxError as error:
+            except binding.UcxError as error:
                 self._cut(ring)
                 if fresh:
                     self._release(ring)
@@ -101,9 +121,16 @@ class Reachable:
             self._release(ring)
 
     def reach(self, number: int, name: str, mapping: Mapping, rail: int) -> Remote:
-        """What a client needs to read a segment; it is registered when the first one asks.
+        """Return what a client needs to read a segment, which is registered when the first one asks.
+
+        Args:
+            number: of the segment.
+            name: of the buffer, for errors.
+            mapping: the segment's memory.
+            rail: number of the device.
 
         Raises:
+            ProtocolError: there is no device of this number.
             BufferNotFoundError: it was deleted.
             TransportError: it cannot be registered; the message says why.
         """
@@ -113,7 +140,7 @@ class Reachable:
                 nbytes = file_bytes(mapping.bytes.size)
                 try:
                     memory = self._context(rail).register(mapping.address, nbytes)
-                except ucx.UcxError as error:
+                except binding.UcxError as error:
                     raise TransportError(f"device {self.rails[rail]}: {error}{_hint(nbytes)}") from None
                 self._segments[number, rail] = memory, mapping
             memory, _ = self._segments[number, rail]

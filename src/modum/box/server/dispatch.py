@@ -14,7 +14,7 @@ from modum.box.kernels import FLOATING, STORAGE, Array, factor_for, portable
 from modum.box.memory.apply import Party, apply
 from modum.box.protocol.frames import LAST, PUBLISH, STAGED, Header, Op, Status
 from modum.box.protocol.layout import Piece
-from modum.box.protocol.limits import MAX_DIMENSIONS, MAX_NAME, MAX_WAIT
+from modum.box.protocol.limits import LOCK_TIMEOUT, MAX_DIMENSIONS, MAX_NAME, MAX_WAIT
 from modum.box.protocol.messages import (
     Bye,
     CounterAdd,
@@ -53,43 +53,56 @@ from modum.errors import MismatchError, ModumError, ProtocolError
 
 log = logging.getLogger("modum.server")
 
-LOCK_PATIENCE: Final = 10.0  # seconds that a request waits for a locked chunk
-_VERSION_POLL: Final = 0.002  # clients that map the memory raise versions without telling the server
+_VERSION_POLL: Final = 0.002
+"""Seconds between two looks at a version: clients that map the memory raise it without telling the server."""
 _SOURCED: Final = frozenset({Op.COPY, Op.SCALE, Op.AXPY})
 
 
 class Dispatch:
-    """The pool, what is coordinated, and the identity of the box that they belong to."""
+    """Does what clients ask for. Thread-safe.
+
+    Args:
+        segments: the server's memory.
+        sessions: its clients.
+        reachable: what it offers over RDMA.
+        statistics: what to answer `Look` with.
+    """
 
     def __init__(
-        self, pool: Segments, sessions: Sessions, reachable: Reachable, statistics: Callable[[], ServerStatistics]
+        self, segments: Segments, sessions: Sessions, reachable: Reachable, statistics: Callable[[], ServerStatistics]
     ) -> None:
-        self._pool = pool
+        self._segments = segments
         self._sessions = sessions
         self._reachable = reachable
         self._statistics = statistics
-        self._coordination = Primitives()
+        self._primitives = Primitives()
         self._identity: Join | None = None
         self._mutex = threading.Lock()
 
     def stop(self) -> None:
-        """Let every waiter go."""
-        self._coordination.stop()
+        """End every wait."""
+        self._primitives.stop()
 
     def end_session(self, session: str) -> None:
-        """Give back what the session held."""
-        self._coordination.end_session(session)
+        """Take back what a session held."""
+        self._primitives.end_session(session)
 
-    def answer(self, session: str, lane: Slot, header: Header, payload: memoryview) -> Reply:
-        """Do what is asked for.
+    def answer(self, session: str, slot: Slot, header: Header, payload: memoryview) -> Reply:
+        """Do what is asked for, and return the reply; what goes wrong with it is a reply too.
+
+        Args:
+            session: who asks.
+            slot: in which slot.
+            header: of the request.
+            payload: of the request.
 
         Raises:
             ProtocolError: the request breaks the wire format; the connection is to be closed.
         """
         try:
             if header.op < Op.CALL:
-                return self._move(lane, header, payload)
-            result = encode(self._call(session, lane, decode_request(payload)))
+                return self._operate(slot, header, payload)
+            result = encode(self._call(session, slot, decode_request(payload)))
             return Reply(Header(header.op, header.sequence, len(result)), result)
         except ProtocolError:
             raise
@@ -99,30 +112,30 @@ class Dispatch:
             log.exception("request %s failed", header.op.name)
             return _failure(header, ModumError(f"internal error: {error!r}"))
 
-    def hand_over(self, connection: socket.socket, lane: Slot, header: Header) -> None:
-        """Pass a descriptor of the segment's memory to a client of this machine."""
+    def hand_over(self, connection: socket.socket, slot: Slot, header: Header) -> None:
+        """Pass a descriptor of a segment's memory to a client of this machine, over its Unix socket."""
         try:
-            descriptor = self._pool.duplicate(header.segment)
+            descriptor = self._segments.duplicate(header.segment)
         except ModumError as error:
             reply = _failure(header, error)
-            lane.remember(header.sequence, reply)
+            slot.replies.remember(header.sequence, reply)
             send_frame(connection, reply.header, reply.payload)
             return
         try:
             reply = Reply(Header(header.op, header.sequence), b"")
-            lane.remember(header.sequence, reply)
+            slot.replies.remember(header.sequence, reply)
             socket.send_fds(connection, [reply.header.pack()], [descriptor])
         finally:
             os.close(descriptor)
 
     # ---- numbers
 
-    def _move(self, lane: Slot, header: Header, payload: memoryview) -> Reply:
+    def _operate(self, slot: Slot, header: Header, payload: memoryview) -> Reply:
         op = header.op
-        with lane.using:
-            target = lane.party(self._pool, header.segment)
+        with slot.using:
+            target = slot.party(self._segments, header.segment)
             _check_range(target, header.offset, header.count)
-            source = lane.party(self._pool, header.source) if op in _SOURCED else None
+            source = slot.party(self._segments, header.source) if op in _SOURCED else None
             if source:
                 _check_range(source, header.source_offset, header.count)
                 if source.dtype != target.dtype:
@@ -130,28 +143,28 @@ class Dispatch:
             if op is Op.EXCHANGE and target.dtype not in FLOATING:
                 raise ProtocolError(f"EXCHANGE with a buffer of {target.dtype}")
             staged = bool(header.flags & STAGED)
-            slot = lane.slot(header.sequence, header.count, staged=staged) if op is Op.READ else payload
-            data: Array = np.frombuffer(slot, STORAGE[target.dtype])
+            room = slot.room(header.sequence, header.count, staged=staged) if op is Op.READ else payload
+            data: Array = np.frombuffer(room, STORAGE[target.dtype])
             apply(
                 portable,
                 op,
                 target,
                 deque([Piece(header.offset, 0, header.count, header.source_offset)]),
-                patience=LOCK_PATIENCE,
+                timeout=LOCK_TIMEOUT,
                 data=data,
                 source=source,
                 factor=factor_for(target.dtype, header.factor),
                 difference=True,
             )
-            lane.moved += header.count
+            slot.moved += header.count
             if header.flags & LAST:
                 publish = bool(header.flags & PUBLISH)
-                target.finish(op, lane.moved, publish=publish, patience=LOCK_PATIENCE)
-                lane.moved = 0
+                target.finish(op, slot.moved, publish=publish, timeout=LOCK_TIMEOUT)
+                slot.moved = 0
                 if publish:
-                    self._coordination.wake()
+                    self._primitives.wake()
         answered = op in (Op.READ, Op.EXCHANGE)
-        numbers = slot if answered and not staged else memoryview(b"")
+        numbers = room if answered and not staged else memoryview(b"")
         flags = STAGED if answered and staged else 0
         return Reply(
             Header(op, header.sequence, len(numbers), flags, offset=header.offset, count=header.count), numbers
@@ -159,8 +172,8 @@ class Dispatch:
 
     # ---- everything else
 
-    def _call(self, session: str, lane: Slot, request: Any) -> Any:
-        pool, shared = self._pool, self._coordination
+    def _call(self, session: str, slot: Slot, request: Any) -> Any:
+        segments, shared = self._segments, self._primitives
         if len(getattr(request, "name", "").encode()) > MAX_NAME:
             raise ValueError(f"names have at most {MAX_NAME} bytes, this one has {len(request.name.encode())}")
         wait = min(getattr(request, "wait", 0.0), MAX_WAIT)
@@ -171,22 +184,24 @@ class Dispatch:
                 if len(request.shape) > MAX_DIMENSIONS:
                     raise ValueError(f"shapes have at most {MAX_DIMENSIONS} dimensions, not {len(request.shape)}")
                 check_create(request)
-                return pool.create(request).info()
+                return segments.create(request).info()
             case Open(name):
-                return pool.named(name).info()
+                return segments.named(name).info()
             case Delete(name):
-                number = pool.delete(name)
-                for other in self._sessions.lanes():
+                number = segments.delete(name)
+                for other in self._sessions.slots():
                     other.forget(number)
                 self._reachable.forget(number)
             case ListBuffers():
-                return [segment.info() for segment in pool.segments()]
+                return [segment.info() for segment in segments.segments()]
             case Version(segment, at_least):
-                shared.wait_until(lambda: pool.numbered(segment).mapping.version >= at_least, wait, poll=_VERSION_POLL)
-                return pool.numbered(segment).mapping.version
+                shared.wait_until(
+                    lambda: segments.numbered(segment).mapping.version >= at_least, wait, poll=_VERSION_POLL
+                )
+                return segments.numbered(segment).mapping.version
             case Publish(segment):
-                with lane.using:
-                    lane.party(pool, segment).publish(LOCK_PATIENCE)
+                with slot.using:
+                    slot.party(segments, segment).publish(LOCK_TIMEOUT)
                 shared.wake()
             case CounterAdd(name, amount):
                 return shared.counter_add(name, amount)
@@ -213,22 +228,22 @@ class Dispatch:
             case ValueGet(name):
                 return shared.value_get(name, wait)
             case Link(number, rail):
-                other = self._sessions.lane(session, number)
+                other = self._sessions.slot(session, number)
                 other.ring, linked = self._reachable.link(other.ring, rail)
                 return linked
             case Reach(segment, rail):
-                found = pool.numbered(segment)
+                found = segments.numbered(segment)
                 return self._reachable.reach(segment, found.spec.name, found.mapping, rail)
             case Look():
                 return self._statistics()
             case Bye():
-                lane.farewell = True
+                slot.farewell = True
         return None
 
     def _join(self, join: Join) -> None:
         with self._mutex:
             known = self._identity
-            empty = not self._pool.segments() and self._coordination.is_empty()
+            empty = not self._segments.segments() and self._primitives.is_empty()
             if known is None or empty or known.servers == join.servers:
                 self._identity = join
             else:

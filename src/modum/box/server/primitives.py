@@ -1,4 +1,4 @@
-"""What a memory server keeps besides numbers: counters, leases, work queues and small values, and who waits for them.
+"""What a memory server keeps besides numbers: counters, leases, work queues and small values, and those who wait.
 
 Everything is guarded by one condition, which is also notified when a session ends. Nothing here knows about sockets.
 """
@@ -8,9 +8,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from modum.box.protocol.limits import MAX_VALUE, MAX_VALUES
 from modum.errors import LeaseLostError, PoolFullError
+
+_LEASE_POLL: Final = 0.05
+"""Seconds between two looks at a lease: its expiry notifies nobody."""
 
 
 @dataclass(slots=True)
@@ -31,7 +35,11 @@ class _Queue:
 
 
 class Primitives:
-    """Counters, leases, queues and values of one server. Thread-safe. Times are seconds of a monotonic clock."""
+    """Counters, leases, queues and values of one server. Thread-safe.
+
+    Args:
+        clock: seconds of a monotonic clock.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.changed = threading.Condition()
@@ -43,9 +51,15 @@ class Primitives:
         self._queues: dict[str, _Queue] = {}
         self._values: dict[str, bytes] = {}
 
-    def wait_until(self, ready: Callable[[], bool], seconds: float, *, poll: float | None = None) -> bool:
-        """Wait for `ready()`, which is called with the condition held; `poll` looks again that often unasked."""
-        deadline = self._clock() + seconds
+    def wait_until(self, ready: Callable[[], bool], timeout: float, *, poll: float | None = None) -> bool:
+        """Wait until `ready()` is true, and return whether it is.
+
+        Args:
+            ready: called with the condition held, after every change.
+            timeout: seconds.
+            poll: seconds after which to look again though nothing has changed here.
+        """
+        deadline = self._clock() + timeout
         with self.changed:
             while not ready():
                 left = deadline - self._clock()
@@ -55,13 +69,13 @@ class Primitives:
         return True
 
     def stop(self) -> None:
-        """Let every waiter go."""
+        """End every wait, now and from now on."""
         with self.changed:
             self.stopping = True
             self.changed.notify_all()
 
     def wake(self) -> None:
-        """Let every waiter look again."""
+        """Have every waiter look again."""
         with self.changed:
             self.changed.notify_all()
 
@@ -82,7 +96,7 @@ class Primitives:
     # ---- counters
 
     def counter_add(self, name: str, amount: int) -> int:
-        """Add, and return the value before.
+        """Add to a counter, and return its value before.
 
         Raises:
             ValueError: the sum does not fit in 64 bits; the counter is unchanged.
@@ -95,30 +109,39 @@ class Primitives:
             self.changed.notify_all()
         return before
 
-    def counter_wait(self, name: str, at_least: int, seconds: float) -> int:
-        """The value once it is `at_least` that, or whatever it is after `seconds`."""
-        self.wait_until(lambda: self._counters.get(name, 0) >= at_least, seconds)
+    def counter_wait(self, name: str, at_least: int, timeout: float) -> int:
+        """Return a counter's value once it is `at_least` that, or whatever it is after `timeout` seconds."""
+        self.wait_until(lambda: self._counters.get(name, 0) >= at_least, timeout)
         return self._counters.get(name, 0)
 
     # ---- leases
 
-    def lease_acquire(self, name: str, session: str, ttl: float, seconds: float) -> tuple[int, str]:
-        """Take the lease when it is free, waiting up to `seconds`; (number of the grant or 0, its session)."""
+    def lease_acquire(self, name: str, session: str, ttl: float, timeout: float) -> tuple[int, str]:
+        """Take a lease as soon as it is free.
+
+        Args:
+            name: of the lease.
+            session: who takes it.
+            ttl: seconds that it lasts unless it is renewed.
+            timeout: seconds to wait.
+
+        Returns:
+            (number of the grant, the session), or (0, the session that holds it).
+        """
 
         def free() -> bool:
             lease = self._leases.get(name)
             return lease is None or lease.expires <= self._clock()
 
         with self.changed:
-            # an expiry notifies nobody: look again in between
-            if self.wait_until(free, seconds, poll=0.05):
+            if self.wait_until(free, timeout, poll=_LEASE_POLL):
                 self._grants += 1
                 self._leases[name] = _Lease(self._grants, session, self._clock() + ttl, ttl)
                 return self._grants, session
             return 0, self._leases[name].session if name in self._leases else ""
 
     def lease_renew(self, name: str, grant: int) -> None:
-        """Give the lease its whole time again.
+        """Give a lease its whole time again.
 
         Raises:
             LeaseLostError: this grant does not hold any more.
@@ -128,7 +151,7 @@ class Primitives:
             lease.expires = self._clock() + lease.ttl
 
     def lease_release(self, name: str, grant: int) -> None:
-        """Give the lease up.
+        """Give a lease up.
 
         Raises:
             LeaseLostError: this grant does not hold any more.
@@ -139,7 +162,7 @@ class Primitives:
             self.changed.notify_all()
 
     def leases(self, prefix: str) -> list[tuple[str, str, float]]:
-        """(name, session, seconds left) of every live lease whose name starts with `prefix`."""
+        """Return (name, session, seconds left) of every lease that is held and whose name starts with `prefix`."""
         now = self._clock()
         with self.changed:
             return sorted(
@@ -157,7 +180,7 @@ class Primitives:
     # ---- work queues
 
     def queue_open(self, name: str, size: int) -> None:
-        """Make the queue, or check that it has this size.
+        """Make a queue, or check that it has this size.
 
         Raises:
             ValueError: it is there with another size.
@@ -167,12 +190,24 @@ class Primitives:
             if queue.size != size:
                 raise ValueError(f"work queue {name!r} has {queue.size} items, not {size}")
 
-    def queue_take(self, name: str, session: str, seconds: float) -> tuple[int, bool]:
-        """(item, whether all items are done); item is -1 where none could be had within `seconds`."""
+    def queue_take(self, name: str, session: str, timeout: float) -> tuple[int, bool]:
+        """Hand an item to a session.
+
+        Args:
+            name: of the queue.
+            session: who takes it.
+            timeout: seconds to wait while others hold the last items.
+
+        Returns:
+            (item, False), or (-1, whether all items are done).
+
+        Raises:
+            ValueError: there is no such queue.
+        """
         queue = self._queue(name)
         with self.changed:
             self.wait_until(
-                lambda: bool(queue.returned) or queue.fresh < queue.size or queue.done == queue.size, seconds
+                lambda: bool(queue.returned) or queue.fresh < queue.size or queue.done == queue.size, timeout
             )
             if queue.returned:
                 item = queue.returned.popleft()
@@ -185,7 +220,7 @@ class Primitives:
             return item, False
 
     def queue_done(self, name: str, session: str, item: int) -> None:
-        """Count `item` as done.
+        """Count an item as done.
 
         Raises:
             LeaseLostError: the session does not hold it: it was away too long, and the item went to another.
@@ -199,7 +234,7 @@ class Primitives:
             self.changed.notify_all()
 
     def queue_look(self, name: str) -> tuple[int, int, int]:
-        """(size, items that somebody holds, items done)."""
+        """Return (size, items that somebody holds, items done)."""
         queue = self._queue(name)
         with self.changed:
             return queue.size, len(queue.held), queue.done
@@ -213,7 +248,7 @@ class Primitives:
     # ---- small values
 
     def value_put(self, name: str, value: bytes, expected: bytes | None) -> bytes:
-        """Set the value, or delete it if `value` is empty.
+        """Set a value, or delete it if `value` is empty.
 
         Args:
             name: of the value.
@@ -246,8 +281,8 @@ class Primitives:
             self.changed.notify_all()
         return b"" if expected is None else before
 
-    def value_get(self, name: str, seconds: float) -> bytes:
-        """Return the packed value as soon as there is one, or nothing after `seconds`."""
+    def value_get(self, name: str, timeout: float) -> bytes:
+        """Return a packed value as soon as there is one, or nothing after `timeout` seconds."""
         with self.changed:
-            self.wait_until(lambda: name in self._values, seconds)
+            self.wait_until(lambda: name in self._values, timeout)
             return self._values.get(name, b"")

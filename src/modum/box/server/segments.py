@@ -1,4 +1,4 @@
-"""One memory server's pool: the segments of the buffers, within a limit."""
+"""The segments of one memory server, in a pool of limited size."""
 
 import os
 import threading
@@ -14,7 +14,14 @@ from modum.units import format_bytes
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One buffer's part on this server."""
+    """One buffer's part on this server.
+
+    Attributes:
+        number: never used again.
+        spec: what was asked for.
+        descriptor: of the memory's file.
+        mapping: the memory in this process.
+    """
 
     number: int
     spec: Create
@@ -22,7 +29,7 @@ class Segment:
     mapping: Mapping
 
     def info(self) -> SegmentInfo:
-        """What clients are told of it."""
+        """Return what clients are told of the segment."""
         spec = self.spec
         return SegmentInfo(
             spec.name,
@@ -37,7 +44,11 @@ class Segment:
 
 
 class Segments:
-    """The segments by number and by name. Numbers are never used again, so a stale one is always noticed."""
+    """The segments by number and by name. Numbers are never used again, so a stale one is always noticed. Thread-safe.
+
+    Args:
+        limit: bytes that all segments together may take.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -73,26 +84,42 @@ class Segments:
             return segment
 
     def named(self, name: str) -> Segment:
-        """The segment of this name, or BufferNotFoundError."""
+        """Return the segment of this name.
+
+        Raises:
+            BufferNotFoundError: there is none.
+        """
         try:
             return self._names[name]
         except KeyError:
             raise BufferNotFoundError(f"no buffer {name!r}") from None
 
     def numbered(self, number: int) -> Segment:
-        """The segment of this number, or BufferNotFoundError."""
+        """Return the segment of this number.
+
+        Raises:
+            BufferNotFoundError: there is none.
+        """
         try:
             return self._segments[number]
         except KeyError:
             raise BufferNotFoundError(f"no segment {number}: its buffer was deleted") from None
 
     def duplicate(self, number: int) -> int:
-        """A descriptor of the segment's memory for the caller to close."""
+        """Return a descriptor of a segment's memory, which the caller closes.
+
+        Raises:
+            BufferNotFoundError: there is no segment of this number.
+        """
         with self._mutex:
             return os.dup(self.numbered(number).descriptor)
 
     def delete(self, name: str) -> int:
-        """Forget the segment and return its number; whoever has it mapped is told by the trailer."""
+        """Forget a segment and return its number; clients that have it mapped are told by its trailer.
+
+        Raises:
+            BufferNotFoundError: there is none of this name.
+        """
         with self._mutex:
             segment = self.named(name)
             del self._segments[segment.number], self._names[name]
@@ -103,16 +130,16 @@ class Segments:
         return segment.number
 
     def traffic(self) -> Traffic:
-        """What was done with all segments, the deleted ones included."""
+        """Return what was done with all segments, the deleted ones included."""
         return sum((segment.mapping.traffic() for segment in self.segments()), start=self._past)
 
     def segments(self) -> list[Segment]:
-        """All segments, oldest first."""
+        """Return all segments, oldest first."""
         with self._mutex:
             return list(self._segments.values())
 
     def close(self) -> None:
-        """Let the memory go; it stays where a client has it mapped."""
+        """Give the memory back; it stays where a client has it mapped."""
         with self._mutex:
             segments = list(self._segments.values())
             self._segments.clear()

@@ -1,8 +1,10 @@
 """What a server remembers of its clients, so that a lost connection loses nothing and repeats nothing.
 
-A session is one client; a lane is one of its connections. The requests of a lane are numbered. The server remembers the
-number of the last one that it applied and keeps the replies of the last window, because the difference that an
-exchange made cannot be computed again. A lane that connects again goes on where it was.
+The words are those of NFSv4.1 (RFC 8881, section 2.10): a session is one client; it has slots, one for each of its
+connections, and each slot has its sequence of numbered requests and its reply cache. The cache keeps the number of the
+last request that was applied and the replies of the last window, because the difference that an exchange made cannot be
+computed again. A connection that is made again goes on with its slot where it was. Unlike there, a slot may have
+`WINDOW` requests under way.
 """
 
 import os
@@ -15,13 +17,10 @@ from dataclasses import dataclass
 from modum.box.memory.apply import Party
 from modum.box.memory.locks import Locks
 from modum.box.protocol.frames import Header
-from modum.box.protocol.limits import CHUNK, WINDOW
+from modum.box.protocol.limits import CHUNK, MAX_SESSIONS, MAX_SLOTS, WINDOW
 from modum.box.rdma.server import Ring
 from modum.box.server.segments import Segments
 from modum.errors import ProtocolError
-
-MAX_LANES = 256  # of one session
-MAX_SESSIONS = 4096
 
 
 @dataclass(slots=True)
@@ -32,44 +31,24 @@ class Reply:
     payload: bytes | memoryview
 
 
-class Slot:
-    """One connection's memory. `using` is held while a data operation uses the parties."""
+class ReplyCache:
+    """The replies to the last `WINDOW` requests of a slot.
 
-    def __init__(self, acknowledged: int) -> None:
-        self.last = acknowledged
-        self.serving = threading.Lock()
-        self.using = threading.Lock()
-        self.socket: socket.socket | None = None
-        self.moved = 0  # bytes of the operation under way
-        self.farewell = False  # the client said goodbye
-        self.ring: Ring | None = None  # where the numbers of staged requests lie
+    Args:
+        last: the number of the last request that was applied.
+    """
+
+    def __init__(self, last: int) -> None:
+        self.last = last
         self._replies: list[Reply | None] = [None] * WINDOW
-        self._slots: list[bytearray | None] = [None] * WINDOW
-        self._parties: dict[int, Party] = {}
-
-    def slot(self, sequence: int, nbytes: int, *, staged: bool = False) -> memoryview:
-        """Memory for the payload of request `sequence`: the request a window before was acknowledged.
-
-        Raises:
-            ProtocolError: it is said to be staged, and this lane has no ring.
-        """
-        index = sequence % WINDOW
-        if staged:
-            if self.ring is None:
-                raise ProtocolError("a staged request came over a lane that was never linked")
-            return self.ring.slot(index)[:nbytes]
-        slot = self._slots[index]
-        if slot is None:
-            slot = self._slots[index] = bytearray(CHUNK)
-        return memoryview(slot)[:nbytes]
 
     def remember(self, sequence: int, reply: Reply) -> None:
-        """Request `sequence` is done."""
+        """Note that the request of this number was applied, and what was answered."""
         self._replies[sequence % WINDOW] = reply
         self.last = sequence
 
     def reply_to(self, sequence: int) -> Reply:
-        """What was answered to an earlier request.
+        """Return what was answered to an earlier request.
 
         Raises:
             ProtocolError: it is older than the window, and was acknowledged long ago.
@@ -79,12 +58,65 @@ class Slot:
             raise ProtocolError(f"request {sequence} is outside the window that ends at {self.last}")
         return reply
 
-    def party(self, pool: Segments, number: int) -> Party:
-        """This lane's own hold on a segment."""
+
+class Slot:
+    """One of a client's streams of requests, and what the server keeps for it.
+
+    Args:
+        acknowledged: the last request whose reply the client has.
+
+    Attributes:
+        replies: the reply cache.
+        serving: held by the thread that serves the slot's connection.
+        using: held while a data operation uses the parties.
+        socket: the connection, once it is served.
+        moved: bytes of the operation under way.
+        farewell: whether the client said goodbye.
+        ring: where the numbers of staged requests lie, once the slot was linked.
+    """
+
+    def __init__(self, acknowledged: int) -> None:
+        self.replies = ReplyCache(acknowledged)
+        self.serving = threading.Lock()
+        self.using = threading.Lock()
+        self.socket: socket.socket | None = None
+        self.moved = 0
+        self.farewell = False
+        self.ring: Ring | None = None
+        self._rooms: list[bytearray | None] = [None] * WINDOW
+        self._parties: dict[int, Party] = {}
+
+    def room(self, sequence: int, nbytes: int, *, staged: bool = False) -> memoryview:
+        """Return memory for the payload of a request; the request a window before was acknowledged.
+
+        Args:
+            sequence: number of the request.
+            nbytes: at most `CHUNK`.
+            staged: whether the payload lies in the ring, where the client put it.
+
+        Raises:
+            ProtocolError: it is said to be staged, and this slot has no ring.
+        """
+        index = sequence % WINDOW
+        if staged:
+            if self.ring is None:
+                raise ProtocolError("a staged request came in a slot that was never linked")
+            return self.ring.room(index)[:nbytes]
+        room = self._rooms[index]
+        if room is None:
+            room = self._rooms[index] = bytearray(CHUNK)
+        return memoryview(room)[:nbytes]
+
+    def party(self, segments: Segments, number: int) -> Party:
+        """Return this slot's own hold on a segment.
+
+        Raises:
+            BufferNotFoundError: there is no segment of this number.
+        """
         party = self._parties.get(number)
         if party is None:
-            segment = pool.numbered(number)
-            descriptor = pool.duplicate(number)
+            segment = segments.numbered(number)
+            descriptor = segments.duplicate(number)
             try:
                 locks = Locks(descriptor, segment.spec.name, segment.spec.segment_bytes)
             finally:
@@ -108,7 +140,7 @@ class Slot:
             self.forget(number)
 
     def hang_up(self) -> None:
-        """Make whoever serves this lane stop."""
+        """Make the thread that serves this slot stop."""
         if (connection := self.socket) is not None:
             try:
                 connection.shutdown(socket.SHUT_RDWR)
@@ -117,16 +149,27 @@ class Slot:
 
 
 class Session:
-    """One client's lanes, and since when none of them is connected."""
+    """One client.
+
+    Attributes:
+        slots: its slots by number.
+        connected: how many of its connections are open.
+        since: when, on the monotonic clock, a connection last ended.
+    """
 
     def __init__(self) -> None:
-        self.lanes: dict[int, Slot] = {}
+        self.slots: dict[int, Slot] = {}
         self.connected = 0
         self.since = time.monotonic()
 
 
 class Sessions:
-    """All sessions of a server; one ends when none of its lanes was connected for `grace` seconds."""
+    """All sessions of a server. Thread-safe.
+
+    Args:
+        grace: seconds without any connection after which a session ends.
+        ended: called with the name of each session that has ended.
+    """
 
     def __init__(self, grace: float, ended: Callable[[str], None]) -> None:
         self._grace = grace
@@ -138,38 +181,51 @@ class Sessions:
         return len(self._sessions)
 
     def enter(self, name: str, number: int, acknowledged: int) -> tuple[Slot, bool]:
-        """A connection of lane `number` was made; (the lane, whether it was known).
+        """Note that a connection for a slot was made.
+
+        Args:
+            name: of the session.
+            number: of the slot.
+            acknowledged: the last request of the slot whose reply the client has.
+
+        Returns:
+            The slot, and whether it was known.
 
         Raises:
-            ProtocolError: too many sessions or lanes.
+            ProtocolError: too many sessions or slots.
         """
         with self._mutex:
             if name not in self._sessions and len(self._sessions) >= MAX_SESSIONS:
                 raise ProtocolError(f"this server has {MAX_SESSIONS} clients already")
             session = self._sessions.setdefault(name, Session())
-            lane = session.lanes.get(number)
-            known = lane is not None
-            if lane is None:
-                if len(session.lanes) >= MAX_LANES:
-                    raise ProtocolError(f"one client has {MAX_LANES} connections already")
-                lane = session.lanes[number] = Slot(acknowledged)
+            slot = session.slots.get(number)
+            known = slot is not None
+            if slot is None:
+                if len(session.slots) >= MAX_SLOTS:
+                    raise ProtocolError(f"one client has {MAX_SLOTS} connections already")
+                slot = session.slots[number] = Slot(acknowledged)
             session.connected += 1
-            return lane, known
+            return slot, known
 
-    def lane(self, name: str, number: int) -> Slot:
-        """A lane of a session.
+    def slot(self, name: str, number: int) -> Slot:
+        """Return a slot of a session.
 
         Raises:
             ProtocolError: there is none.
         """
         with self._mutex:
             session = self._sessions.get(name)
-            if session is None or number not in session.lanes:
-                raise ProtocolError(f"this client has no lane {number}")
-            return session.lanes[number]
+            if session is None or number not in session.slots:
+                raise ProtocolError(f"this client has no slot {number}")
+            return session.slots[number]
+
+    def slots(self) -> list[Slot]:
+        """Return every slot of every session."""
+        with self._mutex:
+            return [slot for session in self._sessions.values() for slot in session.slots.values()]
 
     def leave(self, name: str) -> bool:
-        """A connection of the session was lost or closed; whether the session goes on."""
+        """Note that a connection of the session ended, and return whether the session goes on."""
         with self._mutex:
             session = self._sessions.get(name)
             if session:
@@ -178,7 +234,7 @@ class Sessions:
             return session is not None
 
     def end(self, name: str) -> None:
-        """The client said goodbye."""
+        """End a session at once: its client said goodbye."""
         with self._mutex:
             session = self._sessions.pop(name, None)
         self._finish(name, session)
@@ -194,18 +250,13 @@ class Sessions:
         for name, session in ended:
             self._finish(name, session)
 
-    def lanes(self) -> list[Slot]:
-        """Every lane of every session."""
-        with self._mutex:
-            return [lane for session in self._sessions.values() for lane in session.lanes.values()]
-
     def close(self) -> None:
-        """End all."""
+        """End all sessions."""
         for name in list(self._sessions):
             self.end(name)
 
     def _finish(self, name: str, session: Session | None) -> None:
         if session:
-            for lane in session.lanes.values():
-                lane.close()
+            for slot in session.slots.values():
+                slot.close()
             self._ended(name)

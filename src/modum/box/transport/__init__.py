@@ -1,12 +1,11 @@
 """The transports, and the choice between them: one for every server, made when a box is connected."""
 
 import logging
-import socket
 from typing import Final
 
-from modum.box.client.connection import ConnectionPool, Endpoint
-from modum.box.protocol.messages import Welcome
-from modum.box.sockets import format_address, local_host, parse_address
+from modum.box.client.endpoint import Endpoint
+from modum.box.client.pool import ConnectionPool
+from modum.box.sockets import format_address, parse_address
 from modum.box.transport.base import Attachment, Transport, Work
 from modum.box.transport.local import LocalTransport
 from modum.box.transport.rdma import RdmaTransport
@@ -20,6 +19,7 @@ log = logging.getLogger("modum.box")
 TRANSPORTS: Final[dict[str, type[Transport]]] = {
     kind.name: kind for kind in (LocalTransport, RdmaTransport, TcpTransport)
 }
+"""All transports by name; "auto" takes the first that can be had, in this order."""
 
 
 def check_choice(choice: str | None) -> str:
@@ -33,75 +33,50 @@ def check_choice(choice: str | None) -> str:
     if choice != "auto":
         if choice not in TRANSPORTS:
             raise ValueError(f"transport {choice!r} is not one of auto, {', '.join(TRANSPORTS)}")
-        if reason := TRANSPORTS[choice].unavailable():
+        if reason := TRANSPORTS[choice].why_not():
             raise TransportError(f"transport {choice!r} cannot be used here: {reason}")
     return choice
 
 
 def open_transport(
-    address: str, *, choice: str, token: str | None, session: bytes, threads: int, patience: float
+    address: str, *, choice: str, token: str | None, session: bytes, threads: int, timeout: float
 ) -> Transport:
-    """Connect to one server and settle how to reach its memory.
+    """Connect to one server, and settle how to reach its memory.
 
     Args:
         address: host:port.
-        choice: from `check_choice`; "auto" is local where server and client share a kernel, else rdma where both have a
-            device for it, else tcp.
-        token: the job's token.
+        choice: from `check_choice`; "auto" is the first of `TRANSPORTS` that can be had. One against which nothing
+            spoke and that cannot be opened all the same is passed over with a warning.
+        token: the job's token, or None.
         session: 16 random bytes that name this client.
         threads: how many threads an operation may use where the client computes.
-        patience: seconds.
+        timeout: seconds.
 
     Raises:
-        AuthenticationError, ConnectionLostError, DeadlineError: see `Lane.connect`.
+        ValueError: it is no address.
+        AuthenticationError, ConnectionLostError, DeadlineError: see `Connection.connect`.
         TransportError: the choice cannot be had for this server; the message says why.
     """
     host, port = parse_address(address)
     address = format_address(host, port)
-    endpoint = Endpoint(address, socket.AF_INET, (host, port), token, session)
-    lanes = ConnectionPool(endpoint)
-    with lanes.lane() as lane:
-        welcome = lane.connect(patience, "connect")
-    if choice in ("tcp", "rdma"):
-        return _over_network(lanes, welcome, choice, patience)
-    reason = _why_not_local(welcome)
-    if reason and choice == "local":
-        lanes.close()
-        raise TransportError(f"transport 'local' cannot be used with memory server {address}: {reason}")
-    if reason:
-        return _over_network(lanes, welcome, choice, patience)
-    nearby = Endpoint(address, socket.AF_UNIX, f"\0{welcome.local_socket}", token, session, endpoint.server)
-    nearby_lanes = ConnectionPool(nearby, first=1)  # numbers of lanes are never used again: 0 was the greeting over TCP
+    connections = ConnectionPool(Endpoint(address, (host, port), token, session))
     try:
-        with nearby_lanes.lane() as lane:
-            lane.connect(patience, "connect to the Unix socket")
-    finally:
-        lanes.close()
-    return LocalTransport(nearby_lanes, threads)
-
-
-def _over_network(lanes: ConnectionPool, welcome: Welcome, choice: str, patience: float) -> Transport:
-    here = RdmaTransport.unavailable()
-    there = None if welcome.rails else f"the server cannot: {welcome.no_rails}"
-    if choice == "tcp" or (choice == "auto" and (here or there)):
-        return TcpTransport(lanes)
-    try:
-        if here or there:
-            raise TransportError(
-                f"transport 'rdma' cannot be used with memory server {lanes.endpoint.address}: {here or there}"
-            )
-        return RdmaTransport(lanes, welcome.rails, patience)
-    except BaseException as error:
-        if choice == "auto" and isinstance(error, TransportError):
-            log.warning("box: %s via tcp, though both ends have RDMA devices: %s", lanes.endpoint.address, error)
-            return TcpTransport(lanes)
-        lanes.close()
+        with connections.connection() as first:
+            welcome = first.connect(timeout, "connect")
+        for kind in TRANSPORTS.values() if choice == "auto" else [TRANSPORTS[choice]]:
+            reason = kind.why_not(welcome)
+            try:
+                if reason:
+                    raise TransportError(
+                        f"transport {kind.name!r} cannot be used with memory server {address}: {reason}"
+                    )
+                return kind.open(connections, welcome, threads=threads, timeout=timeout)
+            except TransportError as error:
+                if choice != "auto":
+                    raise
+                if not reason:
+                    log.warning("box: %s not via %s, though nothing spoke against it: %s", address, kind.name, error)
+        raise TransportError(f"no transport can be used with memory server {address}")
+    except BaseException:
+        connections.close()
         raise
-
-
-def _why_not_local(welcome: Welcome) -> str | None:
-    if reason := LocalTransport.unavailable():
-        return reason
-    if welcome.local_host != local_host():
-        return "it runs on another machine, or in another network namespace"
-    return None

@@ -1,32 +1,41 @@
 """The seam between a buffer and a memory server: one way to one server.
 
 A transport moves the pieces of one operation that lie on its server. Control messages go over the authenticated
-connections of `lane.py` in every transport.
+connections of `modum.box.client` in every transport.
+
+A new transport is a subclass of `Transport` in a file of its own, and its class in `modum.box.transport.TRANSPORTS`;
+`modum.testing.check_transport` says whether it is one.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
-from modum.box.client.connection import Connection, ConnectionPool, Pending
+from modum.box.client.connection import Connection
+from modum.box.client.pending import Pending
+from modum.box.client.pool import ConnectionPool
 from modum.box.kernels import Array
 from modum.box.protocol.frames import Header, Op
 from modum.box.protocol.layout import Piece
 from modum.box.protocol.limits import MAX_WAIT
-from modum.box.protocol.messages import Bye, Publish, Request, SegmentInfo, Version, decode, encode
+from modum.box.protocol.messages import Bye, Publish, Request, SegmentInfo, Version, Welcome, decode, encode
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class Attachment:
-    """One client's hold on a buffer's segment on one server."""
+    """One client's hold on a buffer's segment on one server.
+
+    Attributes:
+        info: what the server says of the segment.
+    """
 
     info: SegmentInfo
 
     def close(self) -> None:
-        """Let go of it."""
+        """Let go of the segment."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,7 +51,7 @@ class Work:
         factor: scale, moving rate or factor; a scalar from `factor_for`.
         difference: EXCHANGE leaves d in `data`.
         publish: the version of the buffer goes up when this is done.
-        patience: seconds without any progress after which to give up.
+        timeout: seconds without any progress after which to give up.
     """
 
     op: Op
@@ -53,74 +62,113 @@ class Work:
     factor: Any = 0.0
     difference: bool = False
     publish: bool = False
-    patience: float
+    timeout: float
 
     def __str__(self) -> str:
-        """What stands in front of errors."""
+        """Return what stands in front of errors."""
         return f"{self.op.name.lower()} on buffer {self.target.info.name!r}"
 
 
 class Transport(ABC):
-    """One client's way to one memory server. Thread-safe."""
+    """One client's way to one memory server. Thread-safe.
+
+    Args:
+        connections: authenticated connections to the server; the transport closes them.
+    """
 
     name: ClassVar[str]
+    """What the user calls it."""
 
-    def __init__(self, lanes: ConnectionPool) -> None:
-        self.lanes = lanes
+    def __init__(self, connections: ConnectionPool) -> None:
+        self.connections = connections
+
+    @classmethod
+    @abstractmethod
+    def why_not(cls, welcome: Welcome | None = None) -> str | None:
+        """Return why the transport cannot be used, or None if nothing speaks against it.
+
+        Args:
+            welcome: what the server said of itself; None asks only whether this machine could use the transport.
+        """
+
+    @classmethod
+    @abstractmethod
+    def open(cls, connections: ConnectionPool, welcome: Welcome, *, threads: int, timeout: float) -> Self:
+        """Take over the connections to a server and make the way to it, for which `why_not` found no obstacle.
+
+        Args:
+            connections: a pool whose first connection is made. The transport may use it, or close it for another.
+            welcome: what the server said of itself.
+            threads: how many threads an operation may use where the client computes.
+            timeout: seconds.
+
+        Raises:
+            TransportError: the way cannot be made after all; the message says why, and `connections` are as they were.
+            ConnectionLostError, DeadlineError: the server cannot be reached any more.
+        """
 
     @property
     def address(self) -> str:
         """The server, as the user named it."""
-        return self.lanes.endpoint.address
+        return self.connections.endpoint.address
+
+    @property
+    def server(self) -> str:
+        """Identifier of the server's run."""
+        return self.connections.endpoint.server
 
     @property
     def route(self) -> str:
         """How the server is reached, for people: the transport, and what else tells one way from another."""
         return self.name
 
-    def leave(self, patience: float) -> None:
-        """Say goodbye: the session's leases and work items go back at once."""
-        self.call(Bye(), type(None), patience)
-
-    @classmethod
     @abstractmethod
-    def unavailable(cls) -> str | None:
-        """Why this machine cannot use the transport; None if it can."""
+    def attach(self, info: SegmentInfo, timeout: float) -> Attachment:
+        """Take hold of a segment.
 
-    @abstractmethod
-    def attach(self, info: SegmentInfo, patience: float) -> Attachment:
-        """Take hold of a segment."""
+        Raises:
+            BufferNotFoundError: it was deleted.
+            ConnectionLostError, DeadlineError: the server cannot be reached any more.
+        """
 
     @abstractmethod
     def run(self, work: Work) -> None:
-        """Do the work and return when it is acknowledged.
+        """Do the work, and return when it is acknowledged.
 
         Raises:
             ModumError: see `Connection.transact` and `apply`; what was not acknowledged may have been applied, once.
         """
 
-    def call(self, request: Request, kind: type[T], patience: float) -> T:
-        """Make a request; its answer, of type `kind`."""
-        with self.lanes.lane() as lane:
-            return call(lane, request, kind, patience)
+    def call(self, request: Request, kind: type[T], timeout: float) -> T:
+        """Make a request, and return its answer of the type `kind`.
 
-    def version(self, attachment: Attachment, patience: float, at_least: int = 0) -> int:
-        """The buffer's version, once it is `at_least` that or a moment has gone by."""
+        Raises:
+            ModumError, ValueError: what the server reported, or it cannot be reached any more.
+        """
+        with self.connections.connection() as connection:
+            return call(connection, request, kind, timeout)
+
+    def version(self, attachment: Attachment, timeout: float, at_least: int = 0) -> int:
+        """Return the buffer's version once it is `at_least` that, or after a moment (`MAX_WAIT`) whatever it is."""
         wait = MAX_WAIT if at_least else 0.0
-        return self.call(Version(attachment.info.segment, at_least, min(wait, patience)), int, patience + wait)
+        return self.call(Version(attachment.info.segment, at_least, min(wait, timeout)), int, timeout + wait)
 
-    def publish(self, attachment: Attachment, patience: float) -> None:
+    def publish(self, attachment: Attachment, timeout: float) -> None:
         """Raise the version of the buffer that `attachment` belongs to."""
-        self.call(Publish(attachment.info.segment), type(None), patience)
+        self.call(Publish(attachment.info.segment), type(None), timeout)
+
+    def leave(self, timeout: float) -> None:
+        """Say goodbye: the session's leases and work items go back at once."""
+        self.call(Bye(), type(None), timeout)
 
     def close(self) -> None:
         """Close the connections."""
-        self.lanes.close()
+        self.connections.close()
 
 
-def call(lane: Connection, request: Request, kind: type[T], patience: float) -> T:
-    """Make a request over one connection; its answer, of type `kind`."""
+def call(connection: Connection, request: Request, kind: type[T], timeout: float) -> T:
+    """Make a request over one connection, and return its answer of the type `kind`."""
     payload = encode(request)
     pending = Pending(Header(Op.CALL, 0, len(payload)), payload)
-    lane.transact([pending], patience, f"request {type(request).__name__}")
+    connection.transact([pending], timeout, f"request {type(request).__name__}")
     return decode(pending.reply, kind)

@@ -5,20 +5,26 @@ import socket
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Self
 
-from modum.box.client.connection import ConnectionPool
+from modum.box.client.pool import ConnectionPool
 from modum.box.kernels import Kernels
 from modum.box.memory.apply import Party, apply
 from modum.box.memory.locks import Locks
 from modum.box.memory.segment import Mapping
 from modum.box.protocol.layout import Piece
-from modum.box.protocol.messages import SegmentInfo
+from modum.box.protocol.messages import SegmentInfo, Welcome
+from modum.box.sockets import local_host
 from modum.box.transport.base import Attachment, Transport, Work
 
 
 @dataclass(slots=True)
 class LocalAttachment(Attachment):
-    """A mapped segment, with locks of its own."""
+    """A mapped segment, with locks of its own.
+
+    Attributes:
+        party: the mapping and the locks.
+    """
 
     party: Party
 
@@ -31,14 +37,14 @@ class LocalTransport(Transport):
     """For a client on the machine of its server.
 
     Args:
-        lanes: connections over the server's Unix socket.
+        connections: connections over the server's Unix socket.
         threads: how many threads an operation may use.
     """
 
     name = "local"
 
-    def __init__(self, lanes: ConnectionPool, threads: int) -> None:
-        super().__init__(lanes)
+    def __init__(self, connections: ConnectionPool, threads: int) -> None:
+        super().__init__(connections)
         from modum.box.kernels import fused  # Numba: only who maps memory needs it
 
         self._kernels: Kernels = fused
@@ -46,15 +52,28 @@ class LocalTransport(Transport):
         self._workers = ThreadPoolExecutor(max(1, threads - 1), "modum-kernel")  # starts threads as they are needed
 
     @classmethod
-    def unavailable(cls) -> str | None:
-        """Needs memfd_create(2) and descriptors over Unix sockets: Linux."""
+    def why_not(cls, welcome: Welcome | None = None) -> str | None:
+        """Return None where client and server share a kernel that has memfd_create(2), and a network namespace."""
         missing = [name for name, owner in (("memfd_create", os), ("send_fds", socket)) if not hasattr(owner, name)]
-        return f"this Python or system has no {' and no '.join(missing)}" if missing else None
+        if missing:
+            return f"this Python or system has no {' and no '.join(missing)}"
+        if welcome is not None and welcome.local_host != local_host():
+            return "it runs on another machine, or in another network namespace"
+        return None
 
-    def attach(self, info: SegmentInfo, patience: float) -> LocalAttachment:
-        """Map the segment: the server hands its descriptor over the Unix socket."""
-        with self.lanes.lane() as lane:
-            descriptor = lane.take_descriptor(info.segment, patience, f"attach to buffer {info.name!r}")
+    @classmethod
+    def open(cls, connections: ConnectionPool, welcome: Welcome, *, threads: int, timeout: float) -> Self:
+        """Connect to the server's Unix socket instead: see `Transport.open`."""
+        nearby = connections.redirected(f"\0{welcome.local_socket}")
+        with nearby.connection() as first:
+            first.connect(timeout, "connect to the Unix socket")
+        connections.close()
+        return cls(nearby, threads)
+
+    def attach(self, info: SegmentInfo, timeout: float) -> LocalAttachment:
+        """Map the segment, whose descriptor the server hands over the Unix socket: see `Transport.attach`."""
+        with self.connections.connection() as connection:
+            descriptor = connection.take_descriptor(info.segment, timeout, f"attach to buffer {info.name!r}")
         try:
             mapping = Mapping(descriptor, info.segment_bytes)
             party = Party(info.name, info.dtype, mapping, Locks(descriptor, info.name, info.segment_bytes))
@@ -63,9 +82,9 @@ class LocalTransport(Transport):
         return LocalAttachment(info, party)
 
     def run(self, work: Work) -> None:
-        """See `Transport.run`."""
+        """Run the kernels on the mapped memory: see `Transport.run`."""
         target = _party(work.target)
-        self.lanes.check(work)
+        self.connections.check(work)
         waiting = deque(work.pieces)
         helpers = min(self._threads, len(waiting)) - 1
         futures = [self._workers.submit(self._apply, work, target, waiting) for _ in range(helpers)]
@@ -76,19 +95,19 @@ class LocalTransport(Transport):
         for future in futures:
             future.result()
         nbytes = sum(piece.nbytes for piece in work.pieces)
-        target.finish(work.op, nbytes, publish=work.publish, patience=work.patience)
+        target.finish(work.op, nbytes, publish=work.publish, timeout=work.timeout)
 
-    def version(self, attachment: Attachment, patience: float, at_least: int = 0) -> int:
-        """The version in the mapped memory; who waits asks the server."""
+    def version(self, attachment: Attachment, timeout: float, at_least: int = 0) -> int:
+        """Return the version in the mapped memory; to wait, ask the server."""
         mapping = _party(attachment).mapping
         mapping.check(attachment.info.name)
         if mapping.version >= at_least:
             return mapping.version
-        return super().version(attachment, patience, at_least)
+        return super().version(attachment, timeout, at_least)
 
-    def publish(self, attachment: Attachment, patience: float) -> None:
+    def publish(self, attachment: Attachment, timeout: float) -> None:
         """Raise the version in the mapped memory."""
-        _party(attachment).publish(patience)
+        _party(attachment).publish(timeout)
 
     def close(self) -> None:
         """Close the connections and end the threads."""
@@ -101,7 +120,7 @@ class LocalTransport(Transport):
             work.op,
             target,
             waiting,
-            patience=work.patience,
+            timeout=work.timeout,
             data=work.data,
             source=_party(work.source) if work.source else None,
             factor=work.factor,

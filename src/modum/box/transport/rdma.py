@@ -1,7 +1,7 @@
-"""RDMA: reads are one-sided, and what changes memory is put one-sidedly into a ring and applied by the server.
+"""RDMA: reads are one-sided; what changes memory is put one-sidedly into a ring and applied by the server.
 
-A read takes the chunk's mark before and after it, and counts if it is the same even number: then nobody changed the
-chunk in between, and it was seen at one moment. After a few tries it goes through the server, which takes the lock.
+A read fetches the chunk's mark before and after it, and counts if both are the same even number: then nobody changed
+the chunk in between, and it was seen at one moment. After a few tries it goes through the server, which takes the lock.
 """
 
 import threading
@@ -9,35 +9,39 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
+from typing import Final, Self
 
 import numpy as np
 
-from modum.box.client.connection import Connection, ConnectionPool
+from modum.box.client.connection import Connection
+from modum.box.client.pool import ConnectionPool
 from modum.box.memory.segment import mark_offset, trailer_offset
 from modum.box.protocol.frames import Op
 from modum.box.protocol.layout import Piece
 from modum.box.protocol.limits import CHUNK
-from modum.box.protocol.messages import SegmentInfo
+from modum.box.protocol.messages import SegmentInfo, Welcome
 from modum.box.rdma.client import OneSidedConnection, RdmaAttachment, rail_of
 from modum.box.rdma.devices import rails, why_no_rails
 from modum.box.transport.base import Attachment, Transport, Work, call
 from modum.box.transport.requests import frames
 from modum.errors import BufferNotFoundError
 
-_BATCH = 16  # chunks that are read between two looks at the marks
-_TRIES = 3  # how often a chunk that others change is read before the server is asked for it
-_WORD = 8
+_BATCH: Final = 16
+"""Chunks that are read between two looks at the marks."""
+_TRIES: Final = 3
+"""How often a chunk that others change is read before the server is asked for it."""
+_WORD: Final = 8
 
 _turns = count()
 
 
 class RdmaTransport(Transport):
-    """For a server with an RDMA device. Every lane has a one-sided connection beside its own.
+    """For a server with an RDMA device. Every connection has a one-sided connection, a link, beside it.
 
     Args:
-        lanes: connections over TCP.
+        connections: connections over TCP.
         devices: the server's devices; the k-th of them is connected with the k-th of this machine.
-        patience: seconds for the first connection, which is made at once.
+        timeout: seconds for the first link, which is made at once.
 
     Raises:
         TransportError: it cannot be made; the message says why.
@@ -45,56 +49,63 @@ class RdmaTransport(Transport):
 
     name = "rdma"
 
-    def __init__(self, lanes: ConnectionPool, devices: list[str], patience: float) -> None:
-        super().__init__(lanes)
+    def __init__(self, connections: ConnectionPool, devices: list[str], timeout: float) -> None:
+        super().__init__(connections)
         self._pairs = list(zip(rails(), range(len(devices)), strict=False))
-        self._idle: dict[int, OneSidedConnection] = {}  # by lane; nobody uses them now
+        self._idle: dict[int, OneSidedConnection] = {}  # by slot; nobody uses them now
         self._mutex = threading.Lock()
         self._closed = False
-        self._patience = patience
+        self._timeout = timeout
         with self._linked("connect") as (_, link):
             self._route = f"{self.name} {link.devices}"
 
     @classmethod
-    def unavailable(cls) -> str | None:
-        """Needs an active port of an RDMA device; that UCX is there turns out when it is used."""
+    def why_not(cls, welcome: Welcome | None = None) -> str | None:
+        """Return None where both ends have an active port of an RDMA device; whether UCX is there turns out in use."""
+        if welcome is not None and not welcome.rails:
+            return why_no_rails() or f"the server cannot: {welcome.no_rails}"
         return why_no_rails()
+
+    @classmethod
+    def open(cls, connections: ConnectionPool, welcome: Welcome, *, threads: int, timeout: float) -> Self:
+        """Make the first link at once: see `Transport.open`."""
+        return cls(connections, welcome.rails, timeout)
 
     @property
     def route(self) -> str:
         """The transport, and the devices of both ends that were connected first."""
         return self._route
 
-    def attach(self, info: SegmentInfo, patience: float) -> RdmaAttachment:
-        """Nothing to do: the server is asked for the key when the first read needs it."""
+    def attach(self, info: SegmentInfo, timeout: float) -> RdmaAttachment:
+        """Do nothing yet: the server is asked for the key when the first read needs it."""
         return RdmaAttachment(info)
 
     def run(self, work: Work) -> None:
-        """See `Transport.run`."""
-        with self._linked(work) as (lane, link):
+        """Read one-sidedly, or put the numbers into the ring and name them: see `Transport.run`."""
+        with self._linked(work) as (connection, link):
             pieces = self._read(link, work) if work.op is Op.READ else list(work.pieces)
             if pieces:
-                lane.transact(frames(work, pieces, staged=True), work.patience, work, link)
+                connection.transact(frames(work, pieces, staged=True), work.timeout, work, link)
 
-    def version(self, attachment: Attachment, patience: float, at_least: int = 0) -> int:
-        """The version in the server's memory; who waits asks the server."""
+    def version(self, attachment: Attachment, timeout: float, at_least: int = 0) -> int:
+        """Return the version in the server's memory; to wait, ask the server."""
         words = np.empty(2, np.uint64)
         offset = trailer_offset(attachment.info.segment_bytes)
         phase = f"version of buffer {attachment.info.name!r}"
         with self._linked(phase) as (_, link):
-            link.wait([link.read(_own(attachment), offset, _octets(words))], patience, phase)
+            link.wait([link.read(_own(attachment), offset, _octets(words))], timeout, phase)
         deleted, version = map(int, words)
         if deleted:
             raise BufferNotFoundError(f"buffer {attachment.info.name!r} was deleted")
-        return version if version >= at_least else super().version(attachment, patience, at_least)
+        return version if version >= at_least else super().version(attachment, timeout, at_least)
 
-    def leave(self, patience: float) -> None:
+    def leave(self, timeout: float) -> None:
         """Close the one-sided connections, then say goodbye."""
         self._close_links()
-        super().leave(patience)
+        super().leave(timeout)
 
     def close(self) -> None:
-        """Close all connections; one in use is closed by its user."""
+        """Close all connections; one in use is closed when it comes back."""
         self._close_links()
         super().close()
 
@@ -106,35 +117,38 @@ class RdmaTransport(Transport):
 
     @contextmanager
     def _linked(self, phase: object) -> Iterator[tuple[Connection, OneSidedConnection]]:
-        """A lane and its link, over a connection whose server knows it; both come back unless they were left in the
-        middle of something."""
-        with self.lanes.lane() as lane:
-            known = (lane.connection is not None and not lane.lost) or lane.connect(self._patience, phase).resumed
-            link = self._idle.pop(lane.number, None)
+        """Lend a connection that the server knows, and its link.
+
+        Both come back unless they were left in the middle of something.
+        """
+        with self.connections.connection() as connection:
+            open_still = connection.socket is not None and not connection.lost
+            known = open_still or connection.connect(self._timeout, phase).resumed
+            link = self._idle.pop(connection.slot, None)
             if link and not known:
                 link.close()  # its ring was given back with the session
                 link = None
-            link = link or self._new_link(lane)
+            link = link or self._new_link(connection)
             try:
-                yield lane, link
+                yield connection, link
             finally:
                 with self._mutex:
-                    keep = lane.clean and not link.busy and not self._closed
+                    keep = connection.clean and not link.busy and not self._closed
                     if keep:
-                        self._idle[lane.number] = link
+                        self._idle[connection.slot] = link
                 if not keep:
                     link.close()
 
-    def _new_link(self, lane: Connection) -> OneSidedConnection:
+    def _new_link(self, connection: Connection) -> OneSidedConnection:
         device, rail = self._pairs[rail_of(next(_turns), len(self._pairs))]
         link = OneSidedConnection(
-            self.address, lane.number, rail, device, lambda *what: call(lane, *what), self._patience
+            self.address, connection.slot, rail, device, lambda *what: call(connection, *what), self._timeout
         )
-        link.ask = self.call  # from now on the lane may be in the middle of something
+        link.ask = self.call  # from now on the connection may be in the middle of something
         return link
 
     def _read(self, link: OneSidedConnection, work: Work) -> list[Piece]:
-        """Read one-sidedly; the pieces that others changed so often that the server has to be asked."""
+        """Read one-sidedly, and return the pieces that others changed so often that the server has to be asked."""
         attachment = _own(work.target)
         assert work.data is not None
         octets = _octets(work.data)
@@ -149,7 +163,7 @@ class RdmaTransport(Transport):
             transfers = [
                 link.read(attachment, piece.offset, octets[piece.start : piece.start + piece.nbytes]) for piece in batch
             ]
-            link.wait(transfers, work.patience, work)
+            link.wait(transfers, work.timeout, work)
             after = self._look(link, attachment, first, last, work)
             for piece in batch:
                 index = piece.offset // CHUNK - first
@@ -162,7 +176,7 @@ class RdmaTransport(Transport):
 
     @staticmethod
     def _look(link: OneSidedConnection, attachment: RdmaAttachment, first: int, last: int, work: Work) -> list[int]:
-        """The marks of chunks `first` to `last`, all gotten after this was called."""
+        """Return the marks of the chunks `first` to `last`, all fetched after this was called."""
         words = np.empty(1 + last - first + 1, np.uint64)
         size = attachment.info.segment_bytes
         octets = _octets(words)
@@ -170,7 +184,7 @@ class RdmaTransport(Transport):
             link.read(attachment, trailer_offset(size), octets[:_WORD]),
             link.read(attachment, mark_offset(size, first), octets[_WORD:]),
         ]
-        link.wait(looks, work.patience, work)
+        link.wait(looks, work.timeout, work)
         deleted, *marks = words.tolist()
         if deleted:
             raise BufferNotFoundError(f"buffer {attachment.info.name!r} was deleted")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from modum.box.client.connection import Pending
+from modum.box.client.pending import Pending
 from modum.box.kernels import STORAGE, portable
 from modum.box.protocol.frames import CARRIES_NUMBERS, LAST, PUBLISH, STAGED, Header, Op
 from modum.box.protocol.layout import Piece
@@ -13,7 +13,13 @@ from modum.box.transport.base import Work
 
 
 def frames(work: Work, pieces: Sequence[Piece] | None = None, *, staged: bool = False) -> Iterator[Pending]:
-    """The requests for `pieces` (default: all of the work's) in order; `staged` ones carry no numbers."""
+    """Yield the requests for an operation's part, in order.
+
+    Args:
+        work: the part.
+        pieces: which pieces of it; None takes all.
+        staged: the numbers go through a slot's ring, and the requests carry none.
+    """
     op, info = work.op, work.target.info
     source = work.source.info.segment if work.source else 0
     octets = memoryview(b"") if work.data is None else work.data.view(np.uint8).data

@@ -1,6 +1,9 @@
 """TCP: chunks are pipelined over plain sockets, and the server applies each as it lands."""
 
-from modum.box.protocol.messages import SegmentInfo
+from typing import Self
+
+from modum.box.client.pool import ConnectionPool
+from modum.box.protocol.messages import SegmentInfo, Welcome
 from modum.box.transport.base import Attachment, Transport, Work
 from modum.box.transport.requests import frames
 
@@ -11,15 +14,20 @@ class TcpTransport(Transport):
     name = "tcp"
 
     @classmethod
-    def unavailable(cls) -> str | None:
-        """Every machine has TCP."""
+    def why_not(cls, welcome: Welcome | None = None) -> str | None:
+        """Return None: every machine has TCP."""
         return None
 
-    def attach(self, info: SegmentInfo, patience: float) -> Attachment:
-        """Nothing to do: the server knows the segment by its number."""
+    @classmethod
+    def open(cls, connections: ConnectionPool, welcome: Welcome, *, threads: int, timeout: float) -> Self:
+        """Use the connections as they are."""
+        return cls(connections)
+
+    def attach(self, info: SegmentInfo, timeout: float) -> Attachment:
+        """Do nothing: the server knows the segment by its number."""
         return Attachment(info)
 
     def run(self, work: Work) -> None:
-        """See `Transport.run`."""
-        with self.lanes.lane() as lane:
-            lane.transact(frames(work), work.patience, work)
+        """Send the requests and take the replies: see `Transport.run`."""
+        with self.connections.connection() as connection:
+            connection.transact(frames(work), work.timeout, work)

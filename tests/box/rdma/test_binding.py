@@ -4,14 +4,14 @@ import ctypes
 
 import pytest
 
-from modum.box.rdma import ucx
+from modum.box.rdma import binding
 
 # as printed by a C program that was compiled against ucp.h of 1.13, and of 1.22: they are the same
 OFFSETS: dict[type[ctypes.Structure], dict[str, int]] = {
-    ucx._Params: {"features": 8, "mt_workers_shared": 48, "estimated_num_eps": 56, "name": 72, "later": 80},
-    ucx._WorkerParams: {"thread_mode": 8, "later": 200},
-    ucx._MapParams: {"address": 8, "length": 16, "flags": 24, "memory_type": 32, "later": 36},
-    ucx._EndpointParams: {
+    binding.Params: {"features": 8, "mt_workers_shared": 48, "estimated_num_eps": 56, "name": 72, "later": 80},
+    binding.WorkerParams: {"thread_mode": 8, "later": 200},
+    binding.MapParams: {"address": 8, "length": 16, "flags": 24, "memory_type": 32, "later": 36},
+    binding.EndpointParams: {
         "address": 8,
         "error_mode": 16,
         "error_handler": 24,
@@ -20,7 +20,7 @@ OFFSETS: dict[type[ctypes.Structure], dict[str, int]] = {
         "sockaddr": 56,
         "local_sockaddr": 88,
     },
-    ucx._RequestParams: {"flags": 4, "callback": 16, "datatype": 24, "memory_type": 48, "memory": 64, "later": 72},
+    binding.RequestParams: {"flags": 4, "callback": 16, "datatype": 24, "memory_type": 48, "memory": 64, "later": 72},
 }
 
 

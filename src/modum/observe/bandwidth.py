@@ -1,0 +1,75 @@
+"""How fast a box is from here."""
+
+import statistics
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from modum.box import Box
+
+__all__ = ["Bandwidth", "measure_bandwidth"]
+
+_REPEATS: Final = 5
+_SMALL_REPEATS: Final = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bandwidth:
+    """Medians of what was measured with one thread of this process.
+
+    The speeds are of the bytes of the array, one way, without the time that an operation takes in any case.
+    """
+
+    read_bytes_per_second: float
+    add_bytes_per_second: float
+    exchange_bytes_per_second: float
+    small_read_seconds: float
+    """A read of 4 bytes."""
+    small_exchange_seconds: float
+    """An exchange of 4 bytes."""
+
+
+def measure_bandwidth(box: Box, nbytes: int = 16 << 20) -> Bandwidth:
+    """Measure reads, adds and exchanges with a buffer of `nbytes`, which is deleted again.
+
+    Raises:
+        PoolFullError: the box has no room for the buffer.
+        ModumError: the box cannot be reached any more.
+    """
+    name = f"modum/measure/{uuid.uuid4().hex[:12]}"
+    x = np.ones(nbytes // 4, np.float32)
+    buffer = box.create(name, x.size)
+    try:
+        small_read = _seconds(lambda: buffer.read(x[:1]), _SMALL_REPEATS)
+        small_exchange = _seconds(lambda: buffer.exchange(x[:1], 0.5), _SMALL_REPEATS)
+        return Bandwidth(
+            read_bytes_per_second=_speed(nbytes, _seconds(lambda: buffer.read(x), _REPEATS), small_read),
+            add_bytes_per_second=_speed(nbytes, _seconds(lambda: buffer.add(x), _REPEATS), small_exchange),
+            exchange_bytes_per_second=_speed(
+                nbytes, _seconds(lambda: buffer.exchange(x, 0.5), _REPEATS), small_exchange
+            ),
+            small_read_seconds=small_read,
+            small_exchange_seconds=small_exchange,
+        )
+    finally:
+        buffer.close()
+        box.delete(name)
+
+
+def _speed(nbytes: int, seconds: float, overhead: float) -> float:
+    return nbytes / max(seconds - overhead, 1e-9)
+
+
+def _seconds(act: Callable[[], object], repeats: int) -> float:
+    """Return the median of several times, after one that does not count: compilers and socket buffers."""
+    act()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        act()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
