@@ -10,16 +10,17 @@ from types import TracebackType
 from typing import Final, Literal, Self
 
 from modum.box import Box, Server, new_token
+from modum.box.server.process import ServerProcesses
 from modum.cluster import ClusterEnvironment, credentials, detect
 from modum.cluster.bootstrap import Bootstrap
 from modum.cluster.environment import check_group_size, check_place
+from modum.cluster.interfaces import interface_to_box
 from modum.cluster.registration import Registration
 from modum.cluster.single import Single
 from modum.cluster.slurm import allotted_tasks
 from modum.coordination.rendezvous import Rendezvous
 from modum.errors import ConnectionLostError, DeadlineError, ModumError
 from modum.observe.progress import WorkerProgress
-from modum.run.host_servers import HostServers
 
 __all__ = ["GroupPlace", "Job", "connect"]
 
@@ -183,8 +184,10 @@ class _LaunchedJob(Job):
         place: ClusterEnvironment,
         box: Box,
         *,
+        address: str = "127.0.0.1",
+        interface: str = "",
         embedded: Server | None = None,
-        carried: HostServers | None = None,
+        hosted: ServerProcesses | None = None,
         registration: Registration | None = None,
     ) -> None:
         super().__init__(
@@ -193,10 +196,12 @@ class _LaunchedJob(Job):
             world_size=place.world_size,
             local_rank=place.local_rank,
             group_size=place.group_size,
-            attempt="0" if registration is None else str(registration.run),
+            address=address,
+            interface=interface,
+            attempt=f"{0 if registration is None else registration.run}.{place.attempt}",
         )
         self._embedded = embedded
-        self._carried = carried
+        self._hosted = hosted
         self._registration = registration
         self._process = os.getpid()
         atexit.register(self.close)
@@ -226,14 +231,14 @@ class _LaunchedJob(Job):
                 with contextlib.suppress(ModumError):  # a server of another host is gone: there is no box any more
                     self.flush()
                     self._registration.leave()
-                    if wait and self._carried is not None:
+                    if wait and self._hosted is not None:
                         self._wait_for_others(self._registration)
             super().close()
-            if wait and self._carried is not None:
-                self._carried.finish()  # workers of other hosts may be about to say goodbye still
+            if wait and self._hosted is not None:
+                self._hosted.finish()  # workers of other hosts may be about to say goodbye still
         finally:
-            if self._carried is not None:
-                self._carried.close()
+            if self._hosted is not None:
+                self._hosted.close()
             if self._embedded is not None:
                 self._embedded.close()
 
@@ -266,31 +271,32 @@ def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:
     if not place.box_servers:
         if place.world_size == 1:
             return _alone(place, transport, timeout)
-        if not place.meets:
+        if not place.has_rendezvous:
             raise ValueError(
                 f"rank {place.rank} of {place.world_size} was told no box: MODUM_BOX is not set\n"
                 f"HINT: start the workers with `modum run -n {place.world_size} train.py`, or start a "
                 "`modum server` and set MODUM_BOX=host:port and MODUM_TOKEN for every worker"
             )
-    elif not place.meets or place.group_size == 1 or "MASTER_ADDR" in os.environ:
+    elif not place.has_rendezvous or place.group_size == 1 or "MASTER_ADDR" in os.environ:
+        interface = interface_to_box(place.box_servers)
         box = _box(place, place.box_servers, place.token, transport, timeout)
-        return _enter(place, box, None)
-    with place.meeting(_MEET_SECONDS) as meeting, contextlib.ExitStack() as failing:
-        assembly = Bootstrap(place, meeting)
-        failing.callback(assembly.close)
+        return _enter(place, box, address=interface.address, interface=interface.name)
+    with place.rendezvous(_MEET_SECONDS) as rendezvous, contextlib.ExitStack() as failing:
+        bootstrap = Bootstrap(place, rendezvous)
+        failing.callback(bootstrap.close)
         problem: Exception | None = None
         try:
-            box = _box(place, assembly.servers, assembly.token, transport, timeout)
-            job = _enter(place, box, assembly.carried)
+            box = _box(place, bootstrap.servers, bootstrap.token, transport, timeout)
+            job = _enter(place, box, address=bootstrap.address, interface=bootstrap.interface, hosted=bootstrap.hosted)
             failing.callback(job.leave, wait=False)
         except (ConnectionLostError, DeadlineError) as error:
-            problem = assembly.unreachable(error)
+            problem = bootstrap.unreachable(error)
         except (ModumError, ValueError, OSError) as error:
             problem = error
-        assembly.agree(problem)
+        bootstrap.agree(problem)
         failing.pop_all()
     if place.rank == 0:
-        _say(assembly.report())
+        _say(bootstrap.report())
     return job
 
 
@@ -315,14 +321,16 @@ def _box(place: ClusterEnvironment, servers: tuple[str, ...], token: str | None,
     return Box.connect(servers, token=token, transport=transport, timeout=timeout, namespace=place.job)
 
 
-def _enter(place: ClusterEnvironment, box: Box, carried: HostServers | None) -> _LaunchedJob:
+def _enter(
+    place: ClusterEnvironment, box: Box, *, address: str, interface: str, hosted: ServerProcesses | None = None
+) -> _LaunchedJob:
     """Check in, unless this is a script by itself: several of those may share a box, whose jobs they know."""
     try:
         registration = None if isinstance(place, Single) else Registration(box, place)
     except BaseException:
         box.close()
         raise
-    return _LaunchedJob(place, box, carried=carried, registration=registration)
+    return _LaunchedJob(place, box, address=address, interface=interface, hosted=hosted, registration=registration)
 
 
 def _say(text: str) -> None:

@@ -20,10 +20,9 @@ from modum.cluster.munge import MungeError, seal
 from modum.cluster.registration import Registration, check_free
 from modum.cluster.rendezvous import BoxRendezvous
 from modum.cluster.slurm import Slurm
-from modum.cluster.slurm_rendezvous import meet as meet_at_first_host
-from modum.cluster.slurm_rendezvous import meeting_ports
+from modum.cluster.slurm_rendezvous import ports_of
+from modum.cluster.torchelastic import TorchElastic
 from modum.errors import DeadlineError, MismatchError, ModumError
-from modum.torch.store import job_store
 
 pytestmark = pytest.mark.usefixtures("bare_environment")
 
@@ -49,24 +48,24 @@ def together(workers: int, act: Callable[[int], Any]) -> list[Any]:
         return list(pool.map(guarded, range(workers)))
 
 
-def meet(server: Server, rank: int, world_size: int, seconds: float = SECONDS) -> BoxRendezvous:
-    return BoxRendezvous(Box.connect(server.address, transport="tcp"), rank, world_size, seconds)
+def meet(server: Server, rank: int, world_size: int, timeout: float = SECONDS) -> BoxRendezvous:
+    return BoxRendezvous(Box.connect(server.address, transport="tcp"), rank, world_size, timeout)
 
 
-class TestAMeeting:
+class TestARendezvous:
     def test_gives_everybody_what_all_gave_in_every_round(self, server: Server) -> None:
         def worker(rank: int) -> list[list[str]]:
-            with meet(server, rank, 3) as meeting:
-                return [meeting.gather(f"{rank}, round {number}: ü") for number in range(2)]
+            with meet(server, rank, 3) as rendezvous:
+                return [rendezvous.gather(f"{rank}, round {number}: ü") for number in range(2)]
 
         rounds = [[f"{rank}, round {number}: ü" for rank in range(3)] for number in range(2)]
         assert together(3, worker) == [rounds] * 3
 
     def test_names_those_that_did_not_come(self, server: Server) -> None:
-        with meet(server, 1, 4, seconds=0.2) as meeting:
+        with meet(server, 1, 4, timeout=0.2) as rendezvous:
             message = r"3 of 4 workers \(rank 0, 2, 3\) did not come to modum\.connect\(\) within 0\.2 s\nHINT: "
             with pytest.raises(DeadlineError, match=message):
-                meeting.gather("here")
+                rendezvous.gather("here")
 
     def test_refuses_a_rank_that_came_before(self, server: Server) -> None:
         with (
@@ -77,15 +76,15 @@ class TestAMeeting:
             BoxRendezvous(box, 1, 2, SECONDS)
 
 
-class TestAnAssembly:
-    def assemble(self, server: Server, *places: ClusterEnvironment, then: Callable[[Bootstrap], Any]) -> list[Any]:
+class TestABootstrap:
+    def bootstrap(self, server: Server, *places: ClusterEnvironment, then: Callable[[Bootstrap], Any]) -> list[Any]:
         def worker(rank: int) -> Any:
-            with meet(server, rank, len(places)) as meeting:
-                assembly = Bootstrap(places[rank], meeting)
+            with meet(server, rank, len(places)) as rendezvous:
+                bootstrap = Bootstrap(places[rank], rendezvous)
                 try:
-                    return then(assembly)
+                    return then(bootstrap)
                 finally:
-                    assembly.close()
+                    bootstrap.close()
 
         return together(len(places), worker)
 
@@ -95,14 +94,14 @@ class TestAnAssembly:
         places = [ByHand(rank=rank, world_size=3, local_rank=(0, 1, 0)[rank]) for rank in range(3)]
         all_there = threading.Barrier(3)
 
-        def use(assembly: Bootstrap) -> tuple[tuple[str, ...], str | None, int]:
-            with Box.connect(assembly.servers, token=assembly.token) as box:
+        def use(bootstrap: Bootstrap) -> tuple[tuple[str, ...], str | None, int]:
+            with Box.connect(bootstrap.servers, token=bootstrap.token) as box:
                 box.counter("here").add(1)
-                assembly.agree(None)
+                bootstrap.agree(None)
                 all_there.wait(SECONDS)
-                return assembly.servers, assembly.token, box.counter("here").value
+                return bootstrap.servers, bootstrap.token, box.counter("here").value
 
-        results = self.assemble(server, *places, then=use)
+        results = self.bootstrap(server, *places, then=use)
         (servers, token, _), *_ = results
         assert results == [(servers, token, 3)] * 3
         assert len(servers) == 4
@@ -128,14 +127,14 @@ class TestAnAssembly:
     ) -> None:
         places = [ByHand(rank=rank, world_size=2, local_rank=rank) for rank in range(2)]
         places[1] = dataclasses.replace(places[1], **changes)
-        for error in self.assemble(server, *places, then=lambda _: None):
+        for error in self.bootstrap(server, *places, then=lambda _: None):
             with pytest.raises(MismatchError, match=message):
                 raise error
 
     def test_ends_for_all_when_one_cannot_go_on(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         places = [ByHand(rank=rank, world_size=2, local_rank=rank) for rank in range(2)]
         monkeypatch.setenv("MODUM_SERVERS", "none")
-        first, second = self.assemble(server, *places, then=lambda _: None)
+        first, second = self.bootstrap(server, *places, then=lambda _: None)
         assert (
             str(first)
             == "MODUM_SERVERS='none' is not an integer\nHINT: set it to the number of memory servers on each host"
@@ -145,29 +144,29 @@ class TestAnAssembly:
     def test_ends_for_all_when_one_cannot_join_the_box(self, server: Server) -> None:
         places = [ByHand(rank=rank, world_size=2, local_rank=rank) for rank in range(2)]
 
-        def fail(assembly: Bootstrap) -> None:
-            assembly.agree(ValueError("no luck") if assembly.carried is None else None)
+        def fail(bootstrap: Bootstrap) -> None:
+            bootstrap.agree(ValueError("no luck") if bootstrap.hosted is None else None)
 
-        first, second = self.assemble(server, *places, then=fail)
+        first, second = self.bootstrap(server, *places, then=fail)
         assert (str(first), str(second)) == ("rank 1: no luck", "no luck")
         del os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
 
 
-class TestARoster:
+class TestARegistration:
     def box(self, server: Server, namespace: str = "") -> Box:
         return Box.connect(server.address, transport="tcp", namespace=namespace)
 
     def test_knows_who_is_there(self, server: Server) -> None:
         places = [ByHand(rank=rank, world_size=3, local_rank=rank) for rank in range(3)]
         with self.box(server) as first, self.box(server) as second:
-            rosters = [Registration(box, place) for box, place in zip((first, second), places[:2], strict=True)]
-            assert [roster.others() for roster in rosters] == [[1], [0]]
-            assert [roster.run for roster in rosters] == [1, 1]
+            registrations = [Registration(box, place) for box, place in zip((first, second), places[:2], strict=True)]
+            assert [registration.others() for registration in registrations] == [[1], [0]]
+            assert [registration.run for registration in registrations] == [1, 1]
             with pytest.raises(MismatchError, match=r"2 workers of a job without a name use this box now\nHINT: "):
                 check_free(first, "")
-            rosters[1].leave()
-            rosters[0].wait_for_others(0.0)
-            assert rosters[0].others() == []
+            registrations[1].leave()
+            registrations[0].wait_for_others(0.0)
+            assert registrations[0].others() == []
         with self.box(server) as box:
             check_free(box, "")
             assert Registration(box, places[2]).run == 2
@@ -200,15 +199,15 @@ class TestARoster:
 
 def test_jobs_of_slurm_whose_ports_are_the_same_do_not_mix() -> None:
     steps = ("77.0", "1327.0")
-    assert meeting_ports(steps[0]) == meeting_ports(steps[1])
+    assert ports_of(steps[0]) == ports_of(steps[1])
 
     def worker(number: int) -> list[str]:
         job, rank = divmod(number, 2)
         place = Slurm(
             rank=rank, world_size=2, local_rank=rank, step=steps[job], hosts="localhost,other", token="for both jobs"
         )
-        with meet_at_first_host(place, SECONDS) as meeting:
-            return meeting.gather(f"job {job}")
+        with place.rendezvous(SECONDS) as place_of_all:
+            return place_of_all.gather(f"job {job}")
 
     assert together(4, worker) == [["job 0"] * 2, ["job 0"] * 2, ["job 1"] * 2, ["job 1"] * 2]
 
@@ -224,30 +223,29 @@ def test_slurm_without_munge_wants_a_token() -> None:
         r"no secret to share, and there is no way to send one safely: MUNGE.*\nHINT: before srun: export MODUM_TOKEN="
     )
     with pytest.raises(ModumError, match=message):
-        meet_at_first_host(place, SECONDS)
+        place.rendezvous(SECONDS)
 
 
 def test_jobs_of_slurm_meet_at_ports_of_their_own() -> None:
-    ports = {step: meeting_ports(step) for step in ("77.0", "77.1", "78.0", "4000000000.12")}
+    ports = {step: ports_of(step) for step in ("77.0", "77.1", "78.0", "4000000000.12")}
     assert len({window.start for window in ports.values()}) == 4
     assert all(20000 <= port < 30000 for window in ports.values() for port in window)
 
 
-class TestTheStore:
-    def test_at_a_port_that_is_taken_is_told(self) -> None:
-        # in a process of its own: torch leaves descriptors behind when it fails
-        code = "from modum.torch.store import job_store; job_store(0)"
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
-            result = subprocess.run(
-                [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **place}, timeout=60
-            )
-        assert result.returncode == 1
-        assert f"cannot keep the store of torch.distributed at 127.0.0.1:{place['MASTER_PORT']}: " in result.stderr
-        assert "HINT: is another job at this port? Give this one another: MASTER_PORT" in result.stderr
-
-    def test_that_nobody_named_is_told(self) -> None:
-        with pytest.raises(
-            ValueError, match=r"MASTER_ADDR='' and MASTER_PORT='' do not .*\nHINT: call modum.connect\(\)"
-        ):
-            job_store(0)
+def test_a_store_of_torchrun_whose_port_is_taken_is_told() -> None:
+    # in a process of its own: torch leaves descriptors behind when it fails
+    code = "from modum.cluster import detect; detect().rendezvous(5.0)"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        place = TorchElastic(rank=0, world_size=2, local_rank=0, store_host="127.0.0.1", store_port=port)
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **place.variables()},
+            timeout=60,
+            check=False,
+        )
+    assert result.returncode == 1
+    assert f"cannot keep the store of torch.distributed at 127.0.0.1:{port}: " in result.stderr
+    assert "HINT: is another job at this port? Give this one another: MASTER_PORT" in result.stderr

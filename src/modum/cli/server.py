@@ -61,6 +61,7 @@ def server(
     import psutil
 
     from modum.box import Server
+    from modum.box.server.process import ready_line
     from modum.cluster import credentials
     from modum.cluster.interfaces import chosen_interface
     from modum.units import format_bytes, parse_bytes
@@ -90,7 +91,7 @@ def server(
     if stop_with_stdin:
         threading.Thread(target=_obey_input, args=(memory_server, stopped), daemon=True).start()
     with memory_server:
-        print(f"modum server listening on {memory_server.address}", flush=True)
+        print(ready_line(memory_server.address), flush=True)
         stopped.wait()
 
 

@@ -8,7 +8,9 @@ from typing import Final, TypeVar
 import msgspec
 
 from modum.box import new_token
+from modum.box.server.process import ServerProcesses
 from modum.box.sockets import local_host, parse_address
+from modum.cluster import credentials
 from modum.cluster.environment import ClusterEnvironment, integer_variable
 from modum.cluster.interfaces import (
     INTERFACE_VARIABLE,
@@ -16,12 +18,12 @@ from modum.cluster.interfaces import (
     chosen_interface,
     host_interfaces,
     interface_to,
+    interface_to_box,
     route_source,
 )
 from modum.cluster.ports import free_port
-from modum.cluster.rendezvous import Rendezvous
+from modum.cluster.rendezvous import LauncherRendezvous
 from modum.errors import MismatchError, ModumError
-from modum.run.host_servers import HostServers
 from modum.units import count, parse_bytes
 
 __all__ = ["Bootstrap"]
@@ -65,21 +67,33 @@ class _Offer(_Answer, kw_only=True):
 
 
 class Bootstrap:
-    """What the workers of `place` agreed on: `servers` of the box, `token`, and the `carried` servers of this host.
+    """What the workers of a job agreed on before they join their box, and the memory servers that this one runs.
 
     All workers go through the same rounds, and one that cannot go on tells the others, so that all fail at once
-    and with its reason. Sets MASTER_ADDR and MASTER_PORT, where they are not set, for the groups.
+    and with its reason. Sets MASTER_ADDR and MASTER_PORT, where they are not set, for scripts that use
+    torch.distributed themselves.
+
+    Args:
+        place: of this worker.
+        rendezvous: of all workers.
+
+    Attributes:
+        servers: addresses of the box.
+        token: of the box.
+        address: by which the other workers reach this host.
+        interface: name of the network interface that has this address; empty if the job is on one host.
+        hosted: the memory servers that this worker runs for its host, if it does.
 
     Raises:
         MismatchError: world size, group size or placement do not fit together.
         DeadlineError: a worker did not come.
-        ModumError: a worker cannot go on.
+        ModumError: a worker cannot go on. No server is left in each case.
     """
 
-    def __init__(self, place: ClusterEnvironment, meeting: Rendezvous) -> None:
+    def __init__(self, place: ClusterEnvironment, rendezvous: LauncherRendezvous) -> None:
         self._place = place
-        self._meeting = meeting
-        self.carried: HostServers | None = None
+        self._rendezvous = rendezvous
+        self.hosted: ServerProcesses | None = None
         self._hellos = self._gather(_hello(place), _Hello)
         _check(self._hellos)
         self.token = place.token or self._hellos[0].token
@@ -87,17 +101,26 @@ class Bootstrap:
         try:
             self._offers = self._gather(self._offer(), _Offer)
             self.servers = self.servers or tuple(server for offer in self._offers for server in offer.servers)
-            self._tell_torch()
+            self.address, self.interface = self._own_address()
+            if "MASTER_ADDR" not in os.environ:
+                store = self._offers[0].store
+                assert store is not None
+                os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = store[0], str(store[1])
         except BaseException:
             self.close()
             raise
 
     def agree(self, problem: Exception | None) -> None:
-        """The last round: raises this worker's `problem`, or the first that another one has, or returns for all."""
+        """Go through the last round: return if no worker has a problem.
+
+        Raises:
+            Exception: this worker's own `problem`.
+            ModumError: the first that another one has.
+        """
         self._gather(_Answer(problem="" if problem is None else _describe(problem)), _Answer, problem)
 
     def unreachable(self, error: ModumError) -> ModumError:
-        """What to tell when this worker cannot reach a server of the box: from where it tried."""
+        """Return what to tell when this worker cannot reach a server of the box: from where it tried."""
         me = self._hellos[self._place.rank]
         ways = ", ".join(
             f"{server} from {route_source(parse_address(server)[0]) or 'no address (there is no route)'}"
@@ -111,12 +134,12 @@ class Bootstrap:
         )
 
     def close(self) -> None:
-        """Stop the servers of this host."""
-        if self.carried is not None:
-            self.carried.close()
+        """Stop the servers of this host; closing twice does nothing."""
+        if self.hosted is not None:
+            self.hosted.close()
 
     def report(self) -> str:
-        """One line for people: who came together, and over which network."""
+        """Return one line for people: who came together, and over which network."""
         place = self._place
         hosts = sum(hello.local_rank == 0 for hello in self._hellos)
         where = [
@@ -152,8 +175,13 @@ class Bootstrap:
                 memory = parse_bytes(os.environ.get("MODUM_MEMORY", _DEFAULT_MEMORY))
                 if number < 1:
                     raise ValueError(f"MODUM_SERVERS ({number}) must be at least 1")
-                self.carried = HostServers(number, memory, interface.address, self.token)
-            servers = self.carried.addresses if self.carried else []
+                self.hosted = ServerProcesses(
+                    memory,
+                    count=number,
+                    host=interface.address,
+                    environment=credentials.child_environment(self.token),
+                )
+            servers = self.hosted.addresses if self.hosted else []
             return _Offer(servers=servers, interface=interface.name, store=store)
         except (ModumError, ValueError, OSError) as error:
             return _Offer(servers=[], interface="", store=None, problem=_describe(error))
@@ -168,31 +196,26 @@ class Bootstrap:
         first = self._hellos[0]
         with_first = me.machine == first.machine
         peer = next(hello for hello in self._hellos if hello.machine != me.machine) if with_first else first
-        if self._meeting.address is not None:
+        if self._rendezvous.address is not None:
             # others came by this address: it is known to work
-            proven = socket.gethostbyname(self._meeting.address)
+            proven = socket.gethostbyname(self._rendezvous.address)
             source = proven if with_first else route_source(proven)
             for own in me.interfaces:
                 if own.address == source:
                     return own
         return interface_to(peer.host, [each.address for each in peer.interfaces], me.interfaces)
 
-    def _tell_torch(self) -> None:
-        if "MASTER_ADDR" not in os.environ:
-            store = self._offers[0].store
-            assert store is not None
-            os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = store[0], str(store[1])
-        if not self._one_machine and self._place.group_size > 1:
-            try:
-                name = self._interface().name
-            except ModumError:
-                return  # a host whose servers are elsewhere may have none to tell of
-            # gloo would take the address of the host's name, which is loopback on many machines
-            for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-                os.environ.setdefault(variable, name)
+    def _own_address(self) -> tuple[str, str]:
+        if self._one_machine:
+            return _LOOPBACK.address, ""
+        try:
+            interface = self._interface()
+        except ModumError:  # a host whose servers are elsewhere may have none to tell of
+            interface = interface_to_box(self.servers)
+        return interface.address, interface.name
 
     def _gather(self, answer: Answer, kind: type[Answer], own: Exception | None = None) -> list[Answer]:
-        texts = self._meeting.gather(msgspec.json.encode(answer).decode())
+        texts = self._rendezvous.gather(msgspec.json.encode(answer).decode())
         answers = [msgspec.json.decode(text, type=kind) for text in texts]
         if own is not None:
             raise own

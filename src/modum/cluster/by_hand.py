@@ -2,11 +2,13 @@
 
 import os
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
 
-from modum.cluster.environment import ClusterEnvironment, common_variables, integer_variable
+from modum.cluster.environment import GROUP_VARIABLE, ClusterEnvironment, common_variables, integer_variable
 
-__all__ = ["ByHand"]
+__all__ = ["ByHand", "check_by_hand"]
+
+_HINT: Final = "start the workers with `modum run -n 4 train.py`, or set RANK, WORLD_SIZE and LOCAL_RANK"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +27,33 @@ class ByHand(ClusterEnvironment):
 
     @classmethod
     def read(cls) -> Self:
-        hint = "start the workers with `modum run -n 4 train.py`, or set RANK, WORLD_SIZE and LOCAL_RANK"
         return cls(
-            rank=integer_variable("RANK", hint),
-            world_size=integer_variable("WORLD_SIZE", hint),
-            local_rank=integer_variable("LOCAL_RANK", hint),
-            group_size=integer_variable("MODUM_GROUP_SIZE", "set it to the number of workers in a group", default=1),
+            rank=integer_variable("RANK", _HINT),
+            world_size=integer_variable("WORLD_SIZE", _HINT),
+            local_rank=integer_variable("LOCAL_RANK", _HINT),
+            group_size=integer_variable(GROUP_VARIABLE, "set it to the number of workers in a group", default=1),
             **common_variables(),
         )
+
+    def own_variables(self) -> dict[str, str]:
+        return _variables(self)
+
+
+def check_by_hand(place: ClusterEnvironment) -> None:
+    """Check that variables that were set by hand, or left over from another launcher, say nothing else than `place`.
+
+    Raises:
+        ValueError: RANK, WORLD_SIZE or LOCAL_RANK is there with another value.
+    """
+    ours = _variables(place)
+    wrong = [name for name, value in ours.items() if os.environ.get(name, value) != value]
+    if wrong:
+        raise ValueError(
+            f"{place.name} says {', '.join(f'{name}={ours[name]}' for name in wrong)}, but the environment says "
+            f"{', '.join(f'{name}={os.environ[name]}' for name in wrong)}\n"
+            f"HINT: unset {' '.join(wrong)} before {place.name}, or start the workers one way only"
+        )
+
+
+def _variables(place: ClusterEnvironment) -> dict[str, str]:
+    return {"RANK": str(place.rank), "WORLD_SIZE": str(place.world_size), "LOCAL_RANK": str(place.local_rank)}

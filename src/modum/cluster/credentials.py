@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-__all__ = ["TOKEN_VARIABLE", "TRANSPORT_VARIABLE", "token", "transport"]
+__all__ = ["TOKEN_VARIABLE", "TRANSPORT_VARIABLE", "child_environment", "token", "transport"]
 
 TOKEN_VARIABLE: Final = "MODUM_TOKEN"
 TRANSPORT_VARIABLE: Final = "MODUM_TRANSPORT"
@@ -32,3 +32,8 @@ def token(path: str | os.PathLike[str] | None = None) -> str | None:
 def transport() -> str | None:
     """Return the transport that MODUM_TRANSPORT asks for, or None; `Box.connect` checks that there is such a one."""
     return os.environ.get(TRANSPORT_VARIABLE) or None
+
+
+def child_environment(token: str) -> dict[str, str]:
+    """Return this process's environment with the token of a job, for a memory server that this process starts."""
+    return {**os.environ, TOKEN_VARIABLE: token}

@@ -3,13 +3,14 @@
 import os
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Self, TypedDict
+from typing import TYPE_CHECKING, ClassVar, Final, Self, TypedDict
 
 from modum.cluster import credentials
 
 if TYPE_CHECKING:
-    from modum.cluster.rendezvous import Rendezvous
+    from modum.cluster.rendezvous import LauncherRendezvous
 
 __all__ = [
     "ClusterEnvironment",
@@ -21,25 +22,29 @@ __all__ = [
     "integer_variable",
 ]
 
-_JOB = re.compile(r"[A-Za-z0-9._-]{0,64}")
+BOX_VARIABLE: Final = "MODUM_BOX"
+JOB_VARIABLE: Final = "MODUM_JOB"
+GROUP_VARIABLE: Final = "MODUM_GROUP_SIZE"
+_JOB: Final = re.compile(r"[A-Za-z0-9._-]{0,64}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterEnvironment(ABC):
     """This process's place among the workers of the job, as its launcher left word of it.
 
-    A new launcher is one subclass, in a file of its own, and one entry in
-    `modum.cluster.detection.ENVIRONMENTS`.
+    A new launcher is one subclass, in a file of its own, and one entry in `modum.cluster.detection.ENVIRONMENTS`;
+    `modum.testing.check_environment` says whether it keeps to what is written here.
 
-    Consecutive ranks make a group: the ranks `0 .. group_size - 1` are group 0, and so on. Raises
-    `ValueError` where the numbers cannot be a job's, so that a wrong start ends at once and not in a
-    collective that hangs.
+    Consecutive ranks make a group: the ranks `0 .. group_size - 1` are group 0, and so on.
+
+    Raises:
+        ValueError: the numbers cannot be a job's: a wrong start ends at once, and not in a collective that hangs.
     """
 
     name: ClassVar[str]
     """What a person would say started the process."""
-    meets: ClassVar[bool] = False
-    """Whether the workers can tell each other what they need before there is a box: see `meeting`."""
+    has_rendezvous: ClassVar[bool] = False
+    """Whether the workers can tell each other what they need before there is a box: see `rendezvous`."""
 
     rank: int
     world_size: int
@@ -52,22 +57,67 @@ class ClusterEnvironment(ABC):
     token: str | None = field(default=None, repr=False)
     job: str = ""
     """What the job is called in a box that others use too."""
+    attempt: int = 0
+    """How often the launcher had started the workers before, for a launcher that starts them again after a failure."""
 
     @classmethod
     @abstractmethod
     def detect(cls) -> bool:
-        """Whether this launcher started the process; looks only, and raises nothing."""
+        """Return whether this launcher started the process; look only, and raise nothing."""
 
     @classmethod
     @abstractmethod
     def read(cls) -> Self:
-        """The place of this process; `ValueError` with a hint if the launcher's word is incomplete."""
+        """Return the place of this process.
 
-    def meeting(self, seconds: float) -> "Rendezvous":
-        """Come together with all other workers, by the launcher's own means; only where `meets` is true.
+        Raises:
+            ValueError: the launcher's word is incomplete or wrong; the message has a hint.
+        """
 
-        `seconds` is how long the first worker waits for the last one, each time. Raises `ModumError` with a
-        hint if there is no way to meet.
+    @abstractmethod
+    def own_variables(self) -> dict[str, str]:
+        """Return the launcher's own variables by which a process finds this place; see `variables`."""
+
+    def variables(self) -> dict[str, str]:
+        """Return the environment variables by which a process finds itself in this place: the inverse of `read`.
+
+        They go over what a child inherits; what is empty counts as not set.
+        """
+        common = {
+            BOX_VARIABLE: ",".join(self.box_servers),
+            credentials.TOKEN_VARIABLE: self.token or "",
+            JOB_VARIABLE: self.job,
+        }
+        group = {} if self.group_is_host else {GROUP_VARIABLE: str(self.group_size)}
+        return {**common, **group, **self.own_variables()}
+
+    @classmethod
+    def started(cls) -> int:
+        """Return how many processes this launcher started, where it is one that starts many; only after `detect`.
+
+        Raises:
+            ValueError: it does not say.
+        """
+        return 1
+
+    def check(self, outer: Sequence[type["ClusterEnvironment"]]) -> None:  # noqa: B027 - most have nothing to check
+        """Check that this place does not contradict what other launchers say, in which this one may have run.
+
+        Args:
+            outer: the environments that detect themselves too, and that stand behind this one in `ENVIRONMENTS`.
+
+        Raises:
+            ValueError: it does; the message has a hint.
+        """
+
+    def rendezvous(self, timeout: float) -> "LauncherRendezvous":
+        """Come together with all other workers, by the launcher's own means; only where `has_rendezvous` is true.
+
+        Args:
+            timeout: seconds that the first worker waits for the last one, each time.
+
+        Raises:
+            ModumError: there is no way to meet; the message has a hint.
         """
         raise TypeError(f"workers of {self.name} are told all they need")
 
@@ -133,15 +183,19 @@ def check_job(job: str) -> None:
 
 
 def host_group(local_world_size: int) -> "_Group":
-    """The group size that MODUM_GROUP_SIZE gives, else the number of workers of this host."""
-    if "MODUM_GROUP_SIZE" in os.environ:
-        size = integer_variable("MODUM_GROUP_SIZE", "set it to the number of workers in a group")
+    """Return the group size that MODUM_GROUP_SIZE gives, else the number of workers of this host."""
+    if GROUP_VARIABLE in os.environ:
+        size = integer_variable(GROUP_VARIABLE, "set it to the number of workers in a group")
         return {"group_size": size, "group_is_host": False}
     return {"group_size": local_world_size, "group_is_host": True}
 
 
 def integer_variable(name: str, hint: str, default: int | None = None) -> int:
-    """The environment variable `name` as an integer; `ValueError` if it is none, or is missing."""
+    """Return the environment variable `name` as an integer.
+
+    Raises:
+        ValueError: it is none, or is missing and there is no `default`.
+    """
     text = os.environ.get(name)
     if text is None:
         if default is None:
@@ -154,12 +208,12 @@ def integer_variable(name: str, hint: str, default: int | None = None) -> int:
 
 
 def common_variables() -> "_Common":
-    """What every environment takes from MODUM_BOX, MODUM_TOKEN and MODUM_JOB."""
-    servers = (server.strip() for server in os.environ.get("MODUM_BOX", "").split(","))
+    """Return what every environment takes from MODUM_BOX, MODUM_TOKEN and MODUM_JOB."""
+    servers = (server.strip() for server in os.environ.get(BOX_VARIABLE, "").split(","))
     return {
         "box_servers": tuple(server for server in servers if server),
         "token": credentials.token(),
-        "job": os.environ.get("MODUM_JOB", ""),
+        "job": os.environ.get(JOB_VARIABLE, ""),
     }
 
 

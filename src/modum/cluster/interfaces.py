@@ -1,6 +1,7 @@
 """Which of its addresses a host tells to other hosts."""
 
 import ipaddress
+import os
 import re
 import socket
 from collections.abc import Iterable, Sequence
@@ -9,9 +10,18 @@ from typing import Final
 import msgspec
 import psutil
 
+from modum.box.sockets import parse_address
 from modum.errors import ModumError
 
-__all__ = ["INTERFACE_VARIABLE", "Interface", "chosen_interface", "host_interfaces", "interface_to", "route_source"]
+__all__ = [
+    "INTERFACE_VARIABLE",
+    "Interface",
+    "chosen_interface",
+    "host_interfaces",
+    "interface_to",
+    "interface_to_box",
+    "route_source",
+]
 
 INTERFACE_VARIABLE: Final = "MODUM_INTERFACE"
 _OF_CONTAINERS: Final = re.compile(r"docker\d*|br-[0-9a-f]+|veth.*|virbr.*|cni\d*|cbr\d*|lxc.*|lxdbr.*|podman\d*")
@@ -36,7 +46,7 @@ class Interface(msgspec.Struct, frozen=True):
 
 
 def host_interfaces() -> list[Interface]:
-    """What may be told to other hosts: that of the default route first, IPv4 before IPv6.
+    """Return what may be told to other hosts: that of the default route first, IPv4 before IPv6.
 
     Loopback and link-local addresses and the bridges of containers are left out.
     """
@@ -56,7 +66,7 @@ def host_interfaces() -> list[Interface]:
 
 
 def chosen_interface(choice: str) -> Interface:
-    """The interface that the user named, by its name or its address.
+    """Return the interface that the user named, by its name or its address.
 
     Raises:
         ValueError: there is none, or it has no address; the message shows those that there are.
@@ -78,7 +88,7 @@ def chosen_interface(choice: str) -> Interface:
 
 
 def interface_to(peer: str, peer_addresses: Iterable[str], own: Sequence[Interface]) -> Interface:
-    """The interface by which this host reaches the host `peer`: the route to it decides.
+    """Return the interface by which this host reaches the host `peer`: the route to it decides.
 
     Of several addresses of the peer those in a network of this host come first. `own` are `host_interfaces()`.
 
@@ -100,8 +110,30 @@ def interface_to(peer: str, peer_addresses: Iterable[str], own: Sequence[Interfa
     )
 
 
+def interface_to_box(servers: Sequence[str]) -> Interface:
+    """Return the interface by which this host reaches memory servers: workers that reach them too can reach it there.
+
+    Args:
+        servers: addresses `host:port`.
+
+    Returns:
+        The one that MODUM_INTERFACE names, else that of the route to the first server on another host, or in the
+        network; loopback, without a name, if all are reached by loopback.
+
+    Raises:
+        ValueError: MODUM_INTERFACE names none.
+    """
+    if choice := os.environ.get(INTERFACE_VARIABLE):
+        return chosen_interface(choice)
+    for server in servers:
+        source = route_source(parse_address(server)[0])
+        if source is not None and not ipaddress.ip_address(source).is_loopback:
+            return next((each for each in host_interfaces() if each.address == source), Interface("", source, 32))
+    return Interface("", "127.0.0.1", 8)
+
+
 def route_source(address: str) -> str | None:
-    """The address of this host from which the kernel would send to `address`; None without a route."""
+    """Return the address of this host from which the kernel would send to `address`; None without a route."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:  # connecting a datagram socket sends nothing
         try:

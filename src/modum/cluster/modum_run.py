@@ -2,23 +2,26 @@
 
 import os
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from modum.cluster.by_hand import ByHand
 
-__all__ = ["LAUNCHER_VARIABLE", "MODUM_RUN", "ModumRun"]
+__all__ = ["ModumRun"]
 
-LAUNCHER_VARIABLE = "MODUM_LAUNCHER"
-MODUM_RUN = "modum run"
-"""What `modum run` sets `LAUNCHER_VARIABLE` to: its workers inherit whatever an outer launcher has set."""
+_VARIABLE: Final = "MODUM_LAUNCHER"
+_VALUE: Final = "modum run"
+"""What `modum run` sets it to: its workers inherit whatever an outer launcher has set."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModumRun(ByHand):
     """The same variables, set by `modum run`."""
 
-    name: ClassVar[str] = MODUM_RUN
+    name: ClassVar[str] = "modum run"
 
     @classmethod
     def detect(cls) -> bool:
-        return os.environ.get(LAUNCHER_VARIABLE) == MODUM_RUN
+        return os.environ.get(_VARIABLE) == _VALUE
+
+    def own_variables(self) -> dict[str, str]:
+        return {**super().own_variables(), _VARIABLE: _VALUE}

@@ -1,18 +1,17 @@
 """Workers that mpirun or mpiexec started: Open MPI, MPICH, Intel MPI, MVAPICH2."""
 
 import os
-import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Final, NamedTuple, Self
 
 import numpy as np
 
+from modum.cluster.by_hand import check_by_hand
 from modum.cluster.environment import ClusterEnvironment, common_variables, host_group, integer_variable
-from modum.cluster.rendezvous import Rendezvous
+from modum.cluster.rendezvous import WHAT, LauncherRendezvous
 from modum.errors import DeadlineError, ModumError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from modum.waiting import poll
 
 __all__ = ["Mpi"]
 
@@ -27,7 +26,7 @@ class _Flavour(NamedTuple):
     libraries: tuple[str, ...]
 
 
-_FLAVOURS = {
+_FLAVOURS: Final = {
     "Open MPI": _Flavour(
         "OMPI_COMM_WORLD_RANK",
         "OMPI_COMM_WORLD_SIZE",
@@ -47,8 +46,8 @@ _FLAVOURS = {
         ("MVAPICH",),
     ),
 }
-_SLICE = 0.001  # seconds between two looks whether all have come
-_HINT = "start the workers with `mpirun -n 4 python train.py`, which sets it"
+_PAUSE: Final = 0.001  # seconds between two looks whether all have come
+_HINT: Final = "start the workers with `mpirun -n 4 python train.py`, which sets it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +55,7 @@ class Mpi(ClusterEnvironment):
     """The variables that mpirun sets. mpi4py is used, and MPI initialized, only where workers have to meet."""
 
     name: ClassVar[str] = "mpirun"
-    meets: ClassVar[bool] = True
+    has_rendezvous: ClassVar[bool] = True
 
     flavour: str
     """Whose mpirun it is."""
@@ -66,8 +65,7 @@ class Mpi(ClusterEnvironment):
         return bool(_found())
 
     @classmethod
-    def processes(cls) -> int:
-        """How many processes mpirun started."""
+    def started(cls) -> int:
         return integer_variable(next(iter(_found().values())).world_size, _HINT)
 
     @classmethod
@@ -86,14 +84,26 @@ class Mpi(ClusterEnvironment):
         return cls(
             flavour=flavour,
             rank=integer_variable(names.rank, _HINT),
-            world_size=cls.processes(),
+            world_size=cls.started(),
             local_rank=integer_variable(names.local_rank, _HINT),
             **host_group(integer_variable(names.local_world_size, _HINT)),
             **common_variables(),
         )
 
-    def meeting(self, seconds: float) -> Rendezvous:
-        return _MpiMeeting(_communicator(self), self.rank, seconds)
+    def own_variables(self) -> dict[str, str]:
+        names = _FLAVOURS[self.flavour]
+        return {
+            names.rank: str(self.rank),
+            names.world_size: str(self.world_size),
+            names.local_rank: str(self.local_rank),
+            names.local_world_size: str(self.group_size if self.group_is_host else self.world_size),
+        }
+
+    def check(self, outer: Sequence[type[ClusterEnvironment]]) -> None:
+        check_by_hand(self)
+
+    def rendezvous(self, timeout: float) -> LauncherRendezvous:
+        return _MpiRendezvous(_communicator(self), self.rank, timeout)
 
 
 def _found() -> dict[str, _Flavour]:
@@ -148,13 +158,13 @@ def _wrong_library(place: Mpi, library: str) -> str:
     )
 
 
-class _MpiMeeting(Rendezvous):
+class _MpiRendezvous(LauncherRendezvous):
     """All-gathers of a communicator, begun and then waited for with a deadline, which MPI itself does not have."""
 
-    def __init__(self, communicator: Any, rank: int, seconds: float) -> None:
+    def __init__(self, communicator: Any, rank: int, timeout: float) -> None:
         self._communicator = communicator
         self._rank = rank
-        self._seconds = seconds
+        self._timeout = timeout
 
     def gather(self, text: str) -> list[str]:
         data = np.frombuffer(text.encode(), np.uint8)
@@ -165,13 +175,11 @@ class _MpiMeeting(Rendezvous):
         self._wait(self._communicator.Iallgatherv, data, [everything, lengths.tolist()])
         return [everything[end - size : end].tobytes().decode() for end, size in zip(ends, lengths, strict=True)]
 
-    def _wait(self, begin: "Callable[..., Any]", send: Any, receive: Any) -> None:
-        request = begin(send, receive)
-        deadline = time.monotonic() + self._seconds
-        while not request.Test():
-            if time.monotonic() > deadline:
-                raise DeadlineError(
-                    f"rank {self._rank}: not all workers came to modum.connect() within {self._seconds:g} s\n"
-                    "HINT: look for the first error in their output; every worker has to call modum.connect()"
-                )
-            time.sleep(_SLICE)
+    def _wait(self, begin: Callable[..., Any], send: Any, receive: Any) -> None:
+        def late() -> DeadlineError:
+            return DeadlineError(
+                f"rank {self._rank}: not all workers came to {WHAT} within {self._timeout:g} s\n"
+                f"HINT: look for the first error in their output; every worker has to call {WHAT}"
+            )
+
+        poll(begin(send, receive).Test, timeout=self._timeout, every=_PAUSE, error=late)

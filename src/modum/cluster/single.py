@@ -21,3 +21,6 @@ class Single(ClusterEnvironment):
     @classmethod
     def read(cls) -> Self:
         return cls(rank=0, world_size=1, local_rank=0, **common_variables())
+
+    def own_variables(self) -> dict[str, str]:
+        return {}

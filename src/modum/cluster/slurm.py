@@ -2,16 +2,20 @@
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Final, Self
 
+from modum.cluster.by_hand import check_by_hand
 from modum.cluster.environment import ClusterEnvironment, common_variables, host_group, integer_variable
-from modum.cluster.rendezvous import Rendezvous
+
+if TYPE_CHECKING:
+    from modum.cluster.rendezvous import LauncherRendezvous
 
 __all__ = ["Slurm", "allotted_tasks", "first_host", "tasks_on"]
 
-_HINT = "start the workers with `srun -n 4 python train.py`, which sets it"
-_FIRST_SPECIAL_STEP = 0xFFFF_FFF0
+_HINT: Final = "start the workers with `srun -n 4 python train.py`, which sets it"
+_FIRST_SPECIAL_STEP: Final = 0xFFFF_FFF0
 """Step ids from here on are no steps that srun made: the batch script, the interactive shell of salloc."""
 
 
@@ -20,7 +24,7 @@ class Slurm(ClusterEnvironment):
     """The variables that srun sets for each task of a step; workers meet at the step's first host."""
 
     name: ClassVar[str] = "srun"
-    meets: ClassVar[bool] = True
+    has_rendezvous: ClassVar[bool] = True
 
     step: str
     """`job.step`, which names the job within the cluster."""
@@ -33,8 +37,7 @@ class Slurm(ClusterEnvironment):
         return "SLURM_PROCID" in os.environ and step.isdigit() and int(step) < _FIRST_SPECIAL_STEP
 
     @classmethod
-    def processes(cls) -> int:
-        """How many tasks srun started."""
+    def started(cls) -> int:
         return integer_variable("SLURM_STEP_NUM_TASKS", _HINT)
 
     @classmethod
@@ -48,7 +51,7 @@ class Slurm(ClusterEnvironment):
             )
         return cls(
             rank=integer_variable("SLURM_PROCID", _HINT),
-            world_size=cls.processes(),
+            world_size=cls.started(),
             local_rank=integer_variable("SLURM_LOCALID", _HINT),
             step=f"{os.environ.get('SLURM_JOB_ID')}.{os.environ['SLURM_STEP_ID']}",
             hosts=os.environ.get("SLURM_STEP_NODELIST", ""),
@@ -56,20 +59,48 @@ class Slurm(ClusterEnvironment):
             **common_variables(),
         )
 
-    def meeting(self, seconds: float) -> Rendezvous:
+    def own_variables(self) -> dict[str, str]:
+        job, _, number = self.step.partition(".")
+        tasks = self.group_size if self.group_is_host else self.world_size
+        return {
+            "SLURM_JOB_ID": job,
+            "SLURM_STEP_ID": number,
+            "SLURM_PROCID": str(self.rank),
+            "SLURM_LOCALID": str(self.local_rank),
+            "SLURM_NODEID": str(self.rank // tasks),
+            "SLURM_STEP_NUM_TASKS": str(self.world_size),
+            "SLURM_STEP_TASKS_PER_NODE": f"{tasks}(x{self.world_size // tasks})",
+            "SLURM_STEP_NODELIST": self.hosts,
+        }
+
+    def check(self, outer: Sequence[type[ClusterEnvironment]]) -> None:
+        check_by_hand(self)
+
+    def rendezvous(self, timeout: float) -> "LauncherRendezvous":
         from modum.cluster.slurm_rendezvous import meet
 
-        return meet(self, seconds)
+        return meet(
+            rank=self.rank,
+            world_size=self.world_size,
+            step=self.step,
+            first_host=first_host(self.hosts),
+            token=self.token,
+            timeout=timeout,
+        )
 
 
 def allotted_tasks() -> int | None:
-    """How many tasks Slurm allotted to this process, which srun did not start; None if it did, or without Slurm."""
+    """Return how many tasks Slurm allotted to this process, if srun did not start it; else None."""
     tasks = os.environ.get("SLURM_NTASKS", "")
     return int(tasks) if tasks.isdigit() and "SLURM_JOB_ID" in os.environ and not Slurm.detect() else None
 
 
 def first_host(hosts: str) -> str:
-    """The first of a list such as ``gpu[07-09,12],login1``: ``gpu07``."""
+    """Return the first host of a list such as `gpu[07-09,12],login1`: `gpu07`.
+
+    Raises:
+        ValueError: there is none.
+    """
     first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", hosts)
     if first is None:
         raise ValueError(f"SLURM_STEP_NODELIST={hosts!r} names no host\nHINT: {_HINT}")
@@ -77,7 +108,15 @@ def first_host(hosts: str) -> str:
 
 
 def tasks_on(tasks: str, node: int) -> int:
-    """How many tasks run on the `node`-th host, by a list such as ``4(x2),3``: 4 on the first two, 3 on the third."""
+    """Return how many tasks run on a host, by a list such as `4(x2),3`: 4 on the first two, 3 on the third.
+
+    Args:
+        tasks: the list.
+        node: number of the host, from 0.
+
+    Raises:
+        ValueError: it is no such list, or too short.
+    """
     counts: list[int] = []
     for part in tasks.split(","):
         found = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)

@@ -9,7 +9,6 @@ import contextlib
 import socket
 import subprocess
 import threading
-import time
 from typing import Final
 
 import msgspec
@@ -18,18 +17,18 @@ from modum.box import Box, Server, new_token
 from modum.box.sockets import format_address
 from modum.cluster.interfaces import route_source
 from modum.cluster.munge import MungeError, seal, unseal
-from modum.cluster.rendezvous import BoxRendezvous
-from modum.cluster.slurm import Slurm, first_host
+from modum.cluster.rendezvous import BoxRendezvous, LauncherRendezvous
 from modum.errors import AuthenticationError, ConnectionLostError, DeadlineError, ModumError
+from modum.waiting import poll
 
-__all__ = ["meet", "meeting_ports"]
+__all__ = ["meet", "ports_of"]
 
 _FIRST_PORT: Final = 20000  # below those that Linux gives to outgoing connections
 _PORTS: Final = 8  # neighbours of one another, so that jobs whose numbers give the same port can both meet
 _WINDOWS: Final = 1250
 _MEMORY: Final = 64 << 20
 _PAUSE: Final = 0.1
-_PATIENCE: Final = 2.0  # seconds for one try
+_TRY_SECONDS: Final = 2.0
 _BOX_SECONDS: Final = 30.0
 _LONGEST_NOTE: Final = 16384
 _TOKEN_HINT: Final = (
@@ -43,69 +42,87 @@ class _Note(msgspec.Struct):
     token: str | None
 
 
-def meeting_ports(step: str) -> range:
-    """The ports at which the workers of the step `job.step` look for rank 0."""
+def ports_of(step: str) -> range:
+    """Return the ports at which the workers of the step `job.step` look for rank 0."""
     job, _, number = step.partition(".")
     window = (int(job) * 31 + int(number)) % _WINDOWS
     return range(_FIRST_PORT + window * _PORTS, _FIRST_PORT + (window + 1) * _PORTS)
 
 
-def meet(place: Slurm, seconds: float) -> "BoxRendezvous":
-    """Come together; see `ClusterEnvironment.meeting`."""
-    if place.token is None:
+def meet(
+    *, rank: int, world_size: int, step: str, first_host: str, token: str | None, timeout: float
+) -> LauncherRendezvous:
+    """Come together with the other tasks of a step.
+
+    Args:
+        rank: of this worker.
+        world_size: number of workers.
+        step: `job.step`.
+        first_host: Slurm's name of the host where rank 0 runs.
+        token: what all workers have in their environment, if there is such a thing.
+        timeout: seconds that the first worker waits for the last one.
+
+    Raises:
+        DeadlineError: rank 0 could not be reached in time.
+        ModumError: there is no secret to share, no free port, or no address of the first host.
+    """
+    if token is None:
         try:
             seal(b"")
         except MungeError as error:
             raise ModumError(
-                f"{place.name} gave the workers no secret to share, and there is no way to send one safely: {error}\n"
+                f"srun gave the workers no secret to share, and there is no way to send one safely: {error}\n"
                 + _TOKEN_HINT
             ) from None
-    if place.rank == 0:
-        return _Host(place, seconds)
-    host = _address_of(first_host(place.hosts))
-    deadline = time.monotonic() + seconds
-    while True:
-        reasons = {}
-        for port in meeting_ports(place.step):
+    if rank == 0:
+        return _Host(world_size, step, first_host, token, timeout)
+    host = _address_of(first_host)
+    ports = ports_of(step)
+    reasons: dict[int, str] = {}
+
+    def reach() -> Box | None:
+        reasons.clear()
+        for port in ports:
             try:
-                note = _ask(host, port, place)
-                token = place.token or note.token
-                box = Box.connect(format_address(host, note.port), token=token, transport="tcp", timeout=_BOX_SECONDS)
+                note = _ask(host, port, step, sealed=token is None)
+                return Box.connect(
+                    format_address(host, note.port), token=token or note.token, transport="tcp", timeout=_BOX_SECONDS
+                )
             except (OSError, ModumError) as error:
                 reasons[port] = str(error)
-                continue
-            meeting = BoxRendezvous(box, place.rank, place.world_size, seconds)
-            meeting.address = host
-            return meeting
-        if time.monotonic() > deadline:
-            ports = meeting_ports(place.step)
-            raise DeadlineError(
-                f"rank {place.rank} on {socket.gethostname()} (address {route_source(host)}) did not reach rank 0 on "
-                f"{first_host(place.hosts)} ({host}, ports {ports[0]} to {ports[-1]}) within {seconds:g} s: "
-                f"{'; '.join(sorted(set(reasons.values())))}\n"
-                "HINT: does a firewall between the hosts close these ports? Does rank 0's output have an error?"
-            )
-        time.sleep(_PAUSE)
+        return None
+
+    def unreached() -> DeadlineError:
+        return DeadlineError(
+            f"rank {rank} on {socket.gethostname()} (address {route_source(host)}) did not reach rank 0 on "
+            f"{first_host} ({host}, ports {ports[0]} to {ports[-1]}) within {timeout:g} s: "
+            f"{'; '.join(sorted(set(reasons.values())))}\n"
+            "HINT: does a firewall between the hosts close these ports? Does rank 0's output have an error?"
+        )
+
+    box = poll(reach, timeout=timeout, every=_PAUSE, error=unreached)
+    assert box is not None
+    return BoxRendezvous(box, rank, world_size, timeout, host)
 
 
-def _ask(host: str, port: int, place: Slurm) -> _Note:
-    with socket.create_connection((host, port), timeout=_PATIENCE) as connection:
+def _ask(host: str, port: int, step: str, *, sealed: bool) -> _Note:
+    with socket.create_connection((host, port), timeout=_TRY_SECONDS) as connection:
         data = b""
         while (piece := connection.recv(4096)) and len(data) < _LONGEST_NOTE:
             data += piece
-    if place.token is None:
+    if sealed:
         data = unseal(data)
     try:
         note = msgspec.json.decode(data, type=_Note)
     except msgspec.DecodeError:
         raise AuthenticationError("somebody else listens there") from None
-    if note.step != place.step:
+    if note.step != step:
         raise ConnectionLostError(f"the job {note.step} meets there")
     return note
 
 
 def _address_of(node: str) -> str:
-    """The address of a host of the cluster: by its name, or as Slurm itself reaches it."""
+    """Return the address of a host of the cluster: by its name, or as Slurm itself reaches it."""
     with contextlib.suppress(OSError):
         return socket.gethostbyname(node)
     try:
@@ -125,50 +142,53 @@ def _address_of(node: str) -> str:
         ) from None
 
 
-class _Host(BoxRendezvous):
+class _Host(LauncherRendezvous):
     """Rank 0's side: the small box, and a thread that hands out notes."""
 
-    def __init__(self, place: Slurm, seconds: float) -> None:
-        token = place.token or new_token()
-        self._listener = _listen(place)
-        # all of the host's addresses: which one the others can reach is not known yet
-        self._server = Server("0.0.0.0", memory=_MEMORY, token=token).start()  # noqa: S104
-        port = int(self._server.address.rpartition(":")[2])
-        self._note = msgspec.json.encode(_Note(place.step, port, None if place.token else token))
-        self._sealed = place.token is None
-        self._desk = threading.Thread(target=self._serve, name="modum-meeting", daemon=True)
-        self._desk.start()
-        box = Box.connect(f"127.0.0.1:{port}", token=token, transport="tcp", timeout=_BOX_SECONDS)
-        super().__init__(box, place.rank, place.world_size, seconds)
-        self.address = _address_of(first_host(place.hosts))
+    def __init__(self, world_size: int, step: str, first_host: str, token: str | None, timeout: float) -> None:
+        self.address = _address_of(first_host)
+        secret = token or new_token()
+        with contextlib.ExitStack() as stack:
+            listener = stack.enter_context(_listen(step))
+            # all of the host's addresses: which one the others can reach is not known yet
+            server = stack.enter_context(Server("0.0.0.0", memory=_MEMORY, token=secret))  # noqa: S104
+            port = int(server.address.rpartition(":")[2])
+            note = msgspec.json.encode(_Note(step, port, None if token else secret))
+            desk = threading.Thread(
+                target=_hand_out, args=(listener, note, token is None), name="modum-rendezvous", daemon=True
+            )
+            desk.start()
+            stack.callback(desk.join)
+            stack.callback(listener.shutdown, socket.SHUT_RDWR)
+            box = Box.connect(f"127.0.0.1:{port}", token=secret, transport="tcp", timeout=_BOX_SECONDS)
+            self._inside = stack.enter_context(BoxRendezvous(box, 0, world_size, timeout, self.address))
+            self._stack = stack.pop_all()
 
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return  # closed
-            with connection, contextlib.suppress(OSError, MungeError):
-                connection.settimeout(_PATIENCE)
-                # a credential can be opened once on each host, so everybody gets one of his own
-                connection.sendall(seal(self._note) if self._sealed else self._note)
+    def gather(self, text: str) -> list[str]:
+        return self._inside.gather(text)
 
     def close(self) -> None:
+        self._stack.close()
+
+
+def _hand_out(listener: socket.socket, note: bytes, sealed: bool) -> None:
+    while True:
         try:
-            super().close()
-        finally:
-            self._listener.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
-            self._desk.join()
-            self._server.close()
+            connection, _ = listener.accept()
+        except OSError:
+            return  # closed
+        with connection, contextlib.suppress(OSError, MungeError):
+            connection.settimeout(_TRY_SECONDS)
+            # a credential can be opened once on each host, so everybody gets one of his own
+            connection.sendall(seal(note) if sealed else note)
 
 
-def _listen(place: Slurm) -> socket.socket:
-    ports = meeting_ports(place.step)
+def _listen(step: str) -> socket.socket:
+    ports = ports_of(step)
     for port in ports:
         with contextlib.suppress(OSError):
             return socket.create_server(("", port))
     raise ModumError(
-        f"no port from {ports[0]} to {ports[-1]} is free on {socket.gethostname()}, where the workers of {place.step} "
+        f"no port from {ports[0]} to {ports[-1]} is free on {socket.gethostname()}, where the workers of {step} "
         "would meet\nHINT: other jobs take them; name an existing box instead: MODUM_BOX=host:port and MODUM_TOKEN"
     )

@@ -1,40 +1,13 @@
 """The commands and environments of the processes that make a job on one machine."""
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 
-from modum.cluster.modum_run import LAUNCHER_VARIABLE, MODUM_RUN
+from modum.cluster.modum_run import ModumRun
 from modum.run.config import RunConfig
 
-__all__ = [
-    "ready_address",
-    "server_command",
-    "server_environment",
-    "worker_command",
-    "worker_environment",
-]
-
-_READY = re.compile(r"modum server listening on (\S+)")
-
-
-def server_command(memory: int, host: str = "127.0.0.1") -> list[str]:
-    """A memory server of `memory` bytes at `host` that chooses its port, and stops when its standard input ends."""
-    # -P: a file in the working directory must not stand in for a module of the same name.
-    server = [sys.executable, "-P", "-m", "modum", "server", "--host", host, "--port", "0"]
-    return [*server, "--memory", str(memory), "--stop-with-stdin"]
-
-
-def server_environment(token: str) -> dict[str, str]:
-    """The launcher's own environment, with the token of the job."""
-    return {**os.environ, "MODUM_TOKEN": token}
-
-
-def ready_address(line: str) -> str | None:
-    """The address in the line by which a memory server says that it is ready; None for any other line."""
-    match = _READY.fullmatch(line)
-    return match[1] if match else None
+__all__ = ["worker_command", "worker_environment"]
 
 
 def worker_command(plan: RunConfig) -> list[str]:
@@ -61,18 +34,18 @@ def worker_environment(plan: RunConfig, rank: int, box: Sequence[str], token: st
         environment["OMP_NUM_THREADS"] = str(plan.threads)
     threads = environment["OMP_NUM_THREADS"].split(",")[0]  # nested levels have numbers of their own
     environment = {"TF_NUM_INTRAOP_THREADS": threads, "TF_NUM_INTEROP_THREADS": threads, **environment}
-    environment |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(plan.workers),
-        "LOCAL_RANK": str(rank),
+    place = ModumRun(
+        rank=rank,
+        world_size=plan.workers,
+        local_rank=rank,
+        group_size=plan.group_size,
+        box_servers=tuple(box),
+        token=token,
+        job=plan.name,
+    )
+    return environment | {
+        **place.variables(),
         "LOCAL_WORLD_SIZE": str(plan.workers),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "MODUM_GROUP_SIZE": str(plan.group_size),
-        "MODUM_BOX": ",".join(box),
-        "MODUM_JOB": plan.name,
-        LAUNCHER_VARIABLE: MODUM_RUN,
     }
-    if token is not None:
-        environment["MODUM_TOKEN"] = token
-    return environment

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from functools import partial
 
 from modum.box import Box, new_token
+from modum.box.server.process import ready_address, server_command
+from modum.cluster.credentials import child_environment
 from modum.cluster.ports import free_port
 from modum.cluster.registration import check_free
 from modum.observe.console import RunConsole
 from modum.observe.progress import clear_progress
-from modum.run.children import ready_address, server_command, server_environment, worker_command, worker_environment
+from modum.run.children import worker_command, worker_environment
 from modum.run.config import RunConfig
 from modum.run.processes import Interrupted, Process, Processes, Stream
 from modum.run.progress_reader import ProgressReader
@@ -77,7 +79,7 @@ class Supervisor:
             server = processes.start(
                 f"memory server {index}",
                 server_command(self._plan.memory),
-                server_environment(token),
+                child_environment(token),
                 partial(self._server_output, index),
                 keep_stdin=True,
             )

@@ -1,6 +1,7 @@
 """Conformance suites: what any transport, rule, group, vector or cluster environment must do, a stranger's too."""
 
+from modum.testing.environment import check_environment
 from modum.testing.group import check_group
 from modum.testing.vector import check_vector
 
-__all__ = ["check_group", "check_vector"]
+__all__ = ["check_environment", "check_group", "check_vector"]

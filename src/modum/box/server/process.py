@@ -1,0 +1,149 @@
+"""Memory servers in processes of their own, which end with the process that started them."""
+
+import contextlib
+import os
+import re
+import selectors
+import subprocess
+import sys
+import weakref
+from collections.abc import Mapping
+from typing import Final, Self
+
+from modum.errors import ModumError
+from modum.waiting import Deadline
+
+__all__ = ["ServerProcesses", "ready_address", "ready_line", "server_command"]
+
+START_SECONDS: Final = 60.0
+"""How long a memory server may take to be ready: Python has to start, and a busy machine is slow."""
+_STOP_SECONDS: Final = 5.0
+_READY: Final = re.compile(r"modum server listening on (\S+)")
+
+
+def server_command(memory: int, host: str = "127.0.0.1") -> list[str]:
+    """Return the command of a memory server that chooses its port, and stops when its standard input ends.
+
+    Args:
+        memory: bytes that buffers may take.
+        host: address on which it listens.
+    """
+    # -P: a file in the working directory must not stand in for a module of the same name.
+    server = [sys.executable, "-P", "-m", "modum", "server", "--host", host, "--port", "0"]
+    return [*server, "--memory", str(memory), "--stop-with-stdin"]
+
+
+def ready_line(address: str) -> str:
+    """Return the line by which a memory server says on its standard output that it is ready."""
+    return f"modum server listening on {address}"
+
+
+def ready_address(line: str) -> str | None:
+    """Return the address in a server's `ready_line`; None for any other line."""
+    match = _READY.fullmatch(line)
+    return match[1] if match else None
+
+
+class ServerProcesses:
+    """Memory servers that run until they are closed, or this process ends, in whatever way.
+
+    The kernel closes the pipe that is their standard input then. Signals of a terminal do not reach them.
+
+    Args:
+        memory: bytes that each may hold.
+        count: how many to start, at one time.
+        host: address on which they listen; they choose their ports.
+        environment: theirs, with the token; None: as this process's.
+        timeout: seconds that they may take to be ready.
+
+    Attributes:
+        addresses: `host:port` of each.
+        pids: their process ids.
+
+    Raises:
+        ModumError: one did not start; none runs then.
+    """
+
+    def __init__(
+        self,
+        memory: int,
+        *,
+        count: int = 1,
+        host: str = "127.0.0.1",
+        environment: Mapping[str, str] | None = None,
+        timeout: float = START_SECONDS,
+    ) -> None:
+        self._servers: list[subprocess.Popen[str]] = []
+        # a forked child (a loader of data, say) must not keep the servers alive
+        let_go = weakref.WeakMethod(self._let_go)
+        os.register_at_fork(after_in_child=lambda: (method := let_go()) and method())
+        try:
+            for _ in range(count):
+                server = subprocess.Popen(
+                    server_command(memory, host),
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    start_new_session=True,
+                )
+                self._servers.append(server)
+            deadline = Deadline(timeout)
+            self.addresses = [_ready(server, deadline) for server in self._servers]
+            self.pids = [server.pid for server in self._servers]
+        except BaseException:
+            self.close()
+            raise
+
+    def finish(self) -> None:
+        """Stop them once their clients have said goodbye, which all are about to do."""
+        for server in self._servers:
+            assert server.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                server.stdin.write("\n")
+                server.stdin.flush()
+        for server in self._servers:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(2 * _STOP_SECONDS)
+        self.close()
+
+    def close(self) -> None:
+        """Stop them at once and wait for their end. Does nothing the second time."""
+        for server in self._servers:
+            assert server.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                server.stdin.close()
+        for server in self._servers:
+            try:
+                server.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+            assert server.stdout is not None
+            server.stdout.close()
+        self._servers = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _let_go(self) -> None:
+        for server in self._servers:
+            for pipe in (server.stdin, server.stdout):
+                assert pipe is not None
+                pipe.close()
+
+
+def _ready(server: "subprocess.Popen[str]", deadline: Deadline) -> str:
+    """Return the address that a memory server says it listens on."""
+    assert server.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(server.stdout, selectors.EVENT_READ)
+        if not selector.select(deadline.left):
+            raise ModumError(f"a memory server (pid {server.pid}) was not ready after {deadline.timeout:.0f} s")
+    address = ready_address(server.stdout.readline().rstrip("\n"))
+    if address is None:
+        raise ModumError(f"a memory server ended with status {server.wait()} before it was ready: see its error above")
+    return address
