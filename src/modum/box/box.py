@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from modum.box.buffer import Buffer, BufferInfo
-from modum.box.client.fanout import Fanout
+from modum.box.fanout import Fanout
 from modum.box.kernels import STORAGE
 from modum.box.primitives import Counter, Lease, LeaseInfo, Value, WorkQueue
 from modum.box.protocol.layout import Layout

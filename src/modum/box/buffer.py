@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from modum.box.client.fanout import Fanout
+from modum.box.fanout import Fanout
 from modum.box.kernels import FLOATING, STORAGE, Array, factor_for, portable
 from modum.box.protocol.frames import Op
 from modum.box.protocol.layout import Layout, Piece, paired_pieces

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from modum.box.client.fanout import Fanout
+from modum.box.fanout import Fanout
 from modum.box.protocol.messages import (
     CounterAdd,
     CounterWait,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from modum.box import Box
-from modum.box.client.fanout import Fanout
+from modum.box.fanout import Fanout
 from modum.box.protocol.limits import SESSION_BYTES, STRIPE
 from modum.box.transport import TRANSPORTS, open_transport
 from modum.errors import ModumError, TransportError

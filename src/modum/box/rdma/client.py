@@ -20,7 +20,6 @@ from modum.box.client.pending import NAP_SECONDS, Pending
 from modum.box.protocol.limits import CHUNK, WINDOW
 from modum.box.protocol.messages import Link, Linked, Reach, Remote, Request
 from modum.box.rdma import binding, ucx
-from modum.box.transport.base import Attachment
 from modum.errors import ConnectionLostError, DeadlineError, TransportError
 from modum.waiting import Deadline
 
@@ -60,20 +59,18 @@ contexts: Final = _Contexts()
 
 
 @dataclass(slots=True)
-class RdmaAttachment(Attachment):
-    """A hold on a segment.
+class RemoteSegment:
+    """A hold on a segment of the server.
 
     Attributes:
+        number: of the segment.
         remotes: what a read of it needs, by rail, once somebody has asked for it.
-        closed: whether nobody will read through it any more.
+        closed: whether nobody will read through it any more; links drop their keys before they take the next one.
     """
 
+    number: int
     remotes: dict[int, Remote] = field(default_factory=dict)
     closed: bool = False
-
-    def close(self) -> None:
-        """Have every link drop its key before it takes the next one."""
-        self.closed = True
 
 
 @dataclass(slots=True, eq=False)
@@ -82,7 +79,7 @@ class Transfer:
 
     Attributes:
         local: the local memory; given up when the transfer has ended.
-        attachment: the segment that is read; None for the ring.
+        segment: the segment that is read; None for the ring.
         offset: where in the ring, or in the segment's file, in bytes.
         put: whether the bytes go to the server.
         request: UCX's request, once it was started.
@@ -90,7 +87,7 @@ class Transfer:
     """
 
     local: memoryview
-    attachment: RdmaAttachment | None
+    segment: RemoteSegment | None
     offset: int
     put: bool = False
     request: ucx.Request | None = None
@@ -121,7 +118,7 @@ class OneSidedConnection:
         self._active: list[Transfer] = []
         self._staged: dict[int, Transfer] = {}  # by the number of the request
         self._fetched: dict[int, Transfer] = {}
-        self._keys: dict[int, tuple[RdmaAttachment, Any]] = {}
+        self._keys: dict[int, tuple[RemoteSegment, Any]] = {}
         self._failing: Deadline | None = None  # since the connection has failed and nothing has moved
         self._worker: ucx.Worker | None = None
         self._endpoint: ucx.Endpoint | None = None
@@ -147,11 +144,11 @@ class OneSidedConnection:
 
     # ---- what a read needs
 
-    def read(self, attachment: RdmaAttachment, offset: int, local: memoryview) -> Transfer:
+    def read(self, segment: RemoteSegment, offset: int, local: memoryview) -> Transfer:
         """Start to read bytes of a segment's file, from `offset` on, into `local`."""
-        if self._rail not in attachment.remotes:
-            attachment.remotes[self._rail] = self.ask(Reach(attachment.info.segment, self._rail), Remote, self._timeout)
-        return self._begin(Transfer(local, attachment, offset))
+        if self._rail not in segment.remotes:
+            segment.remotes[self._rail] = self.ask(Reach(segment.number, self._rail), Remote, self._timeout)
+        return self._begin(Transfer(local, segment, offset))
 
     def wait(self, transfers: Sequence[Transfer], timeout: float, phase: object) -> None:
         """Wait until all of them have ended.
@@ -246,10 +243,10 @@ class OneSidedConnection:
         assert self._endpoint is not None
         local = transfer.local
         address = np.frombuffer(local, np.uint8).ctypes.data
-        if transfer.attachment is None:
+        if transfer.segment is None:
             remote, key = self._ring, self._ring_key
         else:
-            remote, key = transfer.attachment.remotes[self._rail], self._key(transfer.attachment)
+            remote, key = transfer.segment.remotes[self._rail], self._key(transfer.segment)
         place = remote.address + transfer.offset
         if transfer.put:
             self._endpoint.put(local, address, len(local), place, key)
@@ -257,13 +254,13 @@ class OneSidedConnection:
         else:
             transfer.request = self._endpoint.get(local, address, len(local), place, key)
 
-    def _key(self, attachment: RdmaAttachment) -> Any:
+    def _key(self, segment: RemoteSegment) -> Any:
         assert self._endpoint is not None
-        number = attachment.info.segment
+        number = segment.number
         if number not in self._keys:
             for other in [other for other, (held, _) in self._keys.items() if held.closed]:
                 self._endpoint.release(self._keys.pop(other)[1])
-            self._keys[number] = attachment, self._endpoint.unpack(attachment.remotes[self._rail].key)
+            self._keys[number] = segment, self._endpoint.unpack(segment.remotes[self._rail].key)
         return self._keys[number][1]
 
     def _connect(self) -> None:
@@ -312,11 +309,11 @@ class OneSidedConnection:
             try:
                 self._connect()
                 for transfer in self._active:
-                    if transfer.attachment is not None:  # the error may mean that the buffer was deleted
-                        remotes = transfer.attachment.remotes
+                    if transfer.segment is not None:  # the error may mean that the buffer was deleted
+                        remotes = transfer.segment.remotes
                         remotes.pop(self._rail, None)
                         remotes[self._rail] = self.ask(
-                            Reach(transfer.attachment.info.segment, self._rail), Remote, self._timeout
+                            Reach(transfer.segment.number, self._rail), Remote, self._timeout
                         )
                 for transfer in self._active:
                     if not transfer.ended:

@@ -8,6 +8,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
 from typing import Final, Self
 
@@ -20,7 +21,7 @@ from modum.box.protocol.frames import Op
 from modum.box.protocol.layout import Piece
 from modum.box.protocol.limits import CHUNK
 from modum.box.protocol.messages import SegmentInfo, Welcome
-from modum.box.rdma.client import OneSidedConnection, RdmaAttachment, rail_of
+from modum.box.rdma.client import OneSidedConnection, RemoteSegment, rail_of
 from modum.box.rdma.devices import rails, why_no_rails
 from modum.box.transport.base import Attachment, Transport, Work, call
 from modum.box.transport.requests import frames
@@ -33,6 +34,21 @@ _TRIES: Final = 3
 _WORD: Final = 8
 
 _turns = count()
+
+
+@dataclass(slots=True)
+class RdmaAttachment(Attachment):
+    """A hold on a segment that is read one-sidedly.
+
+    Attributes:
+        segment: what the links know it by.
+    """
+
+    segment: RemoteSegment
+
+    def close(self) -> None:
+        """Have every link drop its key to the segment."""
+        self.segment.closed = True
 
 
 class RdmaTransport(Transport):
@@ -78,7 +94,7 @@ class RdmaTransport(Transport):
 
     def attach(self, info: SegmentInfo, timeout: float) -> RdmaAttachment:
         """Do nothing yet: the server is asked for the key when the first read needs it."""
-        return RdmaAttachment(info)
+        return RdmaAttachment(info, RemoteSegment(info.segment))
 
     def run(self, work: Work) -> None:
         """Read one-sidedly, or put the numbers into the ring and name them: see `Transport.run`."""
@@ -93,7 +109,7 @@ class RdmaTransport(Transport):
         offset = trailer_offset(attachment.info.segment_bytes)
         phase = f"version of buffer {attachment.info.name!r}"
         with self._linked(phase) as (_, link):
-            link.wait([link.read(_own(attachment), offset, _octets(words))], timeout, phase)
+            link.wait([link.read(_own(attachment).segment, offset, _octets(words))], timeout, phase)
         deleted, version = map(int, words)
         if deleted:
             raise BufferNotFoundError(f"buffer {attachment.info.name!r} was deleted")
@@ -161,7 +177,8 @@ class RdmaTransport(Transport):
         while waiting:
             batch = [waiting.popleft() for _ in range(min(_BATCH, len(waiting)))]
             transfers = [
-                link.read(attachment, piece.offset, octets[piece.start : piece.start + piece.nbytes]) for piece in batch
+                link.read(attachment.segment, piece.offset, octets[piece.start : piece.start + piece.nbytes])
+                for piece in batch
             ]
             link.wait(transfers, work.timeout, work)
             after = self._look(link, attachment, first, last, work)
@@ -181,8 +198,8 @@ class RdmaTransport(Transport):
         size = attachment.info.segment_bytes
         octets = _octets(words)
         looks = [
-            link.read(attachment, trailer_offset(size), octets[:_WORD]),
-            link.read(attachment, mark_offset(size, first), octets[_WORD:]),
+            link.read(attachment.segment, trailer_offset(size), octets[:_WORD]),
+            link.read(attachment.segment, mark_offset(size, first), octets[_WORD:]),
         ]
         link.wait(looks, work.timeout, work)
         deleted, *marks = words.tolist()
