@@ -1,10 +1,10 @@
 """Operations with known sums, for tests that disturb them."""
 
 import numpy as np
-from tests.box.test_conformance import whole_numbers
 
 from modum.box import Box
 from modum.box.protocol.limits import CHUNK, WINDOW
+from modum.testing.transport import whole_numbers
 
 PIECES = WINDOW + 3  # more frames than may be under way
 SIZE = (PIECES - 1) * CHUNK // 4 + 100

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 import pytest
 
 from modum.box import TRANSPORTS, Box, Server
+from modum.testing.transport import FULL, QUICK, fresh_box
 
 EMULATED = "SOFTROCE" in os.environ  # in a machine that is emulated in software everything takes ten times as long
 AVAILABLE = [name for name, kind in TRANSPORTS.items() if not kind.why_not()]  # rdma needs a device
+SCALE = QUICK if EMULATED else FULL
+MANY = SCALE.elements
 
 
 @pytest.fixture
@@ -31,13 +34,8 @@ def patient_server() -> Iterator[Server]:
 def box(request: pytest.FixtureRequest) -> Iterator[Box]:
     """A box over each transport, of one server and of three."""
     transport, count = request.param
-    servers = [Server(memory=128 << 20, grace=0.2).start() for _ in range(count)]
-    try:
-        with Box.connect([each.address for each in servers], transport=transport, timeout=10) as client:
-            yield client
-    finally:
-        for each in servers:
-            each.close()
+    with fresh_box(transport, count, timeout=10) as client:
+        yield client
 
 
 @pytest.fixture(params=AVAILABLE)

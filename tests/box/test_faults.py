@@ -15,7 +15,6 @@ from tests.box.processes import client_process, line_of
 
 from modum.box import Box, Server
 from modum.box.protocol.limits import CHUNK
-from modum.box.sockets import parse_address
 from modum.errors import ConnectionLostError, DeadlineError
 
 HOLDS_A_CHUNK = """
@@ -197,13 +196,3 @@ def test_closing_a_server_ends_its_waiting_clients_at_once() -> None:
     thread.join()
     box.close()
     assert len(errors) == 1
-
-
-def test_addresses_are_read_as_people_write_them() -> None:
-    assert parse_address("10.0.0.5") == ("10.0.0.5", 7500)
-    assert parse_address("host:80") == ("host", 80)
-    assert parse_address("[::1]:7501") == ("::1", 7501)
-    assert parse_address("[::1]") == ("::1", 7500)
-    for bad in ("", ":7500", "host:", "host:0", "host:70000", "host:x"):
-        with pytest.raises(ValueError, match="write host:port"):
-            parse_address(bad)

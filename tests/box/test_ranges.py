@@ -3,10 +3,11 @@
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.box.test_conformance import MANY, whole_numbers
+from tests.box.conftest import MANY
 
 from modum.box import Box
 from modum.box.protocol.limits import STRIPE
+from modum.testing.transport import whole_numbers
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 from tests.box.cutting import Cut, CuttingProxy
+from tests.box.parties import raw_transport
 
 from modum.box import Box, Buffer, Server
+from modum.box.protocol.layout import home_of
 from modum.box.protocol.limits import MAX_VALUE
+from modum.box.protocol.messages import Create, SegmentInfo
 from modum.errors import BufferNotFoundError, DeadlineError, MismatchError
 
 
@@ -174,3 +177,14 @@ def test_a_buffer_with_another_shape_or_dtype_is_refused_with_both(box: Box) -> 
     box.delete("b")
     with pytest.raises(BufferNotFoundError):
         box.open("b")
+
+
+def test_a_buffer_whose_maker_died_halfway_is_named_with_what_to_do(server: Server) -> None:
+    with Server() as second, Box.connect([server.address, second.address], transport="tcp", timeout=0.3) as box:
+        home = home_of("b", 2)
+        with raw_transport(box.servers[home]) as transport:  # as if it had died before it came to the other server
+            transport.call(Create("b", [4], "float32", 16, 16, b"\x80"), SegmentInfo, 5)
+        with pytest.raises(DeadlineError, match=rf"not on memory server {box.servers[1 - home]}.*box.delete\('b'\)"):
+            box.open("b")
+        box.delete("b")
+        assert box.list() == []

@@ -16,7 +16,6 @@ import pytest
 from tests.box.acts import FIRST, add, exchange
 from tests.box.cutting import Cut, CuttingProxy
 from tests.box.parties import party_of
-from tests.box.test_conformance import whole_numbers
 from tests.rdma.hosts import packets, process, queue_pairs, received_bytes, server
 from tests.rdma.roles import TIMEOUT, TOKEN
 from tests.rdma.training import BATCH, INTERVAL, SIZE, STEPS, WORKERS, train
@@ -25,6 +24,7 @@ from modum.box import Box, Server
 from modum.box.protocol.limits import CHUNK, HEADER_BYTES
 from modum.errors import BufferNotFoundError, ConnectionLostError, DeadlineError, TransportError
 from modum.observe import rdma
+from modum.testing.transport import whole_numbers
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,8 @@ import pytest
 from tests.box.test_faults import server_process
 
 from modum.box import Box, Server
-from modum.box.memory.segment import create_memfd
 from modum.box.protocol.limits import CHUNK
-from modum.errors import MismatchError, TransportError
+from modum.errors import MismatchError
 
 
 def test_the_order_of_the_servers_is_the_boxs_identity() -> None:
@@ -39,32 +38,6 @@ def test_a_server_stands_in_the_list_once(server: Server) -> None:
 def test_an_operation_takes_at_least_one_thread(server: Server, threads: int) -> None:
     with pytest.raises(ValueError, match=f"threads must be at least 1, not {threads}"):
         Box.connect(server.address, threads=threads)
-
-
-def test_the_transport_is_chosen_or_an_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Box.connect(server.address) as box:
-        assert box.transports == ("local",)
-    for transport in ("tcp", "local"):
-        with Box.connect(server.address, transport=transport) as box:
-            assert box.transports == (transport,)
-    with pytest.raises(ValueError, match="'pigeon' is not one of auto, local, rdma, tcp"):
-        Box.connect(server.address, transport="pigeon")
-    monkeypatch.setattr("modum.box.transport.local.local_host", lambda: "another")
-    with pytest.raises(TransportError, match=r"'local' cannot be used.*another machine"):
-        Box.connect(server.address, transport="local")
-    with Box.connect(server.address) as box:
-        assert box.transports == ("tcp",)
-
-
-def test_a_segment_cannot_be_shrunk_under_the_others() -> None:
-    import os
-
-    descriptor = create_memfd("b", 10000)
-    try:
-        with pytest.raises(PermissionError):
-            os.ftruncate(descriptor, 0)
-    finally:
-        os.close(descriptor)
 
 
 def test_deleted_memory_is_given_back() -> None:
