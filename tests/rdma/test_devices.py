@@ -163,7 +163,7 @@ def test_adds_count_once_when_the_link_goes_down_and_up_again(
         try:
             thread = threading.Thread(target=buffer.add, args=(x,))
             thread.start()
-            while "rxa:1 to rxb:1 failed" not in caplog.text and thread.is_alive():
+            while "the link rxa:1 to rxb:1 has failed" not in caplog.text and thread.is_alive():
                 time.sleep(0.01)
         finally:
             subprocess.run(["ip", "link", "set", "vb", "up"], check=True)

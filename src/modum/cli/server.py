@@ -6,11 +6,12 @@ import select
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from modum.waiting import Deadline
 
 if TYPE_CHECKING:
     from modum.box import Server
@@ -99,8 +100,8 @@ def _obey_input(memory_server: "Server", stopped: threading.Event) -> None:
     """Stop when standard input ends; a line of input asks to stop once the clients have said goodbye."""
     source = sys.stdin.fileno()
     if os.read(source, 4096):
-        deadline = time.monotonic() + _GOODBYE_SECONDS
-        while memory_server.statistics().clients and time.monotonic() < deadline:
+        deadline = Deadline(_GOODBYE_SECONDS)
+        while memory_server.statistics().clients and not deadline.passed:
             if select.select([source], [], [], _LOOK_SECONDS)[0] and not os.read(source, 4096):
                 break
     stopped.set()

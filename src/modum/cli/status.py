@@ -1,7 +1,6 @@
 """`modum status`: what a box holds and how busy it is."""
 
 import os
-import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,10 +52,9 @@ def status(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     except ModumError as error:
-        print(f"error: {error}", file=sys.stderr)
-        if "MODUM_BOX" not in os.environ:
-            print("HINT: name the servers: modum status host:port,host:port", file=sys.stderr)
-        raise typer.Exit(1) from None
+        if "MODUM_BOX" in os.environ:
+            raise
+        raise ModumError(f"{error}\nHINT: name the servers: modum status host:port,host:port") from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
@@ -92,7 +90,7 @@ def _buffers(buffers: "list[BufferInfo]") -> "Table":
 
 
 def _table(*headings: str, words: tuple[str, ...]) -> "Table":
-    """An empty table in which the columns of `words` stand left, and those of numbers right."""
+    """Return an empty table in which the columns of `words` stand left, and those of numbers right."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

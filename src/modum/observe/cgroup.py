@@ -18,7 +18,7 @@ class Limits:
 
 
 def read_limits(root: Path = Path("/")) -> Limits:
-    """The limits that are in force for this process, on a machine whose files are below `root`."""
+    """Return the limits that are in force for this process, on a machine whose files are below `root`."""
     cores, memory = [], []
     for line in (root / "proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
@@ -35,7 +35,7 @@ def read_limits(root: Path = Path("/")) -> Limits:
 
 
 def _upwards(mount: Path, controllers: str, path: str) -> Iterator[Path]:
-    """The group's directory and those around it; a container may not see the inner ones."""
+    """Yield the group's directory and those around it; a container may not see the inner ones."""
     # Version 2 names no controllers; where both versions are mounted it lies in "unified".
     tops = [mount / name for name in controllers.split(",")] if controllers else [mount, mount / "unified"]
     for top in tops:
@@ -46,7 +46,7 @@ def _upwards(mount: Path, controllers: str, path: str) -> Iterator[Path]:
 
 
 def _numbers(file: Path) -> list[int]:
-    """The whole numbers in `file`; none where it is missing, or says that there is no limit."""
+    """Return the whole numbers in a file; none where it is missing, or says that there is no limit."""
     try:
         words = file.read_text().split()
     except OSError:

@@ -1,7 +1,6 @@
 """What this machine has for the transport `rdma`, and what is missing."""
 
 import os
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from modum.box.rdma import binding, devices, ucx
 from modum.units import format_bytes
+from modum.waiting import Deadline
 
 __all__ = ["PortReport", "RdmaReport", "look_at_rdma", "look_at_ucx", "why_not_read"]
 
@@ -45,7 +45,7 @@ class RdmaReport:
     """None means any number."""
 
     def lines(self) -> list[tuple[str, str, str]]:
-        """(topic, finding, trouble) for people; nothing is wrong with a machine that has no device."""
+        """Return (topic, finding, trouble) for people; nothing is wrong with a machine that has no device."""
         if not self.ports:
             return []
         limit = self.locked_memory_bytes
@@ -101,6 +101,7 @@ def look_at_rdma() -> RdmaReport:
 
 
 def look_at_ucx() -> tuple[str | None, list[str], str | None]:
+    """Load the host's UCX, and return its version if that works, the modules that it has, and what is wrong."""
     try:
         version = ".".join(map(str, binding.library().version))
     except binding.UcxError as error:
@@ -117,7 +118,7 @@ def look_at_ucx() -> tuple[str | None, list[str], str | None]:
 
 
 def why_not_read(device: str) -> str | None:
-    """Connect the device with itself and read memory through it; why that failed."""
+    """Connect a device with itself and read memory through it; return why that failed, or None."""
     source, target = np.arange(64, dtype=np.uint8), np.zeros(64, np.uint8)
     try:
         with ExitStack() as stack:
@@ -144,11 +145,11 @@ def why_not_read(device: str) -> str | None:
 
 
 def _wait(request: ucx.Request, *workers: ucx.Worker) -> bool:
-    deadline = time.monotonic() + _WAIT_SECONDS
+    deadline = Deadline(_WAIT_SECONDS)
     while not request.done():
         for worker in workers:
             worker.progress()
-        if time.monotonic() > deadline:
+        if deadline.passed:
             return False
     return True
 

@@ -14,7 +14,7 @@ All arrays are 1-D, contiguous, of one length and one dtype; bfloat16 lies in ui
 single precision and rounded to nearest even once for every d and every value that is stored.
 """
 
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,30 +23,46 @@ __all__ = ["FLOATING", "STORAGE", "Array", "Kernels", "factor_for"]
 
 Array = NDArray[Any]
 
-STORAGE: dict[str, np.dtype[Any]] = {
+STORAGE: Final[dict[str, np.dtype[Any]]] = {
     "float32": np.dtype(np.float32),
     "bfloat16": np.dtype(np.uint16),
     "int64": np.dtype(np.int64),
 }
-FLOATING = frozenset({"float32", "bfloat16"})
-_LARGEST_WHOLE = 2**53  # a factor crosses the wire as a double
+"""The dtypes of buffers, and what holds their elements in an array."""
+FLOATING: Final = frozenset({"float32", "bfloat16"})
+"""Those that an exchange can be made with."""
+_LARGEST_WHOLE: Final = 2**53
+"""A factor crosses the wire as a double."""
 
 
 class Kernels(Protocol):
-    """What `fused` and `portable` have in common; `dtype` is a key of `STORAGE`."""
+    """What `fused` and `portable` have in common.
+
+    `dtype` is a key of `STORAGE`; all arrays are 1-D, contiguous, of the same length, in the storage dtype. `factor`
+    and `moving_rate` are scalars from `factor_for`.
+    """
 
     def prepare(self, dtype: str) -> None:
         """Load or compile whatever is needed for `dtype`; called before any lock is taken."""
 
-    def add(self, dtype: str, target: Array, x: Array, factor: Any) -> None: ...
-    def exchange(self, dtype: str, target: Array, x: Array, moving_rate: Any) -> None: ...
-    def difference(self, dtype: str, target: Array, x: Array, moving_rate: Any) -> None: ...
-    def subtract(self, dtype: str, x: Array, d: Array) -> None: ...
-    def scale(self, dtype: str, target: Array, x: Array, factor: Any) -> None: ...
+    def add(self, dtype: str, target: Array, x: Array, factor: Any) -> None:
+        """Compute target += factor * x."""
+
+    def exchange(self, dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
+        """Compute d = moving_rate (x - target); x -= d; target += d."""
+
+    def difference(self, dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
+        """Compute d = moving_rate (x - target); x = d; target += d."""
+
+    def subtract(self, dtype: str, x: Array, d: Array) -> None:
+        """Compute x -= d."""
+
+    def scale(self, dtype: str, target: Array, x: Array, factor: Any) -> None:
+        """Compute target = factor * x."""
 
 
 def factor_for(dtype: str, factor: float) -> Any:
-    """`factor` as a scalar of the arithmetic of `dtype`: single precision, or a whole number for int64.
+    """Return `factor` as a scalar of the arithmetic of `dtype`: single precision, or a whole number for int64.
 
     Raises:
         ValueError: int64 was given a factor that is not a whole number of at most 53 bits.

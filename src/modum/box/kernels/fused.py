@@ -122,25 +122,25 @@ def prepare(dtype: str) -> None:
 
 
 def add(dtype: str, target: Array, x: Array, factor: Any) -> None:
-    """target += factor * x."""
+    """Compute target += factor * x."""
     (_add_bfloat16 if dtype == "bfloat16" else _add)(target, x, factor)
 
 
 def exchange(dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
-    """d = moving_rate (x - target); x -= d; target += d."""
+    """Compute d = moving_rate (x - target); x -= d; target += d."""
     (_exchange_bfloat16 if dtype == "bfloat16" else _exchange)(target, x, moving_rate)
 
 
 def difference(dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
-    """d = moving_rate (x - target); x = d; target += d."""
+    """Compute d = moving_rate (x - target); x = d; target += d."""
     (_difference_bfloat16 if dtype == "bfloat16" else _difference)(target, x, moving_rate)
 
 
 def subtract(dtype: str, x: Array, d: Array) -> None:
-    """x -= d."""
+    """Compute x -= d."""
     (_subtract_bfloat16 if dtype == "bfloat16" else _subtract)(x, d)
 
 
 def scale(dtype: str, target: Array, x: Array, factor: Any) -> None:
-    """target = factor * x."""
+    """Compute target = factor * x."""
     (_scale_bfloat16 if dtype == "bfloat16" else _scale)(target, x, factor)

@@ -11,12 +11,12 @@ _quiet = np.errstate(all="ignore")  # a model that diverges is its trainer's con
 
 
 def _widen(bits: Array) -> Array:
-    """bfloat16 bits as single precision."""
+    """Return bfloat16 bits as single precision."""
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 def _narrow(values: Array) -> Array:
-    """Single precision to bfloat16 bits, to nearest even."""
+    """Return single precision as bfloat16 bits, rounded to nearest even."""
     bits = values.view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     narrow = rounded.astype(np.uint16)
@@ -25,12 +25,12 @@ def _narrow(values: Array) -> Array:
 
 
 def prepare(dtype: str) -> None:
-    """Nothing to load."""
+    """Do nothing: there is nothing to load."""
 
 
 @_quiet
 def add(dtype: str, target: Array, x: Array, factor: Any) -> None:
-    """target += factor * x."""
+    """Compute target += factor * x."""
     if dtype == "bfloat16":
         target[:] = _narrow(_widen(target) + factor * _widen(x))
     elif factor == 1:
@@ -41,7 +41,7 @@ def add(dtype: str, target: Array, x: Array, factor: Any) -> None:
 
 @_quiet
 def exchange(dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
-    """d = moving_rate (x - target); x -= d; target += d."""
+    """Compute d = moving_rate (x - target); x -= d; target += d."""
     before = x.copy()
     difference(dtype, target, x, moving_rate)
     subtract(dtype, before, x)
@@ -50,7 +50,7 @@ def exchange(dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
 
 @_quiet
 def difference(dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
-    """d = moving_rate (x - target); x = d; target += d."""
+    """Compute d = moving_rate (x - target); x = d; target += d."""
     if dtype == "bfloat16":
         wide = _widen(target)
         x[:] = _narrow(moving_rate * (_widen(x) - wide))
@@ -63,7 +63,7 @@ def difference(dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
 
 @_quiet
 def subtract(dtype: str, x: Array, d: Array) -> None:
-    """x -= d."""
+    """Compute x -= d."""
     if dtype == "bfloat16":
         x[:] = _narrow(_widen(x) - _widen(d))
     else:
@@ -72,7 +72,7 @@ def subtract(dtype: str, x: Array, d: Array) -> None:
 
 @_quiet
 def scale(dtype: str, target: Array, x: Array, factor: Any) -> None:
-    """target = factor * x."""
+    """Compute target = factor * x."""
     if dtype == "bfloat16":
         target[:] = _narrow(factor * _widen(x))
     else:

@@ -41,12 +41,14 @@ class _Contexts:
         self._mutex = threading.Lock()
 
     def take(self, device: str) -> ucx.Context:
+        """Return the context of a device, which is made if nobody uses it yet."""
         with self._mutex:
             context, users = self._users.get(device) or (ucx.Context(device), 0)
             self._users[device] = context, users + 1
             return context
 
     def give_back(self, context: ucx.Context) -> None:
+        """Close the context if nobody else uses it."""
         with self._mutex:
             _, users = self._users[context.device]
             self._users[context.device] = context, users - 1
@@ -95,7 +97,7 @@ class Transfer:
 
 
 class OneSidedConnection:
-    """One slot's one-sided connection. For one thread at a time, the one that has the slot's connection.
+    """One slot's one-sided connection: a `Carrier`. For one thread at a time, the one that has the slot's connection.
 
     Args:
         address: the server, for errors.
@@ -174,15 +176,15 @@ class OneSidedConnection:
 
     @property
     def busy(self) -> bool:
-        """See `modum.box.client.pending.Carrier`."""
+        """See `Carrier.busy`."""
         return bool(self._active)
 
     def stage(self, request: Pending) -> bool:
-        """See `modum.box.client.pending.Carrier`."""
+        """See `Carrier.stage`."""
         return not request.staged or self._once(self._staged, request, request.staged, put=True)
 
     def fetch(self, request: Pending) -> bool:
-        """See `modum.box.client.pending.Carrier`."""
+        """See `Carrier.fetch`."""
         assert request.sink is not None
         return self._once(self._fetched, request, request.sink, put=False)
 
@@ -195,7 +197,7 @@ class OneSidedConnection:
         return known[number].ended
 
     def progress(self) -> bool:
-        """See `modum.box.client.pending.Carrier`."""
+        """See `Carrier.progress`."""
         before = len(self._active)
         try:
             assert self._worker is not None
@@ -217,7 +219,7 @@ class OneSidedConnection:
         return True
 
     def arm(self) -> bool:
-        """See `modum.box.client.pending.Carrier`."""
+        """See `Carrier.arm`."""
         assert self._worker is not None
         try:
             return self._worker.arm()
@@ -225,7 +227,7 @@ class OneSidedConnection:
             return False  # `progress` will see it, too
 
     def fileno(self) -> int:
-        """See `modum.box.client.pending.Carrier`."""
+        """See `Carrier.fileno`."""
         assert self._worker is not None
         return self._worker.fileno()
 
