@@ -214,6 +214,9 @@ class Box:
     def open(self, name: str) -> Buffer:
         """Open a buffer that somebody made.
 
+        Args:
+            name: within the client's namespace.
+
         Raises:
             BufferNotFoundError: there is none of this name.
             DeadlineError: only a part of the servers has it: its maker died, or is not done with it.
@@ -300,6 +303,9 @@ class Box:
     def delete(self, name: str) -> None:
         """Delete a buffer; whoever has it open gets BufferNotFoundError from then on.
 
+        Args:
+            name: within the client's namespace.
+
         Raises:
             BufferNotFoundError: there is none of this name.
         """
@@ -333,6 +339,10 @@ class Box:
 
     def queue(self, name: str, size: int) -> WorkQueue:
         """Return the work queue of this name, made on first use, with the items 0 to `size` - 1.
+
+        Args:
+            name: within the client's namespace.
+            size: number of items, at least 1.
 
         Raises:
             ValueError: `size` is below 1, or the queue is there with another size.

@@ -115,6 +115,9 @@ class Buffer:
 
         Returns:
             `out`, or a new array: of the buffer's shape if everything is read, else 1-D.
+
+        Raises:
+            ValueError: `out` has not as many elements as are to be read, or one of the reasons of the class.
         """
         if out is not None and count is None:
             count = out.size
@@ -128,11 +131,22 @@ class Buffer:
         return out
 
     def write(self, x: Any, *, offset: int = 0) -> None:
-        """Set the elements from `offset` on to those of `x`."""
+        """Set elements to those of an array.
+
+        Args:
+            x: an array in the buffer's dtype, or what NumPy makes one of.
+            offset: first element.
+        """
         self._transfer(Op.WRITE, self._flat(x, "x"), offset)
 
     def add(self, x: Any, scale: float = 1.0, *, offset: int = 0) -> None:
-        """Add `scale * x` to the elements from `offset` on (accumulate); the `scale` of an int64 buffer is whole."""
+        """Add `scale * x` to elements (accumulate).
+
+        Args:
+            x: an array in the buffer's dtype, or what NumPy makes one of.
+            scale: a whole number for int64.
+            offset: first element.
+        """
         self._transfer(Op.ADD, self._flat(x, "x"), offset, factor_for(self.dtype, scale))
 
     def exchange(self, x: Array, moving_rate: float, *, offset: int = 0, difference: bool = False) -> None:
@@ -145,6 +159,9 @@ class Buffer:
             moving_rate: in [0, 1].
             offset: first element.
             difference: leave d in `x` instead, for a caller whose own copy has moved on in the meantime.
+
+        Raises:
+            ValueError: `moving_rate` is out of its range, the buffer is int64, or one of the reasons of the class.
         """
         if self.dtype not in FLOATING:
             raise ValueError(f"exchange needs a floating dtype; buffer {self.name!r} is {self.dtype}")
@@ -156,7 +173,14 @@ class Buffer:
     # ---- between two buffers
 
     def copy(self, source: "Buffer", *, offset: int = 0, source_offset: int = 0, count: int | None = None) -> None:
-        """Set `count` elements from `offset` on to those of `source` from `source_offset` on; None takes all there."""
+        """Set elements to those of another buffer, or of another range of this one.
+
+        Args:
+            source: of the same dtype.
+            offset: first element here.
+            source_offset: first element there.
+            count: how many; None takes all there.
+        """
         self._combine(Op.COPY, source, 1, offset, source_offset, count)
 
     def scale(
@@ -190,7 +214,15 @@ class Buffer:
         source_offset: int = 0,
         count: int | None = None,
     ) -> None:
-        """Add `factor` times the elements of `source`; the arguments are those of `scale`."""
+        """Add `factor` times the elements of another buffer, or of another range of this one.
+
+        Args:
+            factor: a whole number for int64.
+            source: of the same dtype.
+            offset: first element here.
+            source_offset: first element there.
+            count: how many; None takes all there.
+        """
         self._combine(Op.AXPY, source, factor, offset, source_offset, count)
 
     # ---- versions
@@ -201,10 +233,17 @@ class Buffer:
         return self._servers.transports[self._home].version(self._held()[self._home], self._servers.timeout)
 
     def wait(self, version: int, timeout: float | None = None) -> int:
-        """Wait until the version is at least `version`, and return it.
+        """Wait until enough operations that change the buffer have finished.
+
+        Args:
+            version: how many, since the buffer was made.
+            timeout: seconds to wait; None takes the box's.
+
+        Returns:
+            The version, which is at least `version`.
 
         Raises:
-            DeadlineError: it was not within `timeout` seconds (None: the box's).
+            DeadlineError: they have not finished in time; the message has the version.
         """
         deadline = Deadline(self._servers.timeout if timeout is None else timeout)
         transport, attachment = self._servers.transports[self._home], self._held()[self._home]

@@ -36,7 +36,13 @@ class Counter:
         return self.add(0)
 
     def add(self, amount: int) -> int:
-        """Add `amount` exactly once, and return the value before (fetch-and-add).
+        """Add to the counter, exactly once (fetch-and-add).
+
+        Args:
+            amount: a whole number.
+
+        Returns:
+            The value before.
 
         Raises:
             ValueError: the sum does not fit in 64 bits.
@@ -44,10 +50,17 @@ class Counter:
         return self._servers.call_home(self.name, CounterAdd(self.name, int(amount)), int)
 
     def wait(self, at_least: int, timeout: float | None = None) -> int:
-        """Wait until the value is at least `at_least`, and return it.
+        """Wait until the counter is high enough.
+
+        Args:
+            at_least: the value to wait for.
+            timeout: seconds to wait; None takes the box's.
+
+        Returns:
+            The value, which is at least `at_least`.
 
         Raises:
-            DeadlineError: it was not within `timeout` seconds (None: the box's).
+            DeadlineError: it was not reached in time; the message has the value.
         """
         return self._servers.call_until(
             self.name,
@@ -176,7 +189,10 @@ class WorkQueue:
         return item if item >= 0 else None
 
     def done(self, item: int) -> None:
-        """Count `item`, which this session has finished, as done.
+        """Count an item as done.
+
+        Args:
+            item: one that this session has taken.
 
         Raises:
             LeaseLostError: the item is not this session's: it was away too long, and another has it.
@@ -214,10 +230,13 @@ class Value:
         return _unpacked(self._servers.call_home(self.name, ValueGet(self.name), bytes))
 
     def wait(self, timeout: float | None = None) -> Any:
-        """Wait until somebody has set the value, and return it.
+        """Wait until somebody has set the value.
 
         Args:
-            timeout: seconds; None takes the box's.
+            timeout: seconds to wait; None takes the box's.
+
+        Returns:
+            The value.
 
         Raises:
             DeadlineError: nobody has set it.
@@ -236,6 +255,9 @@ class Value:
     def set(self, value: Any) -> None:
         """Set the value, whatever is there.
 
+        Args:
+            value: anything but None.
+
         Raises:
             TypeError: msgpack has no such type.
             ValueError: it is None, or has more than `MAX_VALUE` bytes when packed; nothing was changed.
@@ -246,7 +268,11 @@ class Value:
         self._put(value)
 
     def compare_and_set(self, expected: Any, value: Any) -> bool:
-        """Set the value if it is `expected` now, in one step; None on either side means that there is none.
+        """Set the value if it is what is expected, in one step.
+
+        Args:
+            expected: what must be there now; None: nothing.
+            value: what is there then; None: nothing.
 
         Returns:
             Whether it was set.
@@ -258,7 +284,13 @@ class Value:
         return self._put(value, condition) == condition
 
     def set_default(self, value: Any) -> Any:
-        """Set the value unless there is one, in one step, and return what is there now.
+        """Set the value unless there is one, in one step.
+
+        Args:
+            value: anything but None.
+
+        Returns:
+            What is there now.
 
         Raises:
             TypeError, ValueError, PoolFullError: as `set` does.

@@ -97,6 +97,9 @@ def fresh_box(transport: str, servers: int, *, memory: int = 128 << 20, timeout:
         servers: how many.
         memory: bytes of each server's pool.
         timeout: seconds without any progress after which an operation fails.
+
+    Yields:
+        The box.
     """
     with ExitStack() as stack:
         addresses = [stack.enter_context(Server(memory=memory, grace=0.2)).address for _ in range(servers)]

@@ -36,6 +36,9 @@ class ConnectionPool:
     def connection(self) -> Iterator[Connection]:
         """Lend an idle connection or a new one; it comes back unless it was left in the middle of something.
 
+        Yields:
+            The connection, for this thread alone. A new one is not connected yet.
+
         Raises:
             ConnectionLostError: the pool was closed.
         """

@@ -47,10 +47,18 @@ class Locks:
         fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, nbytes, 0))
 
     def take(self, offset: int, nbytes: int, exclusive: bool) -> bool:
-        """Lock the chunks of the bytes [offset, offset + nbytes), shared or exclusive.
+        """Lock the chunks of the bytes [offset, offset + nbytes).
+
+        Args:
+            offset: first byte.
+            nbytes: how many.
+            exclusive: to change them; otherwise shared, to read them.
 
         Returns:
             False if somebody else holds one of them, and none was locked.
+
+        Raises:
+            OSError: the kernel has no such locks.
         """
         start = offset - offset % CHUNK
         try:
@@ -103,6 +111,7 @@ class Pause:
         self._pause = _FIRST_PAUSE
 
     def __call__(self) -> bool:
+        """Sleep, and return whether there is time for another try."""
         if self._deadline.passed:
             return False
         time.sleep(self._pause)

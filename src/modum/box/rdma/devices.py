@@ -20,7 +20,7 @@ class Port:
     name: str
     """As UCX names it: `mlx5_0:1`."""
     state: str
-    """"ACTIVE" if it can carry anything."""
+    """`ACTIVE` if it can carry anything."""
     directory: Path
     """Where the kernel shows it."""
 

@@ -19,6 +19,9 @@ def frames(work: Work, pieces: Sequence[Piece] | None = None, *, staged: bool = 
         work: the part.
         pieces: which pieces of it; None takes all.
         staged: the numbers go through a slot's ring, and the requests carry none.
+
+    Yields:
+        Requests of one chunk each.
     """
     op, info = work.op, work.target.info
     source = work.source.info.segment if work.source else 0
