@@ -15,7 +15,7 @@ from modum.box import Box, Buffer
 from modum.errors import ConnectionLostError
 from modum.groups import Alone
 from modum.parameters import FlatLayout, TensorSpec, Vector
-from modum.rules import Elastic, UpdateRule
+from modum.rules import Elastic, Part, UpdateRule
 
 Floats = NDArray[np.float32]
 
@@ -106,10 +106,23 @@ class Gated(Elastic):
     def settings(self) -> dict[str, Any]:
         return {"rule": "gated"}
 
-    def transfer(self, buffer: Buffer, x: NDArray[np.generic], *, offset: int, rate: float) -> None:
-        assert self.gate.acquire(timeout=10)
-        Elastic.transfer(self, buffer, x, offset=offset, rate=rate)
-        self.clock.now += self.takes
+    def part(self, vector: Vector, buffer: Buffer) -> Part:
+        return GatedPart(self, Elastic.part(self, vector, buffer))
+
+
+class GatedPart(Part):
+    """Its transfers are those of another part, at the gate."""
+
+    def __init__(self, rule: Gated, inner: Part) -> None:
+        super().__init__(inner.vector, inner.buffer)
+        self._rule = rule
+        self._inner = inner
+
+    def transfer(self, groups: int) -> float:
+        assert self._rule.gate.acquire(timeout=10)
+        rate = self._inner.transfer(groups)
+        self._rule.clock.now += self._rule.takes
+        return rate
 
 
 @dataclass

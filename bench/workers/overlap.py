@@ -17,15 +17,15 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 import torch
 
 from bench.workers.model import make_batch, make_model
 from modum.box import Box, Buffer
 from modum.job import Job
-from modum.rules import Elastic
+from modum.parameters import Vector
+from modum.rules import Elastic, Part
 from modum.torch import Averager
 
 LAYERS = 4
@@ -38,10 +38,20 @@ class Watched(Elastic):
 
     transfers: ClassVar[list[tuple[float, float]]] = []
 
-    def transfer(self, buffer: Buffer, x: np.ndarray[Any, Any], *, offset: int, rate: float) -> None:
+    def part(self, vector: Vector, buffer: Buffer) -> Part:
+        return _WatchedPart(super().part(vector, buffer))
+
+
+class _WatchedPart(Part):
+    def __init__(self, inner: Part) -> None:
+        super().__init__(inner.vector, inner.buffer)
+        self._inner = inner
+
+    def transfer(self, groups: int) -> float:
         start = time.perf_counter()
-        super().transfer(buffer, x, offset=offset, rate=rate)
-        self.transfers.append((start, time.perf_counter()))
+        rate = self._inner.transfer(groups)
+        Watched.transfers.append((start, time.perf_counter()))
+        return rate
 
 
 @dataclass(slots=True)

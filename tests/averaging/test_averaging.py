@@ -62,7 +62,7 @@ def test_with_overlap_the_correction_of_the_snapshot_is_subtracted_when_it_arriv
         rule.gate.release()
         until(lambda: worker.buffer.version == 2)
         rule.gate.release()
-        until(lambda: worker.averaging._exchange.ready)
+        until(lambda: not worker.averaging.exchanging)
         worker.step()
         W -= np.float32(0.1) * gradient(W, 0, 3)
         W -= np.float32(0.25) * (snapshot - G)
@@ -79,7 +79,7 @@ def test_an_exchange_that_is_due_too_early_is_put_off_and_counted_once(box: Box)
         assert worker.averaging.statistics().put_off == 1
         assert worker.averaging.statistics().exchanges == 0
         rule.gate.release()
-        until(lambda: worker.averaging._exchange.ready)
+        until(lambda: not worker.averaging.exchanging)
         worker.step()  # collects the first and starts the second, at step 8
         assert worker.averaging.statistics().exchanges == 1
         worker.step()
@@ -146,7 +146,7 @@ def test_pulling_takes_the_shared_weights_and_drops_the_pending_correction(box: 
         np.testing.assert_array_equal(worker.W, shared)
         worker.vector.weights += 1
         assert worker.averaging.statistics().exchanges == 1
-        assert not worker.averaging._exchange.pending
+        assert not worker.averaging.exchanging
 
 
 def test_a_variance_stays_above_zero_however_far_it_fell_during_an_exchange(box: Box) -> None:
@@ -157,7 +157,7 @@ def test_a_variance_stays_above_zero_however_far_it_fell_during_an_exchange(box:
         worker.averaging.step()  # snapshot: the statistic is 10 and G has 0.5, so d = 3.8
         worker.vector.weights[:] = [10, 1]
         rule.gate.release()
-        until(lambda: worker.averaging._exchange.ready)
+        until(lambda: not worker.averaging.exchanging)
         worker.averaging.step()
         weight, variance = worker.W
         assert weight == 6  # 10 - 0.4 * 10
@@ -172,7 +172,7 @@ def test_what_the_background_transfer_raises_comes_out_of_the_next_step(box: Box
         worker.step()
         box.delete("model/float32")
         rule.gate.release()
-        until(lambda: worker.averaging._exchange.ready)
+        until(lambda: not worker.averaging.exchanging)
         with pytest.raises(BufferNotFoundError, match="model/float32"):
             worker.step()
 
@@ -183,7 +183,7 @@ def test_exchange_time_is_hidden_unless_compute_waited_for_it(box: Box) -> None:
     with working(worker):
         for _ in range(5):
             worker.step()
-            until(lambda: worker.averaging._exchange.ready)
+            until(lambda: not worker.averaging.exchanging)
         worker.step()
         hidden = worker.averaging.statistics()
         assert hidden.exchanges == 5

@@ -10,7 +10,7 @@ from modum.averaging.background import BackgroundTransfer
 
 
 @pytest.fixture
-def beats() -> list[int]:
+def counts() -> list[int]:
     return []
 
 
@@ -20,8 +20,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def exchange(beats: list[int], clock: Clock) -> Iterator[BackgroundTransfer]:
-    exchange = BackgroundTransfer(lambda: beats.append(1), heartbeat_seconds=60, clock=clock)
+def exchange(counts: list[int], clock: Clock) -> Iterator[BackgroundTransfer]:
+    exchange = BackgroundTransfer(lambda: counts.append(1), idle_seconds=60, clock=clock)
     yield exchange
     exchange.close()
 
@@ -70,24 +70,24 @@ def test_an_error_of_the_transfer_is_raised_by_every_collect_from_then_on(exchan
             exchange.collect()
 
 
-def test_the_heart_beats_after_every_transfer(exchange: BackgroundTransfer, beats: list[int]) -> None:
+def test_the_groups_are_counted_after_every_transfer(exchange: BackgroundTransfer, counts: list[int]) -> None:
     for number in (1, 2, 3):
         exchange.submit(lambda: None)
         exchange.collect()
-        assert len(beats) == number
+        assert len(counts) == number
 
 
-def test_the_heart_beats_while_there_is_nothing_to_do(beats: list[int]) -> None:
-    exchange = BackgroundTransfer(lambda: beats.append(1), heartbeat_seconds=0.001)
-    until(lambda: len(beats) >= 3)
+def test_the_groups_are_counted_while_there_is_nothing_to_do(counts: list[int]) -> None:
+    exchange = BackgroundTransfer(lambda: counts.append(1), idle_seconds=0.001)
+    until(lambda: len(counts) >= 3)
     exchange.close()
 
 
-def test_an_error_of_the_heartbeat_is_raised_by_collect() -> None:
-    def beat() -> None:
+def test_an_error_of_the_counting_is_raised_by_collect() -> None:
+    def count() -> None:
         raise ConnectionError("the box is gone")
 
-    exchange = BackgroundTransfer(beat, heartbeat_seconds=0.001)
+    exchange = BackgroundTransfer(count, idle_seconds=0.001)
     until(lambda: exchange.ready)
     with pytest.raises(ConnectionError, match="the box is gone"):
         exchange.collect()
@@ -96,7 +96,7 @@ def test_an_error_of_the_heartbeat_is_raised_by_collect() -> None:
 
 def test_closing_finishes_the_pending_transfer() -> None:
     done = []
-    exchange = BackgroundTransfer(lambda: None, heartbeat_seconds=60)
+    exchange = BackgroundTransfer(lambda: None, idle_seconds=60)
     exchange.submit(lambda: done.append(1))
     exchange.close()
     assert done == [1]

@@ -1,23 +1,24 @@
-"""One worker's part in an update rule: what happens between its steps, whatever the framework."""
+"""A worker's running of an update rule: what happens between its steps, whatever the framework."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from modum.averaging.background import BackgroundTransfer
-from modum.averaging.membership import HEARTBEAT_SECONDS
+from modum.averaging.membership import COUNT_SECONDS
 from modum.averaging.schedule import Schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
-    from modum.averaging.membership import Membership
     from modum.box import Buffer
-    from modum.groups.base import Group
-    from modum.parameters.vector import Vector
-    from modum.rules.rule import UpdateRule
+    from modum.groups import Group
+    from modum.parameters import Vector
+    from modum.rules import UpdateRule
+
+__all__ = ["Averaging", "AveragingStatistics", "Groups", "Transfer"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,18 +34,93 @@ class AveragingStatistics:
     hidden_seconds: float
     """How much of that lay under compute."""
     interval: int
+    """The one in force."""
     moving_rate: float
+    """That of the last exchange; 0 before the first."""
     groups: int
     """Groups alive at the last exchange."""
 
 
-class Averaging:
-    """Drives a rule for one worker: call `step` after every local step.
+class Groups(Protocol):
+    """Who else takes part: `Membership` in a job, virtual groups in a simulation."""
 
-    ``vectors`` and ``buffers`` belong together, one pair for each dtype. With ``rule.overlap`` a group of one
-    subtracts the correction at the first step boundary after it arrived; a larger group at the next boundary
-    at which an exchange is due, so that all members do it at the same step. All members of a group call every
-    method but `statistics` at the same steps.
+    @property
+    def groups(self) -> int:
+        """Groups alive when last counted, this one included."""
+
+    def count(self) -> None:
+        """Count them; called after every transfer, on its thread."""
+
+
+class Transfer(Protocol):
+    """What carries out one transfer at a time: `BackgroundTransfer` in a job, virtual time in a simulation."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether a transfer was submitted and not collected."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether `collect` may be called."""
+
+    count: int
+    """Transfers collected."""
+    seconds: float
+    """What they took."""
+    waited: float
+    """How much of that time was waited for."""
+
+    def submit(self, transfer: Callable[[], None]) -> None:
+        """Start a transfer. The one before must have been collected."""
+
+    def collect(self) -> float | None:
+        """Return the seconds that the pending transfer took, which is over; None where none is pending.
+
+        Raises:
+            Exception: what the transfer raised.
+        """
+
+    def wait(self) -> None:
+        """Wait until the pending transfer is over."""
+
+    def close(self) -> None:
+        """Finish the pending transfer; what it raised is forgotten."""
+
+
+class _Wish(NamedTuple):
+    """What a member of the group brings to a boundary; the largest of all members' numbers counts."""
+
+    late: float
+    """1 if its exchange still runs."""
+    interval: float
+    """Steps to the next exchange that it asks for."""
+    groups: float
+    """Groups that it has counted."""
+
+
+class Averaging:
+    """Runs a rule for one worker: call `step` after every local step.
+
+    With `rule.overlap` a group of one subtracts the correction at the first step boundary after it arrived; a larger
+    group at the next boundary at which an exchange is due, so that all members do it at the same step. All members of a
+    group call every method but `statistics` at the same steps.
+
+    The methods that end with "ing" are what the others do, without blocking: generators that yield whenever the
+    transfer under way has to be waited for, and are to be gone on with when it is over.
+
+    Args:
+        rule: what is run.
+        vectors: the worker's weights, one vector for each dtype.
+        buffers: the shared ones, in the same order.
+        group: the workers that step together with this one.
+        membership: the groups that take part.
+        clock: seconds, never going back.
+        transfer: what carries out the transfers; default: a thread of its own.
+
+    Attributes:
+        vectors: as given.
+        buffers: as given.
+        groups: groups alive, as all members of this group see it.
     """
 
     def __init__(
@@ -53,38 +129,45 @@ class Averaging:
         vectors: Sequence[Vector],
         buffers: Sequence[Buffer],
         group: Group[Any],
-        membership: Membership,
+        membership: Groups,
         clock: Callable[[], float] = time.monotonic,
+        transfer: Transfer | None = None,
     ) -> None:
-        self._rule = rule
         self.vectors = vectors
         self.buffers = buffers
+        self._rule = rule
         self._parts = [rule.part(vector, buffer) for vector, buffer in zip(vectors, buffers, strict=True)]
+        self._rates = [0.0] * len(self._parts)
         self._group = group
         self._membership = membership
         self._schedule = Schedule(rule.interval, clock)
-        self._exchange = BackgroundTransfer(membership.count, heartbeat_seconds=HEARTBEAT_SECONDS, clock=clock)
-        self._rate = 0.0
+        self._transfer: Transfer = transfer or BackgroundTransfer(
+            membership.count, idle_seconds=COUNT_SECONDS, clock=clock
+        )
         self._put_off = 0
         self._late = False
         self.groups = membership.groups
-        """Groups alive, as all members of this group see it."""
 
     def step(self, steps: int = 1) -> None:
-        """A local step has ended, or several have: apply what arrived, and start an exchange when one is due.
+        """Say that a local step has ended, or several: apply what arrived, and start an exchange when one is due.
 
-        Raises what the background transfer raised.
+        Raises:
+            ModumError: what the transfer in the background raised.
         """
+        self._run(self.stepping(steps))
+
+    def stepping(self, steps: int = 1) -> Iterator[None]:
+        """Do what `step` does, without blocking."""
         self._schedule.step(steps)
         if self._schedule.due:
-            self._boundary()
-        elif self._group.size == 1 and self._exchange.ready:
-            self._collect()
+            yield from self._boundary()
+        elif self._group.size == 1 and self._transfer.ready:
+            yield from self._collected()
         self._schedule.resume()
 
     def pull(self) -> None:
         """Take the shared weights; what this worker learned since its last exchange is dropped."""
-        self._collect()
+        self._run(self._collected())
         for part in self._parts:
             if self._group.rank == 0:
                 part.vector.read(part.buffer)
@@ -93,72 +176,83 @@ class Averaging:
 
     def finish(self) -> None:
         """Wait for the pending exchange and do a last one: nothing that was learned here is lost."""
-        self._start()
-        self._collect()
+        self._run(self.finishing())
+
+    def finishing(self) -> Iterator[None]:
+        """Do what `finish` does, without blocking."""
+        yield from self._start()
+        yield from self._collected()
 
     def close(self) -> None:
-        """End the background thread, once its transfer is over."""
-        self._exchange.close()
+        """End the transfers, once the pending one is over."""
+        self._transfer.close()
 
     @property
     def exchanging(self) -> bool:
         """Whether a transfer runs in the background now."""
-        return self._exchange.pending and not self._exchange.ready
+        return self._transfer.pending and not self._transfer.ready
 
     def statistics(self) -> AveragingStatistics:
-        exchange = self._exchange
+        """Return what this worker has done so far."""
+        transfer = self._transfer
         return AveragingStatistics(
             steps=self._schedule.steps,
-            exchanges=exchange.count,
+            exchanges=transfer.count,
             put_off=self._put_off,
-            exchange_seconds=exchange.seconds,
-            hidden_seconds=max(0.0, exchange.seconds - exchange.waited),
+            exchange_seconds=transfer.seconds,
+            hidden_seconds=max(0.0, transfer.seconds - transfer.waited),
             interval=self._schedule.interval,
-            moving_rate=self._rule.rate(self.groups),
+            moving_rate=self._rates[0],
             groups=self.groups,
         )
 
-    def _boundary(self) -> None:
+    def _run(self, work: Iterator[None]) -> None:
+        """Do the work, waiting where it has to be waited."""
+        for _ in work:
+            self._transfer.wait()
+
+    def _boundary(self) -> Iterator[None]:
         """An exchange is due: start it, unless that of a member still runs."""
-        late, interval, groups = self._group.largest((self.exchanging, self._schedule.wanted, self._membership.groups))
-        if late:
+        wish = _Wish(self.exchanging, self._schedule.wanted, self._membership.groups)
+        agreed = _Wish(*self._group.largest(wish))
+        if agreed.late:
             self._put_off += not self._late
             self._late = True
             return
         self._late = False
-        self.groups = int(groups)
-        self._start()
-        self._schedule.start(int(interval))
+        self.groups = int(agreed.groups)
+        yield from self._start()
+        self._schedule.start(int(agreed.interval))
         if not self._rule.overlap:
-            self._collect()
+            yield from self._collected()
 
-    def _start(self) -> None:
+    def _start(self) -> Iterator[None]:
         """Apply the pending exchange, waiting for it if need be, and start the next one."""
-        arrived = self._await()
-        for part in self._parts:
+        arrived = yield from self._awaited()
+        for part, rate in zip(self._parts, self._rates, strict=True):
             part.vector.check()
             if arrived:
-                part.vector.subtract_and_snapshot(self._rate)
+                part.vector.subtract_and_snapshot(rate)
             else:
                 part.vector.snapshot()
-        rate = self._rule.rate(self.groups)
+        groups = self.groups
 
         def transfer() -> None:
-            for part in self._parts:
-                part.transfer(rate)
+            self._rates = [part.transfer(groups) for part in self._parts]
 
-        self._rate = rate
-        self._exchange.submit(transfer)
+        self._transfer.submit(transfer)
 
-    def _collect(self) -> None:
+    def _collected(self) -> Iterator[None]:
         """Apply the pending exchange, waiting for it if need be."""
-        if self._await():
-            for part in self._parts:
-                part.vector.subtract(self._rate)
+        if (yield from self._awaited()):
+            for part, rate in zip(self._parts, self._rates, strict=True):
+                part.vector.subtract(rate)
 
-    def _await(self) -> bool:
+    def _awaited(self) -> Generator[None, None, bool]:
         """Wait for the pending exchange; whether there was one."""
-        seconds = self._exchange.collect()
+        if self.exchanging:
+            yield
+        seconds = self._transfer.collect()
         if seconds is None:
             return False
         self._schedule.exchanged(seconds)

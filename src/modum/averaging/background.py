@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class _Job:
-    """One transfer: ``seconds`` is set before ``finished``."""
+    """One transfer: `seconds` is set before `finished`."""
 
     def __init__(self, transfer: Callable[[], None]) -> None:
         self.transfer = transfer
@@ -21,34 +21,36 @@ class _Job:
 
 
 class BackgroundTransfer:
-    """Runs one transfer at a time beside compute, and a heartbeat after each and while there is none.
+    """Runs one transfer at a time beside compute, on a thread of its own.
 
-    heartbeat
-        Called on the thread after every transfer, and every ``heartbeat_seconds`` when idle: it keeps the
-        worker's lease alive and counts the groups. What it raises comes out of the next `collect`.
-    clock
-        Seconds, never going back; the measure of ``seconds`` and ``waited``.
+    Args:
+        after: called on the thread after every transfer, and every `idle_seconds` while there is none. What it raises
+            comes out of the next `collect`.
+        idle_seconds: see `after`.
+        clock: seconds, never going back; the measure of `seconds` and `waited`.
+
+    Attributes:
+        count: transfers collected.
+        seconds: what they took on the thread.
+        waited: how much of that time somebody waited: the part that was not hidden under compute.
     """
 
     def __init__(
         self,
-        heartbeat: Callable[[], None],
+        after: Callable[[], None],
         *,
-        heartbeat_seconds: float,
+        idle_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._heartbeat = heartbeat
-        self._heartbeat_seconds = heartbeat_seconds
+        self._after = after
+        self._idle_seconds = idle_seconds
         self._clock = clock
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._pending: _Job | None = None
         self._failure: BaseException | None = None
         self.count = 0
-        """Transfers collected."""
         self.seconds = 0.0
-        """What they took on the thread."""
         self.waited = 0.0
-        """How much of that time `collect` waited: the part that was not hidden under compute."""
         self._thread = threading.Thread(target=self._run, name="modum-exchange", daemon=True)
         self._thread.start()
 
@@ -59,7 +61,7 @@ class BackgroundTransfer:
 
     @property
     def ready(self) -> bool:
-        """Whether `collect` would return (or raise) at once with something to say."""
+        """Whether `collect` has something to say: a transfer is over, or something failed."""
         return self._failure is not None or (self._pending is not None and self._pending.finished.is_set())
 
     def submit(self, transfer: Callable[[], None]) -> None:
@@ -69,16 +71,13 @@ class BackgroundTransfer:
         self._jobs.put(self._pending)
 
     def collect(self) -> float | None:
-        """Wait for the pending transfer and return the seconds it took, or None where none is pending.
+        """Return the seconds that the pending transfer took, waiting for it; None where none is pending.
 
-        Raises what the transfer or a heartbeat raised; the transfer is over then as well. Waiting has no
-        limit of its own: every operation of the box has.
+        Raises:
+            Exception: what a transfer, or what is called after it, raised; the transfer is over then as well.
         """
+        self.wait()
         job, self._pending = self._pending, None
-        if job is not None and not job.finished.is_set():
-            start = self._clock()
-            job.finished.wait()
-            self.waited += self._clock() - start
         if self._failure is not None:
             raise self._failure
         if job is None:
@@ -86,6 +85,14 @@ class BackgroundTransfer:
         self.count += 1
         self.seconds += job.seconds
         return job.seconds
+
+    def wait(self) -> None:
+        """Wait until the pending transfer is over. That has no limit of its own: every operation of the box has."""
+        job = self._pending
+        if job is not None and not job.finished.is_set():
+            start = self._clock()
+            job.finished.wait()
+            self.waited += self._clock() - start
 
     def close(self) -> None:
         """Finish the pending transfer, then end the thread. What the transfer raised is forgotten."""
@@ -96,20 +103,20 @@ class BackgroundTransfer:
     def _run(self) -> None:
         while True:
             try:
-                job = self._jobs.get(timeout=self._heartbeat_seconds)
+                job = self._jobs.get(timeout=self._idle_seconds)
             except queue.Empty:
-                self._guarded(self._heartbeat)
+                self._guarded(self._after)
                 continue
             if job is None:
                 return
             start = self._clock()
             self._guarded(job.transfer)
             job.seconds = self._clock() - start
-            self._guarded(self._heartbeat)
+            self._guarded(self._after)
             job.finished.set()
 
     def _guarded(self, call: Callable[[], None]) -> None:
-        """Run ``call`` unless something failed before; keep what it raises for `collect`."""
+        """Run `call` unless something failed before; keep what it raises for `collect`."""
         if self._failure is None:
             try:
                 call()

@@ -8,11 +8,11 @@ from modum.box import Box
 from modum.coordination.liveness import Roster
 from modum.errors import DeadlineError
 
-__all__ = ["HEARTBEAT_SECONDS", "Membership"]
+__all__ = ["COUNT_SECONDS", "Membership"]
 
 _LEASE_SECONDS: Final = 30.0
 """A group whose leader has not been heard of for so long (stopped, or cut off) counts as dead."""
-HEARTBEAT_SECONDS: Final = 10.0
+COUNT_SECONDS: Final = 10.0
 """How often the groups are counted while no exchange is due."""
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modum.box.kernels import portable
-from modum.rules.rule import Part, UpdateRule
+from modum.rules.rule import Leg, Part, UpdateRule, check_interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,19 +54,18 @@ class Downpour(UpdateRule):
     staleness: Literal["divide"] | None = None
 
     def __post_init__(self) -> None:
-        if self.interval != "auto" and self.interval < 1:
-            raise ValueError(f'interval ({self.interval!r}) must be a whole number of steps, at least 1, or "auto"')
+        check_interval(self.interval)
         if self.staleness not in (None, "divide"):
             raise ValueError(f'staleness ({self.staleness!r}) must be None or "divide"')
 
     def settings(self) -> dict[str, Any]:
         return {"rule": "downpour", **asdict(self)}
 
-    def rate(self, groups: int) -> float:
-        return 1.0
-
     def part(self, vector: Vector, buffer: Buffer) -> Part:
         return _Accumulated(self, vector, buffer)
+
+    def traffic(self, nbytes: int) -> tuple[Leg, ...]:
+        return Leg(nbytes, 0), Leg(0, nbytes)
 
 
 class _Accumulated(Part):
@@ -87,7 +86,7 @@ class _Accumulated(Part):
         self._base[:] = self.vector.staging[: self._learning]
         self._version = self.buffer.version
 
-    def transfer(self, rate: float) -> None:
+    def transfer(self, groups: int) -> float:
         vector, buffer = self.vector, self.buffer
         vector.arrived()
         x, statistics = vector.staging[: self._learning], vector.staging[self._learning :]
@@ -100,9 +99,10 @@ class _Accumulated(Part):
         if statistics.size:
             buffer.exchange(statistics, STATISTICS_RATE, offset=vector.offset + self._learning, difference=True)
             self._version += 1
+        return STATISTICS_RATE
 
     def _operations(self, low: int, high: int) -> int:
-        """On the buffer, in one update, by the member that has the elements from ``low`` to ``high``."""
+        """Count the operations on the buffer, in one update, of the member that has elements `low` to `high`."""
         return (low < min(high, self.vector.trainable)) + (max(low, self.vector.trainable) < high)
 
     def _staleness(self) -> float:

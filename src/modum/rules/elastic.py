@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from modum.rules.rule import Part, UpdateRule
+from modum.rules.rule import Leg, Part, UpdateRule, check_interval
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from modum.box import Buffer
     from modum.parameters.vector import Vector
     from modum.rules.rule import Auto
@@ -48,13 +45,13 @@ class Elastic(UpdateRule):
     def __post_init__(self) -> None:
         if self.moving_rate != "auto" and not 0 < self.moving_rate <= 1:
             raise ValueError(f'moving_rate ({self.moving_rate}) must be greater than 0 and at most 1, or "auto"')
-        if self.interval != "auto" and self.interval < 1:
-            raise ValueError(f'interval ({self.interval!r}) must be a whole number of steps, at least 1, or "auto"')
+        check_interval(self.interval)
 
     def settings(self) -> dict[str, Any]:
         return {"rule": "elastic", **asdict(self)}
 
     def rate(self, groups: int) -> float:
+        """Return the moving rate of an exchange while `groups` groups are alive."""
         if self.moving_rate == "auto":
             return min(AUTO_LIMIT, AUTO_TOTAL / max(1, groups))
         return self.moving_rate
@@ -62,9 +59,8 @@ class Elastic(UpdateRule):
     def part(self, vector: Vector, buffer: Buffer) -> Part:
         return _Exchanged(self, vector, buffer)
 
-    def transfer(self, buffer: Buffer, x: NDArray[np.generic], *, offset: int, rate: float) -> None:
-        """Exchange ``x``, a snapshot of ``W[offset : offset + x.size]``, and leave ``d`` in it."""
-        buffer.exchange(x, rate, offset=offset, difference=True)
+    def traffic(self, nbytes: int) -> tuple[Leg, ...]:
+        return (Leg(nbytes, nbytes),)
 
 
 class _Exchanged(Part):
@@ -74,8 +70,9 @@ class _Exchanged(Part):
         super().__init__(vector, buffer)
         self._rule = rule
 
-    def transfer(self, rate: float) -> None:
-        vector = self.vector
+    def transfer(self, groups: int) -> float:
+        vector, rate = self.vector, self._rule.rate(groups)
         vector.arrived()
         if vector.staging.size:
-            self._rule.transfer(self.buffer, vector.staging, offset=vector.offset, rate=rate)
+            self.buffer.exchange(vector.staging, rate, offset=vector.offset, difference=True)
+        return rate

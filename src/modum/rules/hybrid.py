@@ -11,7 +11,7 @@ from modum.rules.rule import UpdateRule
 if TYPE_CHECKING:
     from modum.box import Buffer
     from modum.parameters.vector import Vector
-    from modum.rules.rule import Auto, Part
+    from modum.rules.rule import Auto, Leg, Part
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,11 +47,11 @@ class Hybrid(UpdateRule):
     def settings(self) -> dict[str, Any]:
         return self.between.settings()
 
-    def rate(self, groups: int) -> float:
-        return self.between.rate(groups)
-
     def part(self, vector: Vector, buffer: Buffer) -> Part:
         return self.between.part(vector, buffer)
+
+    def traffic(self, nbytes: int) -> tuple[Leg, ...]:
+        return self.between.traffic(nbytes)
 
 
 def check_groups(rule: UpdateRule, group_size: int) -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from modum.box import Buffer
-    from modum.parameters.vector import Vector
+    from modum.parameters import Vector
 
 Auto = Literal["auto"]
+
+
+class Leg(NamedTuple):
+    """What crosses the network at one time while an exchange goes on: bytes to the box, and back from it."""
+
+    out: int
+    back: int
 
 
 class Part(ABC):
@@ -20,22 +27,31 @@ class Part(ABC):
         self.buffer = buffer
 
     @abstractmethod
-    def transfer(self, rate: float) -> None:
+    def transfer(self, groups: int) -> float:
         """Exchange the snapshot that the vector took; runs on the background thread.
 
         On return the vector's staging holds the correction, which the worker subtracts from its weights of that
-        moment. Raises what the box raises.
+        moment.
+
+        Args:
+            groups: groups that are alive.
+
+        Returns:
+            The rate of this exchange, greater than 0 and at most 1: how far statistics move toward the shared ones.
+
+        Raises:
+            ModumError: what the box raises; the snapshot is lost then.
         """
 
     def pulled(self) -> None:  # noqa: B027 - most rules remember nothing
-        """The vector has just taken over the shared weights (collective)."""
+        """Take note that the vector has just taken over the shared weights (collective)."""
 
 
 class UpdateRule(ABC):
-    """How local weights ``W`` and shared weights ``G`` move together.
+    """How local weights W and shared weights G move together.
 
-    A rule is a frozen dataclass of settings. Every ``interval`` local steps a worker takes a snapshot of its
-    weights, gives it to the `Part` that the rule made for it, and subtracts what comes back from its weights.
+    A rule is a frozen dataclass of settings. Every `interval` local steps a worker takes a snapshot of its weights,
+    gives it to the `Part` that the rule made for it, and subtracts what comes back from its weights.
     """
 
     __slots__ = ()
@@ -43,7 +59,7 @@ class UpdateRule(ABC):
     @property
     @abstractmethod
     def interval(self) -> int | Auto:
-        """Local steps between exchanges; ``"auto"``: as few as hide the exchange under compute."""
+        """Local steps between exchanges; "auto": as few as hide the exchange under compute."""
 
     @property
     @abstractmethod
@@ -52,12 +68,18 @@ class UpdateRule(ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What must be alike in all workers of a job: names and plain values."""
-
-    @abstractmethod
-    def rate(self, groups: int) -> float:
-        """The moving rate of an exchange while ``groups`` groups are alive."""
+        """Return what must be alike in all workers of a job: names and plain values."""
 
     @abstractmethod
     def part(self, vector: Vector, buffer: Buffer) -> Part:
-        """What one worker does, and remembers, for one of its vectors."""
+        """Return what one worker does, and remembers, for one of its vectors."""
+
+    @abstractmethod
+    def traffic(self, nbytes: int) -> tuple[Leg, ...]:
+        """Return what an exchange of `nbytes` of weights moves, leg by leg: each begins when the one before is over."""
+
+
+def check_interval(interval: int | Auto) -> None:
+    """Raise ValueError unless `interval` can be one."""
+    if interval != "auto" and interval < 1:
+        raise ValueError(f'interval ({interval!r}) must be a whole number of steps, at least 1, or "auto"')
