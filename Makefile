@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rdma lint bench figures clean
+.PHONY: help demo test test-rdma lint docs bench figures clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -13,7 +13,7 @@ help: ## List the targets
 demo: .venv/installed-demo ## Train a real model with four workers through a memory box
 	$(BIN)/python examples/torch/demo.py
 
-test: lint ## Check style and types, then run every test
+test: lint docs ## Check style and types, build the documentation, then run every test
 	$(BIN)/python -m pytest
 
 test-rdma: .venv/installed-lint ## Test RDMA alone, in a virtual machine with emulated devices
@@ -23,6 +23,9 @@ lint: .venv/installed-lint ## Check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: .venv/installed-docs ## Build the documentation site in build/site, and check its links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: .venv/installed-bench ## Measure speed against peers and print the table
 	$(BIN)/python -m bench

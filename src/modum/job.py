@@ -256,8 +256,8 @@ def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:
 
     Under `modum run` that is the launcher's box. Under the others a memory server is started on each host, by the
     first worker there, and lives as long as that worker; MODUM_BOX, MODUM_SERVERS, MODUM_MEMORY, MODUM_GROUP_SIZE,
-    MODUM_INTERFACE and MODUM_JOB change that (docs/launching.md). All workers call this, and each returns once all
-    have joined. A script that was started alone (`python train.py`) takes the box that MODUM_BOX names, or else
+    MODUM_INTERFACE and MODUM_JOB change that (docs/how-to/launching.md). All workers call this, and each returns once
+    all have joined. A script that was started alone (`python train.py`) takes the box that MODUM_BOX names, or else
     starts a memory server in its own process: the same script runs all ways.
 
     `transport` is `"auto"`, `"local"`, `"rdma"` or `"tcp"`, and `timeout` is in seconds, both as in `Box.connect`.

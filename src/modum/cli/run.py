@@ -73,7 +73,7 @@ def run(
     the first failing worker's. Ctrl-C stops everything within a second,
     unless all workers handle SIGINT themselves: then it is passed on to them, as SIGHUP is.
 
-    For several machines, start the same script by mpirun, torchrun or srun: see docs/launching.md.
+    For several machines, start the same script by mpirun, torchrun or srun: see docs/how-to/launching.md.
     """
     from modum.observe.console import RunConsole
     from modum.run.config import RunConfig

@@ -71,7 +71,7 @@ def check_transport(
         scale: how much the checks move.
 
     Raises:
-        AssertionError: the transport does not do what the contract says (docs/contract.md); the message says what.
+        AssertionError: the transport does not do what docs/explanation/contract.md says; the message says what.
         TransportError: this machine cannot use it.
         ModumError: an operation failed. A note on the exception names the check.
     """

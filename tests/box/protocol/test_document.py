@@ -1,4 +1,4 @@
-"""docs/wire-format.md says what the code does: the frame in hex, the messages, the limits."""
+"""docs/reference/wire-format.md says what the code does: the frame in hex, the messages, the limits."""
 
 import re
 import struct
@@ -12,7 +12,7 @@ from modum.box.protocol import limits, messages
 from modum.box.protocol.frames import LAST, MAGIC, PUBLISH, Header, Op, parse_header
 from modum.errors import ProtocolError
 
-TEXT = (Path(__file__).parents[3] / "docs" / "wire-format.md").read_text()
+TEXT = (Path(__file__).parents[3] / "docs" / "reference" / "wire-format.md").read_text()
 
 
 def table(heading: str) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""The fixed header of a frame, and the checks that every frame must pass (docs/wire-format.md). No I/O."""
+"""The fixed header of a frame, and the checks that every frame must pass (docs/reference/wire-format.md). No I/O."""
 
 import enum
 import struct
@@ -114,7 +114,7 @@ def parse_header(data: bytes | bytearray | memoryview, *, limit: int = MAX_MESSA
         limit: the largest payload, in bytes, that is accepted with a message.
 
     Raises:
-        ProtocolError: for anything that docs/wire-format.md does not allow, before the payload is looked at.
+        ProtocolError: for anything that docs/reference/wire-format.md does not allow, before the payload is looked at.
     """
     magic, op, flags, status, sequence, segment, offset, source, source_offset, factor, count, payload = _HEADER.unpack(
         data

@@ -1,4 +1,4 @@
-"""Messages: the payload of the frames CALL, GREET and PROVE, as msgpack (docs/wire-format.md). No I/O."""
+"""Messages: the payload of the frames CALL, GREET and PROVE, as msgpack (docs/reference/wire-format.md). No I/O."""
 
 from typing import Any, TypeGuard, TypeVar
 
