@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modum.averaging import Averaging, Membership, join
+from modum.averaging import Averaging, BackgroundTransfer, Membership, join
 from modum.box import Box, Buffer
 from modum.errors import ConnectionLostError
 from modum.groups import Alone
-from modum.parameters import FlatLayout, TensorSpec, Vector
+from modum.parameters import ArrayVector, Vector
 from modum.rules import Elastic, Part, UpdateRule
 
 Floats = NDArray[np.float32]
@@ -49,50 +49,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-class ArrayVector(Vector):
-    """Weights that are a NumPy array, of a worker that is its own group. The last ``statistics`` ones are such."""
-
-    def __init__(self, weights: Floats, statistics: int = 0) -> None:
-        self.weights = weights
-        learning = TensorSpec(name="W", shape=(weights.size - statistics,), dtype="float32", trainable=True)
-        others = TensorSpec(name="S", shape=(statistics,), dtype="float32", trainable=False)
-        self.layout = FlatLayout([learning, others], alignment=1)
-        self.correction = np.zeros_like(weights)
-        self.staging = self.correction
-        self._sent = weights[self.trainable :].copy()
-        self._saved = weights.copy()
-
-    def check(self) -> None:
-        """The array is never moved."""
-
-    def snapshot(self) -> None:
-        self.correction[:] = self.weights
-        self._sent[:] = self.weights[self.trainable :]
-
-    def arrived(self) -> None:
-        """Host memory is there at once."""
-
-    def subtract(self, rate: float) -> None:
-        statistics = self.weights[self.trainable :]
-        statistics += np.float32(rate) * (self._sent - statistics)
-        self.weights -= self.correction
-
-    def read(self, buffer: Buffer) -> None:
-        buffer.read(self.weights)
-
-    def write(self, buffer: Buffer) -> None:
-        buffer.write(self.weights)
-
-    def align(self) -> None:
-        """A group of one is always aligned."""
-
-    def save(self) -> None:
-        self._saved[:] = self.weights
-
-    def restore(self) -> None:
-        self.weights[:] = self._saved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,13 +103,20 @@ class Worker:
 
 
 def start_worker(
-    box: Box, rule: UpdateRule, weights: Floats, number: int = 0, clock: Clock | None = None, statistics: int = 0
+    box: Box,
+    rule: UpdateRule,
+    weights: Floats,
+    number: int = 0,
+    clock: Callable[[], float] | None = None,
+    statistics: int = 0,
 ) -> Worker:
     """A worker that has joined ``model``; put it into `working`."""
     vector = ArrayVector(weights, statistics)
     (buffer,) = join(box, "model", [vector], {"settings": rule.settings()}, timeout=10)
     membership = Membership(box, "model", leader=True)
-    averaging = Averaging(rule, [vector], [buffer], Alone(), membership, clock or time.monotonic)
+    clock = clock or time.monotonic
+    transfer = BackgroundTransfer(membership.count, idle_seconds=1.0, clock=clock)
+    averaging = Averaging(rule, [vector], [buffer], Alone(), membership, transfer, clock)
     averaging.pull()
     return Worker(number=number, vector=vector, buffer=buffer, averaging=averaging, membership=membership)
 

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from tests.support import ArrayVector
 
 from modum.averaging import join
 from modum.box import Box
 from modum.coordination.consistency import agree, compare, open_alike
 from modum.errors import MismatchError
+from modum.parameters import ArrayVector
 
 Connect = Callable[[], Box]
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from tests.support import ArrayVector, elastic_reference
+from tests.support import elastic_reference
 
 from modum.box import Box
+from modum.parameters import ArrayVector
 from modum.rules import Elastic, Hybrid, UpdateRule
 
 RULES = [Elastic(moving_rate=0.3), Hybrid(between=Elastic(moving_rate=0.3))]

@@ -1,11 +1,20 @@
+import subprocess
+import sys
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
+import simpy
 
+from modum.box import Box, Buffer
+from modum.parameters import Vector
 from modum.plan import Cluster
-from modum.simulate import Scenario, simulate
+from modum.rules import RULES, Elastic, Part
+from modum.simulate import Report, Scenario, simulate
+from modum.simulate.links import SharedLink
 from modum.simulate.training import LEARNING_RATE, Task, Trainer
+from modum.simulate.virtual import VirtualBuffer
 
 
 def test_the_gradient_is_that_of_the_loss() -> None:
@@ -15,7 +24,7 @@ def test_the_gradient_is_that_of_the_loss() -> None:
     task.points = task.points.astype(np.float64)
 
     def loss(at: Any) -> float:
-        first, bias, second, last = task._parts(at)
+        first, bias, second, last = task.parts(at)
         scores = np.maximum(task.points[batch] @ first + bias, 0) @ second + last
         scores -= scores.max(axis=1, keepdims=True)
         return float(np.mean(np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(64), task.labels[batch]]))
@@ -27,56 +36,95 @@ def test_the_gradient_is_that_of_the_loss() -> None:
         assert gradient[index] == pytest.approx((loss(weights + step) - loss(weights - step)) / 2e-6, abs=1e-6)
 
 
-def trainer(rule: Any, groups: int = 2) -> Trainer:
-    made = Trainer(Scenario(cluster=Cluster(workers=groups), rule=rule))
-    for place in range(groups):
-        made.join(place)
-    return made
+def test_a_step_is_sgd_with_the_mean_gradient_of_all_members() -> None:
+    trainer = Trainer(0)
+    before = trainer.shared.copy()
+    trainer.step(trainer.shared, 4)
+    assert 0 < np.abs(trainer.shared - before).max() < LEARNING_RATE
 
 
-def test_elastic_moves_both_sides_toward_each_other() -> None:
-    made = trainer("elastic")
-    start = made.shared.copy()
-    made.step(0, 3)
-    local = made._weights[0].copy()
-    made.snapshot(0)
-    made.combine(0, 2)
-    made.step(0, 1)  # goes on before the correction is back
-    ahead = made._weights[0].copy()
-    made.apply(0)
-    d = 0.45 * (local - start)
-    np.testing.assert_allclose(made.shared, start + d, atol=1e-6)
-    np.testing.assert_allclose(made._weights[0], ahead - d, atol=1e-6)
+def trained(rule: str, **options: Any) -> Report:
+    scenario = Scenario(cluster=Cluster(workers=4, link=1e9), spread=0.1, steps=40, rule=rule, **options)
+    report = simulate(scenario, train=True)
+    assert report.finished
+    assert report.steps == 160
+    return report
 
 
-def test_downpour_adds_each_update_once_and_takes_the_sum() -> None:
-    made = trainer("downpour")
-    start = made.shared.copy()
-    for place in range(2):
-        made.step(place, 2)
-    learned = [made._weights[place] - start for place in range(2)]
-    for place in range(2):
-        made.snapshot(place)
-    made.step(0, 1)
-    later = made._weights[0] - start - learned[0]
-    for place in range(2):
-        made.combine(place, 2)
-    for place in range(2):
-        made.fetch(place)
-        made.apply(place)
-    both = start + learned[0] + learned[1]
-    np.testing.assert_allclose(made.shared, both, atol=1e-5)
-    np.testing.assert_allclose(made._weights[0], both + later, atol=1e-5)
-    made.snapshot(0)
-    made.combine(0, 2)
-    np.testing.assert_allclose(made.shared, both + later, atol=1e-5)
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_trained_job_takes_the_time_of_one_that_only_counts(rule: str, overlap: bool) -> None:
+    """The real running of a rule and the model of it tell the same story: two accounts of one schedule."""
+    scenario = Scenario(cluster=Cluster(workers=4, link=1e9), spread=0.1, steps=200, rule=rule, overlap=overlap)
+    counted, real = simulate(scenario), simulate(scenario, train=True)
+    assert real.seconds == pytest.approx(counted.seconds, rel=0.05)
+    assert real.exchanges == pytest.approx(counted.exchanges, rel=0.1)
+    assert real.exchange_seconds.median == pytest.approx(counted.exchange_seconds.median, rel=0.1)
 
 
-def test_one_synchronous_step_is_sgd_with_a_large_batch() -> None:
-    made = trainer("allreduce")
-    before = made.shared.copy()
-    made.step_together(4)
-    assert 0 < np.abs(made.shared - before).max() < LEARNING_RATE
+def test_settings_of_a_rule_count() -> None:
+    """Groups that are hardly pulled together leave the shared weights near the start."""
+    assert final(trained("elastic:moving_rate=0.001")) < final(trained("elastic:moving_rate=0.3")) - 0.2
+
+
+def test_a_rule_of_ones_own_is_run_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Deaf(Elastic):
+        def part(self, vector: Vector, buffer: Buffer) -> Part:
+            return Unheard(vector, buffer)
+
+    class Unheard(Part):
+        def transfer(self, groups: int) -> float:
+            calls.append(groups)
+            self.vector.staging[:] = 0
+            return 1.0
+
+    calls: list[int] = []
+    monkeypatch.setitem(RULES, "deaf", Deaf)
+    report = trained("deaf")
+    assert calls
+    assert report.curve is not None
+    assert len(set(report.curve.accuracy)) == 1, "nobody has moved the shared weights"
+
+
+def final(report: Report) -> float:
+    assert report.curve is not None
+    return report.curve.accuracy[-1]
+
+
+def test_groups_that_die_are_replaced_and_their_steps_done_again() -> None:
+    for rule in RULES:
+        report = trained(rule, failure_seconds=10.0, replace_seconds=1.0)
+        assert report.failures
+
+
+def test_a_virtual_buffer_does_what_a_buffer_does(box: Box) -> None:
+    shared = np.linspace(-1, 1, 100, dtype=np.float32)
+    link = SharedLink(simpy.Environment(), lambda flows: 1.0)
+    virtual = VirtualBuffer(shared, 400, link, link, 0.0, lambda: 0, lambda: None)
+    virtual.instant = True
+    real = box.create("weights", 100)
+    real.write(shared)
+    x = np.cos(np.arange(60, dtype=np.float32))
+    results: list[list[Any]] = []
+    for buffer in (virtual, real):
+        buffer.add(x, 0.3, offset=20)
+        moved = x.copy()
+        buffer.exchange(moved, 0.25, offset=10)
+        correction = x.copy()
+        buffer.exchange(correction, 0.7, offset=40, difference=True)
+        results.append([moved, correction, buffer.read(np.empty(100, np.float32)), buffer.read(moved.copy(), offset=5)])
+    real.close()
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_plans_and_simulations_load_neither_servers_nor_clients() -> None:
+    program = "import sys, modum.plan.estimate, modum.simulate; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    rooms = ("modum.box.server", "modum.box.client", "modum.box.transport", "modum.cluster", "modum.run", "torch")
+    assert "modum.simulate.groups" in loaded
+    assert [name for name in loaded if name.startswith(rooms)] == []
 
 
 def test_rules_are_compared_by_accuracy_over_virtual_seconds() -> None:

@@ -1,9 +1,36 @@
 """A worker's running of an update rule: its schedule, its transfers in the background, who else takes part."""
 
-from modum.averaging.averaging import Averaging, AveragingStatistics
-from modum.averaging.membership import Membership
-from modum.averaging.scaling import LearningRateScale
-from modum.averaging.sharing import join
-from modum.averaging.worker import Worker
+from typing import TYPE_CHECKING
 
-__all__ = ["Averaging", "AveragingStatistics", "LearningRateScale", "Membership", "Worker", "join"]
+from modum._lazy import attach
+
+if TYPE_CHECKING:
+    from modum.averaging.averaging import Averaging, AveragingStatistics
+    from modum.averaging.background import BackgroundTransfer
+    from modum.averaging.membership import Membership
+    from modum.averaging.scaling import LearningRateScale
+    from modum.averaging.sharing import join
+    from modum.averaging.worker import Worker
+
+__all__ = [
+    "Averaging",
+    "AveragingStatistics",
+    "BackgroundTransfer",
+    "LearningRateScale",
+    "Membership",
+    "Worker",
+    "join",
+]
+
+# a simulation runs `Averaging` and needs no client of the box
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "modum.averaging.averaging": ("Averaging", "AveragingStatistics"),
+        "modum.averaging.background": ("BackgroundTransfer",),
+        "modum.averaging.membership": ("Membership",),
+        "modum.averaging.scaling": ("LearningRateScale",),
+        "modum.averaging.sharing": ("join",),
+        "modum.averaging.worker": ("Worker",),
+    },
+)

@@ -6,12 +6,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from modum.averaging.background import BackgroundTransfer
-from modum.averaging.membership import COUNT_SECONDS
 from modum.averaging.schedule import Schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from modum.box import Buffer
     from modum.groups import Group
@@ -74,14 +72,11 @@ class Transfer(Protocol):
         """Start a transfer. The one before must have been collected."""
 
     def collect(self) -> float | None:
-        """Return the seconds that the pending transfer took, which is over; None where none is pending.
+        """Wait for the pending transfer and return the seconds that it took; None where none is pending.
 
         Raises:
             Exception: what the transfer raised.
         """
-
-    def wait(self) -> None:
-        """Wait until the pending transfer is over."""
 
     def close(self) -> None:
         """Finish the pending transfer; what it raised is forgotten."""
@@ -105,17 +100,14 @@ class Averaging:
     group at the next boundary at which an exchange is due, so that all members do it at the same step. All members of a
     group call every method but `statistics` at the same steps.
 
-    The methods that end with "ing" are what the others do, without blocking: generators that yield whenever the
-    transfer under way has to be waited for, and are to be gone on with when it is over.
-
     Args:
         rule: what is run.
         vectors: the worker's weights, one vector for each dtype.
         buffers: the shared ones, in the same order.
         group: the workers that step together with this one.
         membership: the groups that take part.
+        transfer: what carries out the transfers; `close` closes it.
         clock: seconds, never going back.
-        transfer: what carries out the transfers; default: a thread of its own.
 
     Attributes:
         vectors: as given.
@@ -130,8 +122,8 @@ class Averaging:
         buffers: Sequence[Buffer],
         group: Group[Any],
         membership: Groups,
+        transfer: Transfer,
         clock: Callable[[], float] = time.monotonic,
-        transfer: Transfer | None = None,
     ) -> None:
         self.vectors = vectors
         self.buffers = buffers
@@ -141,9 +133,7 @@ class Averaging:
         self._group = group
         self._membership = membership
         self._schedule = Schedule(rule.interval, clock)
-        self._transfer: Transfer = transfer or BackgroundTransfer(
-            membership.count, idle_seconds=COUNT_SECONDS, clock=clock
-        )
+        self._transfer = transfer
         self._put_off = 0
         self._late = False
         self.groups = membership.groups
@@ -154,20 +144,16 @@ class Averaging:
         Raises:
             ModumError: what the transfer in the background raised.
         """
-        self._run(self.stepping(steps))
-
-    def stepping(self, steps: int = 1) -> Iterator[None]:
-        """Do what `step` does, without blocking."""
         self._schedule.step(steps)
         if self._schedule.due:
-            yield from self._boundary()
+            self._boundary()
         elif self._group.size == 1 and self._transfer.ready:
-            yield from self._collected()
+            self._collected()
         self._schedule.resume()
 
     def pull(self) -> None:
         """Take the shared weights; what this worker learned since its last exchange is dropped."""
-        self._run(self._collected())
+        self._collected()
         for part in self._parts:
             if self._group.rank == 0:
                 part.vector.read(part.buffer)
@@ -176,12 +162,8 @@ class Averaging:
 
     def finish(self) -> None:
         """Wait for the pending exchange and do a last one: nothing that was learned here is lost."""
-        self._run(self.finishing())
-
-    def finishing(self) -> Iterator[None]:
-        """Do what `finish` does, without blocking."""
-        yield from self._start()
-        yield from self._collected()
+        self._start()
+        self._collected()
 
     def close(self) -> None:
         """End the transfers, once the pending one is over."""
@@ -206,12 +188,7 @@ class Averaging:
             groups=self.groups,
         )
 
-    def _run(self, work: Iterator[None]) -> None:
-        """Do the work, waiting where it has to be waited."""
-        for _ in work:
-            self._transfer.wait()
-
-    def _boundary(self) -> Iterator[None]:
+    def _boundary(self) -> None:
         """An exchange is due: start it, unless that of a member still runs."""
         wish = _Wish(self.exchanging, self._schedule.wanted, self._membership.groups)
         agreed = _Wish(*self._group.largest(wish))
@@ -221,14 +198,14 @@ class Averaging:
             return
         self._late = False
         self.groups = int(agreed.groups)
-        yield from self._start()
+        self._start()
         self._schedule.start(int(agreed.interval))
         if not self._rule.overlap:
-            yield from self._collected()
+            self._collected()
 
-    def _start(self) -> Iterator[None]:
+    def _start(self) -> None:
         """Apply the pending exchange, waiting for it if need be, and start the next one."""
-        arrived = yield from self._awaited()
+        arrived = self._awaited()
         for part, rate in zip(self._parts, self._rates, strict=True):
             part.vector.check()
             if arrived:
@@ -242,16 +219,14 @@ class Averaging:
 
         self._transfer.submit(transfer)
 
-    def _collected(self) -> Iterator[None]:
+    def _collected(self) -> None:
         """Apply the pending exchange, waiting for it if need be."""
-        if (yield from self._awaited()):
+        if self._awaited():
             for part, rate in zip(self._parts, self._rates, strict=True):
                 part.vector.subtract(rate)
 
-    def _awaited(self) -> Generator[None, None, bool]:
+    def _awaited(self) -> bool:
         """Wait for the pending exchange; whether there was one."""
-        if self.exchanging:
-            yield
         seconds = self._transfer.collect()
         if seconds is None:
             return False

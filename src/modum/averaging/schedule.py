@@ -17,8 +17,22 @@ WINDOW = 9
 """Measurements whose median counts: one slow step (a compilation, an evaluation) changes nothing."""
 
 
+def hiding_steps(exchange_seconds: float, step_seconds: float) -> int:
+    """Return the fewest steps under which an exchange hides, at least 1; rounding errors make it no longer."""
+    return max(1, math.ceil(exchange_seconds / max(step_seconds, 1e-9) - 1e-9))
+
+
 class Schedule:
-    """Counts local steps and measures what they take; ``clock`` gives seconds and never goes back."""
+    """Counts local steps, measures what they take, and says when the next exchange is due.
+
+    Args:
+        interval: steps between exchanges; "auto": the fewest that hide one.
+        clock: seconds, never going back.
+
+    Attributes:
+        steps: counted so far.
+        interval: the one in force.
+    """
 
     def __init__(self, interval: int | Auto, clock: Callable[[], float] = time.monotonic) -> None:
         self._fixed = interval
@@ -28,38 +42,37 @@ class Schedule:
         self._resumed: float | None = None
         self.steps = 0
         self.interval = 1 if interval == "auto" else interval
-        """The interval in force."""
         self._next = self.interval
 
     def step(self, steps: int = 1) -> None:
-        """A local step has ended, or several at once; their time counts from the last `resume`."""
+        """Count a local step that has ended, or several at once; their time counts from the last `resume`."""
         if self._resumed is not None:
             self._steps_seen.append((self._clock() - self._resumed) / steps)
         self.steps += steps
 
     def resume(self) -> None:
-        """Compute goes on."""
+        """Measure the next step from now on."""
         self._resumed = self._clock()
 
     def exchanged(self, seconds: float) -> None:
-        """An exchange took so long on the background thread."""
+        """Note the seconds that an exchange took in the background."""
         self._exchanges_seen.append(seconds)
 
     @property
     def due(self) -> bool:
+        """Whether an exchange is due."""
         return self.steps >= self._next
 
     @property
     def wanted(self) -> int:
-        """The interval that this worker asks for: fixed, or the fewest steps that hide an exchange."""
+        """The interval that this worker asks for."""
         if self._fixed != "auto":
             return self._fixed
         if not self._exchanges_seen or not self._steps_seen:
             return self.interval
-        step = max(median(self._steps_seen), 1e-9)
-        return max(1, math.ceil(median(self._exchanges_seen) / step))
+        return hiding_steps(median(self._exchanges_seen), median(self._steps_seen))
 
     def start(self, interval: int) -> None:
-        """An exchange starts now; the next one is due ``interval`` steps from here."""
+        """Note that an exchange starts: the next one is due `interval` steps from here."""
         self.interval = interval
         self._next = self.steps + interval

@@ -7,7 +7,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from modum.averaging.averaging import Averaging
-from modum.averaging.membership import Membership
+from modum.averaging.background import BackgroundTransfer
+from modum.averaging.membership import COUNT_SECONDS, Membership
 from modum.averaging.sharing import join
 from modum.parameters import shared_weights
 
@@ -91,7 +92,8 @@ class Worker:
                 stack.callback(buffer.close)
             membership = Membership(job.box, members or name, leader=group.rank == 0)
             stack.callback(membership.leave)
-            averaging = Averaging(rule, vectors, buffers, group, membership)
+            transfer = BackgroundTransfer(membership.count, idle_seconds=COUNT_SECONDS)
+            averaging = Averaging(rule, vectors, buffers, group, membership, transfer)
             stack.callback(averaging.close)
             averaging.pull()
             _log.info("%s", _shared_line(job, rule, vectors, name))

@@ -31,7 +31,8 @@ def simulate(
     rule: Annotated[
         list[str] | None,
         typer.Option(
-            help="elastic (hybrid with groups), downpour, or allreduce; may be given several times.",
+            help="elastic (hybrid with groups), downpour, or allreduce, with settings if need be: "
+            "elastic:moving_rate=0.1; may be given several times.",
             show_default="elastic",
         ),
     ] = None,
@@ -60,7 +61,7 @@ def simulate(
         str | None,
         typer.Option(metavar="COUNT@TIME", help="So many of the workers come late: 4@30s.", show_default="none"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="What all random numbers come from.")] = 0,
     train: Annotated[
         bool, typer.Option("--train", help="Compute real gradients of a small classifier; compare accuracy.")
     ] = False,
@@ -77,9 +78,8 @@ def simulate(
     """
     import importlib.util
 
-    if missing := [
-        name for name in ("simpy", *(("matplotlib",) if plot else ())) if not importlib.util.find_spec(name)
-    ]:
+    needed = ("simpy", "greenlet", *(("matplotlib",) if plot else ()))
+    if missing := [name for name in needed if not importlib.util.find_spec(name)]:
         print(f"error: modum simulate needs {' and '.join(missing)}", file=sys.stderr)
         print("HINT: pip install 'modum[simulate]'", file=sys.stderr)
         raise typer.Exit(1)
@@ -112,7 +112,7 @@ def simulate(
                 spread=spread,
                 distribution=distribution,  # type: ignore[arg-type]
                 steps=steps,
-                rule=name,  # type: ignore[arg-type]
+                rule=name,
                 interval="auto" if interval == "auto" else int(interval),
                 overlap=overlap,
                 stragglers=int(slow),
@@ -157,7 +157,7 @@ def _show(reports: "list[Report]") -> None:
     for report in reports:
         name = report.scenario.rule
         groups = report.scenario.cluster.group_size > 1
-        table.add_column(f"{name}, hybrid" if groups and name != "allreduce" else name, justify="right")
+        table.add_column(f"{name}, hybrid" if groups and not report.scenario.synchronous else name, justify="right")
 
     def row(name: str, *values: str) -> None:
         table.add_row(name, *values)

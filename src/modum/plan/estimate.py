@@ -6,17 +6,20 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final
 
+from modum.averaging.schedule import hiding_steps
 from modum.plan.cluster import SERVER_PASSES, Cluster, Place
 from modum.plan.queueing import mean_exchange, overlapped_exchange
+from modum.rules import RULES, rule_from_text
 
 if TYPE_CHECKING:
-    from modum.rules.rule import Auto
+    from collections.abc import Sequence
 
-Rule = Literal["elastic", "downpour", "allreduce"]
-RULES: tuple[Rule, ...] = ("elastic", "downpour", "allreduce")
+    from modum.rules import Auto, Leg
 
+ALL_REDUCE: Final = "allreduce"
+"""What the asynchronous rules are compared with: every step waits for the average of all workers' gradients."""
 BACKWARD = 2 / 3
 """The share of a step that is its backward pass, under which an all-reduce can hide."""
 BUCKETS = (1 << 20, 25 << 20)
@@ -30,7 +33,7 @@ class Estimate:
     cluster: Cluster
     nbytes: int
     step_seconds: float
-    rule: Rule
+    rule: str
     step_bytes: float
     """What all workers move to and from the box in one step, if each exchanges at every step; in and out."""
     traffic: float
@@ -61,14 +64,22 @@ def estimate(
     nbytes: int,
     step_seconds: float,
     *,
-    rule: Rule = "elastic",
+    rule: str = "elastic",
     interval: int | Auto = "auto",
     overlap: bool = True,
 ) -> Estimate:
-    """Plan a job of ``nbytes`` of weights whose local step takes ``step_seconds``.
+    """Plan a job.
 
-    With ``overlap`` an exchange costs only its boundary (snapshot and correction); without it, all of it. A
-    synchronous all-reduce over all workers waits for its ring, less what hides under the backward pass.
+    With `overlap` an exchange costs only its boundary (snapshot and correction); without it, all of it. A synchronous
+    all-reduce over all workers waits for its ring, less what hides under the backward pass.
+
+    Args:
+        cluster: the machines.
+        nbytes: of the model's weights.
+        step_seconds: mean time of a local step.
+        rule: a name in `modum.rules.RULES`, with settings if need be ("downpour:staleness=divide"), or "allreduce".
+        interval: steps between exchanges.
+        overlap: whether exchanges run beside compute.
 
     Raises:
         ValueError: an argument is out of its range, or the rule is unknown.
@@ -77,22 +88,25 @@ def estimate(
         raise ValueError(f"the model's size ({nbytes} bytes) must be at least 1 byte")
     if not step_seconds > 0:
         raise ValueError(f"the step time ({step_seconds} s) must be greater than 0")
-    if rule not in RULES:
-        raise ValueError(f"rule ({rule}) must be one of {', '.join(RULES)}")
+    if rule != ALL_REDUCE and rule.partition(":")[0] not in RULES:
+        raise ValueError(f"rule ({rule}) must be one of {', '.join([*RULES, ALL_REDUCE])}")
     if interval != "auto" and interval < 1:
         raise ValueError(f'interval ({interval}) must be at least 1, or "auto"')
-    step_bytes = 2.0 * nbytes * cluster.workers
-    if rule == "allreduce":
-        return _all_reduce(cluster, nbytes, step_seconds, overlap, step_bytes)
+    if rule == ALL_REDUCE:
+        return _all_reduce(cluster, nbytes, step_seconds, overlap, 2.0 * nbytes * cluster.workers)
+    made = rule_from_text(rule, interval=interval, overlap=overlap)
+    interval, overlap, legs = made.interval, made.overlap, made.traffic(nbytes)
+    moved = sum(map(sum, legs))
+    step_bytes = float(moved * cluster.workers)
     step = step_seconds + cluster.group_average(nbytes)
     boundary = cluster.boundary(nbytes)
-    together = _ways(rule) * (nbytes / cluster.flow(nbytes, cluster.groups) + cluster.tail(nbytes))
+    together = len(legs) * (nbytes / cluster.flow(nbytes, cluster.groups) + cluster.tail(nbytes))
     # one that hides when all groups exchange at once always hides; search for the fewest steps that do on average
     hiding = (
         bisect_left(
-            range(1, max(1, math.ceil(together / step - 1e-9)) + 1),
+            range(1, hiding_steps(together, step) + 1),
             True,
-            key=lambda steps: _hides(cluster, nbytes, rule, steps * step, boundary),
+            key=lambda steps: _hides(cluster, nbytes, legs, steps * step, boundary),
         )
         + 1
     )
@@ -102,10 +116,10 @@ def estimate(
         # one that does not hide makes the next one wait until it does, while compute goes on
         steps = max(planned, hiding)
         cycle = steps * step + boundary
-        exchange = _overlapped(cluster, nbytes, rule, cycle) or together
+        exchange = _overlapped(cluster, nbytes, legs, cycle) or together
     else:
-        ways, extra = _ways(rule), cluster.tail(nbytes)
-        # the second way of Downpour is another link, so that each way waits for its own queue only
+        ways, extra = len(legs), cluster.tail(nbytes)
+        # each leg uses another direction of the link, and waits for its own queue only
         others = compute + boundary + (ways - 1) * nbytes / cluster.flow(nbytes, 1) + ways * extra
         exchange = ways * (mean_exchange(cluster.groups, others, partial(cluster.flow, nbytes), nbytes) + extra)
         steps, cycle = planned, compute + exchange + boundary
@@ -119,7 +133,7 @@ def estimate(
         hiding_interval=hiding,
         interval=planned,
         exchange_seconds=exchange,
-        places=_places(cluster, nbytes, 1 / compute, step),
+        places=_places(cluster, nbytes, moved, 1 / compute, step),
         worker_memory=_worker_memory(cluster, nbytes),
         server_memory=math.ceil(nbytes * cluster.largest_part(nbytes)),
         efficiency=steps * step_seconds / cycle,
@@ -144,28 +158,23 @@ def all_reduce_step(cluster: Cluster, nbytes: int, step_seconds: float, *, overl
     return finished
 
 
-def _ways(rule: Rule) -> int:
-    """How often the weights cross a link one after the other: Downpour adds, and then reads."""
-    return 2 if rule == "downpour" else 1
-
-
-def _overlapped(cluster: Cluster, nbytes: int, rule: Rule, cycle: float) -> float | None:
-    """Mean seconds of an exchange beside compute, or None where the box has no time left."""
-    ways, extra = _ways(rule), cluster.tail(nbytes)
+def _overlapped(cluster: Cluster, nbytes: int, legs: Sequence[Leg], cycle: float) -> float | None:
+    """Return the mean seconds of an exchange beside compute, or None where the box has no time left."""
+    ways, extra = len(legs), cluster.tail(nbytes)
     one = overlapped_exchange(cluster.groups, cycle, partial(cluster.flow, nbytes), nbytes, extra)
     return None if one is None else ways * one
 
 
-def _hides(cluster: Cluster, nbytes: int, rule: Rule, compute: float, boundary: float) -> bool:
-    exchange = _overlapped(cluster, nbytes, rule, compute + boundary)
+def _hides(cluster: Cluster, nbytes: int, legs: Sequence[Leg], compute: float, boundary: float) -> bool:
+    exchange = _overlapped(cluster, nbytes, legs, compute + boundary)
     return exchange is not None and exchange <= compute
 
 
-def _places(cluster: Cluster, nbytes: int, per_second: float, step: float) -> tuple[Place, ...]:
-    """Where bytes go when every group exchanges ``per_second`` times a second."""
+def _places(cluster: Cluster, nbytes: int, moved: int, per_second: float, step: float) -> tuple[Place, ...]:
+    """Return where bytes go when every group moves `moved` of them `per_second` times a second."""
     part, members, groups = cluster.largest_part(nbytes), cluster.group_size, cluster.groups
-    worker = 2 * nbytes / members * per_second
-    server = 2 * nbytes * part * groups * per_second
+    worker = moved / members * per_second
+    server = moved * part * groups * per_second
     places = [Place(name="server memory", demand=server / 2 * SERVER_PASSES, capacity=cluster.server_memory)]
     if cluster.colocated:
         shared = worker * (1 - part) + max(0.0, server - worker * part)
@@ -194,7 +203,7 @@ def _all_reduce(cluster: Cluster, nbytes: int, step_seconds: float, overlap: boo
         cluster=cluster,
         nbytes=nbytes,
         step_seconds=step_seconds,
-        rule="allreduce",
+        rule=ALL_REDUCE,
         step_bytes=step_bytes,
         traffic=step_bytes / step_seconds,
         hiding_interval=1,

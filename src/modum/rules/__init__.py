@@ -3,6 +3,7 @@
 from modum.rules.downpour import Downpour
 from modum.rules.elastic import Elastic
 from modum.rules.hybrid import Hybrid
-from modum.rules.rule import Auto, Part, UpdateRule
+from modum.rules.registry import RULES, rule_from_text
+from modum.rules.rule import Auto, Leg, Part, UpdateRule
 
-__all__ = ["Auto", "Downpour", "Elastic", "Hybrid", "Part", "UpdateRule"]
+__all__ = ["RULES", "Auto", "Downpour", "Elastic", "Hybrid", "Leg", "Part", "UpdateRule", "rule_from_text"]

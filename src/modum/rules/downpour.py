@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from modum.box.kernels import portable
-from modum.rules.rule import Leg, Part, UpdateRule, check_interval
+from modum.rules.rule import Auto, Leg, Part, UpdateRule, check_interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from modum.box import Buffer
     from modum.parameters.vector import Vector
-    from modum.rules.rule import Auto
 
 STATISTICS_RATE = 0.5
 """Statistics are mixed, not added up: the sum of what several workers moved a variance by may be below zero."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from modum.rules.rule import Leg, Part, UpdateRule, check_interval
+from modum.rules.rule import Auto, Leg, Part, UpdateRule, check_interval
 
 if TYPE_CHECKING:
     from modum.box import Buffer
     from modum.parameters.vector import Vector
-    from modum.rules.rule import Auto
 
 AUTO_TOTAL = 0.9
 """All groups together move the shared weights by this share of the way (``beta`` of EASGD)."""

@@ -9,52 +9,67 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modum.averaging.schedule import WINDOW
+from modum.averaging.schedule import WINDOW, hiding_steps
 from modum.simulate.links import Flow, SharedLink
 from modum.simulate.pool import StepPool
 from modum.simulate.steps import StepTimes, slowdowns, time_to_failure
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator, Sequence
 
     import simpy
+    from numpy.typing import NDArray
 
+    from modum.rules import Leg
     from modum.simulate.record import Record
     from modum.simulate.scenario import Scenario
-    from modum.simulate.training import Trainer
 
     Process = Generator[simpy.Event, object, None]
+    Factors = NDArray[np.float64]
 
 
-class _DeathError(Exception):
-    """The group dies before what it was about to do is over."""
+class DeathError(Exception):
+    """Raised where the group dies before what it was about to do is over."""
 
 
 class AsynchronousJob:
-    """All groups of a job with the rule ``elastic`` or ``downpour``.
+    """All groups of a job with an asynchronous rule.
 
-    Time passes per exchange, not per step: the steps of an interval are one event. With a trainer each step is.
+    Args:
+        scenario: what is simulated.
+        environment: whose time passes.
+        record: what happens is noted there.
+        make_group: makes a `Group` of the job, its place, its members' slowdowns and its random numbers.
     """
 
     def __init__(
-        self, scenario: Scenario, environment: simpy.Environment, record: Record, trainer: Trainer | None = None
+        self,
+        scenario: Scenario,
+        environment: simpy.Environment,
+        record: Record,
+        make_group: Callable[[AsynchronousJob, int, Factors, np.random.Generator], Group],
     ) -> None:
         cluster = scenario.cluster
         self.scenario = scenario
         self.environment = environment
         self.record = record
-        self.trainer = trainer
+        self.rule = scenario.update_rule()
         nbytes = scenario.nbytes
+        self.legs = self.rule.traffic(nbytes)
+        crossings = [max(leg) for leg in self.legs]
         self.incoming = SharedLink(environment, lambda flows: cluster.flow(nbytes, flows))
-        # an exchange uses both directions alike, one of which is enough to look at; Downpour adds first, then reads
-        downpour = scenario.rule == "downpour"
-        self.outgoing = SharedLink(environment, self.incoming.rate) if downpour else self.incoming
+        # a leg that uses both directions alike is looked at in one of them
+        alike = all(leg.out == leg.back for leg in self.legs)
+        self.outgoing = self.incoming if alike else SharedLink(environment, self.incoming.rate)
+        self.directions = sum(map(sum, self.legs)) / sum(crossings)
+        """Bytes that an exchange moves for each that crosses the links here."""
         self.tail = cluster.tail(nbytes)
         self.boundary = cluster.boundary(nbytes)
         self.group_average = cluster.group_average(nbytes)
         self.pool = StepPool(environment, scenario.steps * cluster.workers)
         self.version = 0
         """Exchanges that the shared weights have taken."""
+        self._make_group = make_group
         self._alive = 0
         self._factors = slowdowns(scenario).reshape(cluster.groups, cluster.group_size)
         self._seeds = np.random.SeedSequence(scenario.seed)
@@ -67,10 +82,11 @@ class AsynchronousJob:
 
     @property
     def members(self) -> int:
+        """Workers of a group."""
         return self.scenario.cluster.group_size
 
     def joined(self, groups: int) -> None:
-        """So many groups more (or fewer) take part from now on."""
+        """Note that so many groups more (or fewer) take part from now on."""
         self._alive += groups
         self.record.changed(self.environment.now, self._alive * self.members)
 
@@ -84,7 +100,8 @@ class AsynchronousJob:
         yield self.environment.timeout(begin)
         late = begin >= self.scenario.step_seconds
         while self.pool.finished is None:
-            group = Group(self, place, self._factors[place], np.random.default_rng(self._seeds.spawn(1)[0]))
+            generator = np.random.default_rng(self._seeds.spawn(1)[0])
+            group = self._make_group(self, place, self._factors[place], generator)
             yield from group.run(late=late)
             late = True
             if not group.dead or self.scenario.replace_seconds is None:
@@ -106,21 +123,20 @@ class Transfer:
 
 
 class Group:
-    """One group's life. The times are those of `modum.averaging.Averaging`: see there for when what is applied."""
+    """One group's life. The times are those of `modum.averaging.Averaging`: see there for when what is applied.
 
-    def __init__(
-        self, job: AsynchronousJob, place: int, factors: np.ndarray[tuple[int], np.dtype[np.float64]],
-        generator: np.random.Generator,
-    ) -> None:  # fmt: skip
+    Time passes per exchange, not per step: the steps of an interval are one event.
+    """
+
+    def __init__(self, job: AsynchronousJob, place: int, factors: Factors, generator: np.random.Generator) -> None:
         scenario = job.scenario
-        self._job = job
-        self._environment = job.environment
-        self._scenario = scenario
-        self._place = place
-        self._times = StepTimes(scenario, factors, generator)
+        self.job = job
+        self.environment = job.environment
+        self.scenario = scenario
+        self.times = StepTimes(scenario, factors, generator)
         self._dies = job.environment.now + time_to_failure(scenario, job.members, generator)
         self._transfer: Transfer | None = None
-        self._interval = 1 if scenario.interval == "auto" else scenario.interval
+        self._interval = 1 if job.rule.interval == "auto" else job.rule.interval
         self._exchanges: deque[float] = deque(maxlen=WINDOW)
         self._unconfirmed = 0
         """Steps since the snapshot before the last acknowledged exchange."""
@@ -134,15 +150,12 @@ class Group:
 
     def run(self, *, late: bool) -> Process:
         """Train until no step of the job is left, or until the group dies."""
-        job = self._job
+        job = self.job
         job.joined(1)
-        if job.trainer is not None:
-            job.trainer.join(self._place)
         try:
             if late:  # the shared weights have to be fetched
-                yield from self._cross(job.outgoing.transfer(self._scenario.nbytes))
-                if job.trainer is not None:
-                    job.trainer.join(self._place)
+                yield from self._cross(job.outgoing.transfer(self.scenario.nbytes))
+            self._begun()
             while job.pool.finished is None:
                 yield from self._train()
                 yield from self._finish()
@@ -150,21 +163,23 @@ class Group:
                 self._unconfirmed = 0
                 if job.pool.finished is None:
                     yield from self._wait(job.pool.change())
-        except _DeathError:
-            yield self._environment.timeout(self._dies - self._environment.now)
+        except DeathError:
+            yield self.environment.timeout(self._dies - self.environment.now)
             self._die()
         job.joined(-1)
 
+    def _begun(self) -> None:
+        """Do what has to be done when the group has the shared weights."""
+
     def _train(self) -> Process:
-        job, members = self._job, self._job.members
+        job, members = self.job, self.job.members
         while True:
             left = self._interval
-            stride = left if job.trainer is None else 1
             while left:
-                self._doing = steps = job.pool.take(min(left, stride), members)
+                self._doing = steps = job.pool.take(left, members)
                 if not steps:
                     return
-                yield self._pass(self._times.take(steps) + steps * job.group_average)
+                yield self._pass(self.times.take(steps) + steps * job.group_average)
                 self._stepped(steps)
                 left -= steps
                 if members == 1 and self._arrived():
@@ -177,32 +192,24 @@ class Group:
             self._collect()
             yield self._pass(job.boundary)
             self._begin()
-            if not self._scenario.overlap:
+            if not job.rule.overlap:
                 yield from self._arrival()
                 self._collect()
 
     def _step_until_arrival(self) -> Process:
         """Steps go on, one by one, until one ends after the exchange."""
-        job, members = self._job, self._job.members
-        start = self._environment.now
-        if job.trainer is None:
-            yield from self._arrival()
-            most = job.pool.take(1 << 40, members)
-            if not most:
-                return
-            steps, seconds = self._times.beyond(self._environment.now - start, most)
-            job.pool.give_back((most - steps) * members)
-            seconds += steps * job.group_average
-            self._doing = steps
-            yield self._pass(max(0.0, start + seconds - self._environment.now))
-            self._stepped(steps)
+        job, members = self.job, self.job.members
+        start = self.environment.now
+        yield from self._arrival()
+        most = job.pool.take(1 << 40, members)
+        if not most:
             return
-        while not self._arrived():
-            self._doing = job.pool.take(1, members)
-            if not self._doing:
-                return
-            yield self._pass(self._times.take(1) + job.group_average)
-            self._stepped(1)
+        steps, seconds = self.times.beyond(self.environment.now - start, most)
+        job.pool.give_back((most - steps) * members)
+        seconds += steps * job.group_average
+        self._doing = steps
+        yield self._pass(max(0.0, start + seconds - self.environment.now))
+        self._stepped(steps)
 
     def _finish(self) -> Process:
         """Wait for the pending exchange and do a last one."""
@@ -212,48 +219,59 @@ class Group:
                 self._collect()
             if not self._unconfirmed:
                 return
-            yield self._pass(self._job.boundary)
+            yield self._pass(self.job.boundary)
             self._begin()
 
     def _begin(self) -> None:
         """Take a snapshot and send it."""
-        job = self._job
-        trainer, place = job.trainer, self._place
-        if trainer is not None:
-            trainer.snapshot(place)
-        flow = job.incoming.transfer(self._scenario.nbytes)
-        transfer = self._transfer = Transfer(flow, self._environment.now)
-        self._sent = self._unconfirmed
-        job.record.intervals.append(self._since_start)
-        self._since_start = 0
+        job = self.job
+        first, *others = job.legs
+        flow = job.incoming.transfer(max(first))
+        transfer = self._transfer = Transfer(flow, self.environment.now)
+        self._submitted()
 
         def crossed(_: simpy.Event) -> None:
-            job.version += 1
-            job.record.staleness.append(job.version - self._seen - 1)
-            self._seen = job.version
-            if trainer is not None:
-                trainer.combine(place, job.groups)
-            transfer.arrival = self._environment.now + job.tail
+            self._combined()
+            transfer.arrival = self.environment.now + job.tail
 
         flow.callbacks.append(crossed)
-        if self._scenario.rule == "downpour":
+        if others:
             transfer.flow = Flow(job.incoming)
-            self._environment.process(self._read(flow, transfer))
+            self.environment.process(self._go_on(flow, transfer, others))
 
-    def _read(self, added: Flow, transfer: Transfer) -> Process:
-        """Downpour's second half: the shared weights come back only when the sum is acknowledged."""
-        yield added
-        transfer.arrival = math.inf
-        yield self._environment.timeout(self._job.tail)
-        transfer.crossing = self._job.outgoing.transfer(self._scenario.nbytes)
-        yield transfer.crossing
-        if self._job.trainer is not None:
-            self._job.trainer.fetch(self._place)
-        transfer.arrival = self._environment.now + self._job.tail
+    def _go_on(self, before: Flow, transfer: Transfer, legs: Sequence[Leg]) -> Process:
+        """Go through the other legs: each begins when the one before is acknowledged."""
+        for leg in legs:
+            yield before
+            transfer.arrival = math.inf
+            yield self.environment.timeout(self.job.tail)
+            before = transfer.crossing = (self.job.incoming if leg.out else self.job.outgoing).transfer(max(leg))
+        yield before
+        transfer.arrival = self.environment.now + self.job.tail
         transfer.flow.succeed()
 
+    def _submitted(self) -> None:
+        """Note that an exchange begins."""
+        self._sent = self._unconfirmed
+        self.job.record.intervals.append(self._since_start)
+        self._since_start = 0
+
+    def _combined(self) -> None:
+        """Note that the shared weights have taken the snapshot."""
+        job = self.job
+        job.version += 1
+        job.record.staleness.append(job.version - self._seen - 1)
+        self._seen = job.version
+
+    def _collected(self, seconds: float) -> None:
+        """Note that the correction of an exchange has been applied, which took so long."""
+        self.job.record.exchange_seconds.append(seconds)
+        self.job.pool.confirm(self._sent)
+        self._unconfirmed -= self._sent
+        self._sent = 0
+
     def _arrived(self) -> bool:
-        return self._transfer is not None and self._transfer.arrival <= self._environment.now
+        return self._transfer is not None and self._transfer.arrival <= self.environment.now
 
     def _arrival(self) -> Process:
         """Wait until the correction is there."""
@@ -261,10 +279,10 @@ class Group:
         assert transfer is not None
         if not transfer.flow.triggered:
             yield from self._wait(transfer.flow)
-        if transfer.arrival > self._environment.now:
-            yield self._pass(transfer.arrival - self._environment.now)
+        if transfer.arrival > self.environment.now:
+            yield self._pass(transfer.arrival - self.environment.now)
             # the sum may have been rounded down
-            transfer.arrival = min(transfer.arrival, self._environment.now)
+            transfer.arrival = min(transfer.arrival, self.environment.now)
 
     def _collect(self) -> None:
         """Apply the correction that has arrived; choose the interval that its time asks for."""
@@ -273,49 +291,45 @@ class Group:
             return
         self._transfer = None
         seconds = transfer.arrival - transfer.begun
-        self._job.record.exchange_seconds.append(seconds)
-        self._job.pool.confirm(self._sent)
-        self._unconfirmed -= self._sent
-        self._sent = 0
-        if self._job.trainer is not None:
-            self._job.trainer.apply(self._place)
-        if self._scenario.interval == "auto":
+        self._collected(seconds)
+        if self.job.rule.interval == "auto":
             self._exchanges.append(seconds)
-            step = self._times.recent + self._job.group_average
-            self._interval = max(1, math.ceil(median(self._exchanges) / step - 1e-9))
+            self._interval = hiding_steps(median(self._exchanges), self.times.recent + self.job.group_average)
 
     def _stepped(self, steps: int) -> None:
-        done = steps * self._job.members
+        done = steps * self.job.members
         self._doing = 0
         self._unconfirmed += done
         self._since_start += steps
-        self._job.record.stepped(self._environment.now, done)
-        if self._job.trainer is not None:
-            self._job.trainer.step(self._place, steps)
+        self.job.record.stepped(self.environment.now, done)
 
     def _die(self) -> None:
-        job = self._job
+        job = self.job
         self.dead = True
         job.record.failures += 1
         job.record.lost_steps += self._unconfirmed
-        if self._transfer is not None:
-            self._transfer.crossing.cancel()
+        self._abandon()
         job.pool.give_back(self._unconfirmed + self._doing * job.members)
 
+    def _abandon(self) -> None:
+        """End the exchange under way."""
+        if self._transfer is not None:
+            self._transfer.crossing.cancel()
+
     def _pass(self, seconds: float) -> simpy.Event:
-        if self._environment.now + seconds > self._dies:
-            raise _DeathError
-        return self._environment.timeout(seconds)
+        if self.environment.now + seconds > self._dies:
+            raise DeathError
+        return self.environment.timeout(seconds)
 
     def _wait(self, event: simpy.Event) -> Process:
         """Wait for what others decide."""
         if self._dies == math.inf:
             yield event
             return
-        yield event | self._environment.timeout(max(0.0, self._dies - self._environment.now))
+        yield event | self.environment.timeout(max(0.0, self._dies - self.environment.now))
         if not event.triggered:
-            raise _DeathError
+            raise DeathError
 
     def _cross(self, flow: Flow) -> Process:
         yield from self._wait(flow)
-        yield self._pass(self._job.tail)
+        yield self._pass(self.job.tail)

@@ -2,51 +2,55 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import simpy
 
-from modum.simulate.groups import AsynchronousJob
+from modum.simulate.groups import AsynchronousJob, Group
 from modum.simulate.record import Record
 from modum.simulate.report import Report
 from modum.simulate.scenario import Scenario
 from modum.simulate.synchronous import synchronous_job
+from modum.simulate.trained import TrainedGroup
 from modum.simulate.training import Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-PATIENCE = 1000
+MOST_TIMES = 1000
 """A job that takes so many times the time that it would take without waiting makes no progress worth waiting for."""
 EVALUATIONS = 60
 """How often the accuracy is looked at in that time."""
 
 
 def simulate(scenario: Scenario, *, train: bool = False) -> Report:
-    """Run ``scenario`` to its end, in virtual time; the same scenario gives the same report, number by number.
+    """Run a scenario to its end, in virtual time; the same one gives the same report, number by number.
 
-    train
-        The workers compute real gradients of a small classifier, and the report has its accuracy over virtual
-        seconds. What moves over the links is still ``scenario.nbytes``.
+    Args:
+        scenario: what is run.
+        train: whether the workers compute real gradients of a small classifier and average them as those of a job do;
+            the report then has its accuracy over virtual seconds. What crosses the links is still `scenario.nbytes`.
     """
     environment = simpy.Environment()
     record = Record()
-    trainer = Trainer(scenario) if train else None
+    trainer = Trainer(scenario.seed) if train else None
     ideal = scenario.steps * scenario.cluster.workers / scenario.speed
     if trainer is not None:
         environment.process(_watch(environment, trainer, ideal / EVALUATIONS))
-    limit = environment.timeout(PATIENCE * (ideal + scenario.join_seconds))
-    if scenario.rule == "allreduce":
+    limit = environment.timeout(MOST_TIMES * (ideal + scenario.join_seconds))
+    if scenario.synchronous:
         done = environment.process(synchronous_job(scenario, environment, record, trainer))
         environment.run(until=done | limit)
         finished = environment.now if done.triggered else None
         steps, busy, nbytes = sum(record.step_counts), None, _ring_bytes(scenario, len(record.intervals))
     else:
-        job = AsynchronousJob(scenario, environment, record, trainer)
+        group = Group if trainer is None else partial(TrainedGroup, trainer=trainer)
+        job = AsynchronousJob(scenario, environment, record, group)
         environment.run(until=environment.all_of(job.places) | limit)
         finished, steps = job.pool.finished, job.pool.done
         links = {job.incoming, job.outgoing}
-        nbytes = sum(link.nbytes for link in links) * (1 if scenario.rule == "downpour" else 2)
+        nbytes = sum(link.nbytes for link in links) * job.directions
         busy = max(link.busy for link in links)
     if trainer is not None:
         trainer.evaluate(finished or environment.now)

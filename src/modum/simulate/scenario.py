@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from modum.plan.cluster import Cluster
-from modum.plan.estimate import RULES, Rule
+from modum.plan.estimate import ALL_REDUCE
+from modum.rules import RULES, rule_from_text
 
 if TYPE_CHECKING:
-    from modum.rules.rule import Auto
+    from modum.rules import Auto, UpdateRule
 
 Distribution = Literal["lognormal", "exponential"]
 DISTRIBUTIONS: tuple[Distribution, ...] = ("lognormal", "exponential")
@@ -21,30 +22,31 @@ MOST_WORKERS = 10_000
 class Scenario:
     """A job on a cluster.
 
-    nbytes
-        Of the model's weights.
-    step_seconds, spread, distribution
-        The mean of a local step, and how its time is distributed: ``spread`` is the standard deviation over the
-        mean of a log-normal distribution (0: every step takes the mean); ``exponential`` has a fixed part
-        of ``1 - spread`` of the mean and an exponential rest.
-    steps
-        Local steps per worker, in the mean: all workers take steps from one pool of ``steps * workers``, as
-        samples are shared out, so faster ones do more. A synchronous job does ``steps`` together.
-    rule
-        ``elastic`` (with ``cluster.group_size`` above 1: hybrid), ``downpour``, or ``allreduce`` over all workers.
-    interval, overlap
-        As in `modum.rules.Elastic`. For ``allreduce``, ``overlap`` hides it under the backward pass.
-    stragglers, slowdown
-        So many workers need ``slowdown`` times as long for every step.
-    failure_seconds
-        Mean time until a worker fails, of an exponential distribution; None: never. What its group has done since
-        its last exchange is lost and done again by others; a synchronous job stops, all of it.
-    replace_seconds
-        After so long a new group is there in place of a failed one (a synchronous job goes on); None: never.
-    joiners, join_seconds
-        So many of the workers come ``join_seconds`` after the others.
-    seed
-        Of everything random.
+    Attributes:
+        cluster: the machines.
+        nbytes: of the model's weights.
+        step_seconds: mean time of a local step.
+        spread: standard deviation of a step's time over its mean, if log-normal; 0: every step takes the mean.
+        distribution: of a step's time: "lognormal", or "exponential", which has a fixed part of `1 - spread` of the
+            mean and an exponential rest.
+        steps: local steps per worker, in the mean. All workers take steps from one pool of `steps * workers`, as
+            samples are shared out, so faster ones do more. A synchronous job does `steps` together.
+        rule: a name in `modum.rules.RULES`, with settings if need be ("elastic:moving_rate=0.1"), which with
+            `cluster.group_size` above 1 is the rule between groups; or "allreduce" over all workers.
+        interval: steps between exchanges, as in `modum.rules.Elastic`.
+        overlap: whether exchanges run beside compute; for "allreduce": whether it hides under the backward pass.
+        stragglers: so many workers need `slowdown` times as long for every step.
+        slowdown: see `stragglers`.
+        failure_seconds: mean time until a worker fails, of an exponential distribution; None: never. What its group
+            has done since its last exchange is lost and done again by others; a synchronous job stops, all of it.
+        replace_seconds: after so long a new group is there in place of a failed one (a synchronous job goes on);
+            None: never.
+        joiners: so many of the workers come `join_seconds` after the others.
+        join_seconds: see `joiners`.
+        seed: what all random numbers come from.
+
+    Raises:
+        ValueError: a value is out of its range; the message says which.
     """
 
     cluster: Cluster = field(default_factory=Cluster)
@@ -53,7 +55,7 @@ class Scenario:
     spread: float = 0.0
     distribution: Distribution = "lognormal"
     steps: int = 100
-    rule: Rule = "elastic"
+    rule: str = "elastic"
     interval: int | Auto = "auto"
     overlap: bool = True
     stragglers: int = 0
@@ -77,8 +79,8 @@ class Scenario:
         for what, floor in (("spread", 0.0), ("slowdown", 1.0), ("replace_seconds", 0.0), ("join_seconds", 0.0)):
             if (value := getattr(self, what)) is not None and not floor <= value < math.inf:
                 raise ValueError(f"{what} ({value}) must be at least {floor:g}")
-        if self.rule not in RULES:
-            raise ValueError(f"rule ({self.rule}) must be one of {', '.join(RULES)}")
+        if not self.synchronous and self.rule.partition(":")[0] not in RULES:
+            raise ValueError(f"rule ({self.rule}) must be one of {', '.join([*RULES, ALL_REDUCE])}")
         if self.distribution not in DISTRIBUTIONS:
             raise ValueError(f"distribution ({self.distribution}) must be one of {', '.join(DISTRIBUTIONS)}")
         if self.distribution == "exponential" and self.spread > 1:
@@ -89,15 +91,26 @@ class Scenario:
             raise ValueError(f"stragglers ({self.stragglers}) must be at most workers ({workers})")
         if self.joiners > workers - group_size:
             raise ValueError(f"joiners ({self.joiners}) must leave a group of workers ({workers}) to begin")
-        if self.rule == "allreduce":
+        if self.synchronous:
             if group_size > 1:
                 raise ValueError("allreduce is over all workers: group_size must be 1")
             if self.joiners:
                 raise ValueError("allreduce has a fixed number of workers: nobody can join")
-        elif self.joiners % group_size:
-            raise ValueError(f"joiners ({self.joiners}) must make whole groups of {group_size}")
-        if self.failure_seconds is not None and self.replace_seconds is None and self.rule == "allreduce":
+        else:
+            self.update_rule()
+            if self.joiners % group_size:
+                raise ValueError(f"joiners ({self.joiners}) must make whole groups of {group_size}")
+        if self.failure_seconds is not None and self.replace_seconds is None and self.synchronous:
             raise ValueError("a synchronous job needs replace_seconds: the time it takes to start again")
+
+    @property
+    def synchronous(self) -> bool:
+        """Whether there is no rule but an all-reduce at every step."""
+        return self.rule == ALL_REDUCE
+
+    def update_rule(self) -> UpdateRule:
+        """Return the rule between the groups and the box; ValueError if `rule` names none."""
+        return rule_from_text(self.rule, interval=self.interval, overlap=self.overlap)
 
     @property
     def speed(self) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modum.averaging.schedule import WINDOW
+from modum.averaging.schedule import WINDOW, hiding_steps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,7 +66,7 @@ class StepTimes:
     def beyond(self, seconds: float, most: int) -> tuple[int, float]:
         """The fewest steps, at most ``most``, that take at least ``seconds``, and what they take."""
         if self.constant is not None:
-            steps = max(1, min(most, math.ceil(seconds / self.constant - 1e-9)))
+            steps = min(most, hiding_steps(seconds, self.constant))
             return steps, steps * self.constant
         steps, total = 0, 0.0
         while steps < most and total < seconds:

@@ -54,4 +54,4 @@ def synchronous_job(
         record.intervals.append(1)
         record.staleness.append(0)
         if trainer is not None:
-            trainer.step_together(workers)
+            trainer.step(trainer.shared, workers)

@@ -1,0 +1,42 @@
+"""Rules by name, for command lines and reports."""
+
+from dataclasses import fields
+from typing import Any, Final
+
+import msgspec
+
+from modum.rules.downpour import Downpour
+from modum.rules.elastic import Elastic
+from modum.rules.rule import UpdateRule
+
+__all__ = ["RULES", "rule_from_text"]
+
+RULES: Final[dict[str, type[UpdateRule]]] = {"elastic": Elastic, "downpour": Downpour}
+"""The asynchronous rules. A rule of one's own that is put in here is planned and simulated like them."""
+
+
+def rule_from_text(text: str, **settings: Any) -> UpdateRule:
+    """Return the rule that a text such as "elastic" or "elastic:moving_rate=0.1,interval=4" names.
+
+    Args:
+        text: a name in `RULES`, and settings of that rule.
+        settings: more of them; those of the text come first.
+
+    Raises:
+        ValueError: there is no such rule or setting, or the value is none of its values.
+    """
+    name, _, rest = text.partition(":")
+    if name not in RULES:
+        raise ValueError(f"rule ({name}) must be one of {', '.join(RULES)}")
+    rule = RULES[name]
+    known = [field.name for field in fields(rule)]  # type: ignore[arg-type]
+    given: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        setting, equals, value = part.partition("=")
+        if not equals or setting not in known:
+            raise ValueError(f"{name} has no setting {part!r}: write NAME=VALUE with NAME of {', '.join(known)}")
+        given[setting] = value
+    try:
+        return msgspec.convert({**settings, **given}, rule, strict=False)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"rule ({text}): {error}") from None

@@ -1,0 +1,219 @@
+"""What the running of a rule sees in place of a job: a buffer and a transfer whose time is virtual.
+
+Code that waits, as `modum.averaging.Averaging` and the parts of rules do, runs here as it is: in a greenlet, which
+stands still while simpy's time goes on.
+"""
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+import greenlet
+import numpy as np
+import simpy
+from numpy.typing import NDArray
+
+from modum.box.kernels import portable
+from modum.groups import Alone
+
+if TYPE_CHECKING:
+    from modum.simulate.links import Flow, SharedLink
+
+__all__ = ["VirtualBuffer", "VirtualGroup", "VirtualTransfer", "pause", "running"]
+
+DTYPE = "float32"
+
+
+def running(work: Callable[[], object]) -> Generator[simpy.Event, object, None]:
+    """Make a process of work that may `pause`."""
+    task = greenlet.greenlet(work)
+    event = task.switch()
+    try:
+        while not task.dead:
+            yield event
+            event = task.switch()
+    finally:
+        if not task.dead:
+            task.throw()
+
+
+def pause(event: simpy.Event) -> None:
+    """Let virtual time go on until an event happens; only inside of `running`."""
+    parent = greenlet.getcurrent().parent
+    assert parent is not None, "nobody runs this"
+    parent.switch(event)
+
+
+class VirtualGroup(Alone):
+    """A group whose members are one worker here.
+
+    Args:
+        size: of the group.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
+class VirtualBuffer:
+    """Shared weights, as one group sees them: `modum.box.Buffer`, as far as rules use it.
+
+    Args:
+        weights: the shared ones; float32, 1-D.
+        nbytes: that the whole buffer stands for.
+        incoming: what crosses when something is added or exchanged.
+        outgoing: what crosses when something is read.
+        tail: seconds until what has crossed is acknowledged.
+        combined: called whenever the shared weights have taken something.
+
+    Attributes:
+        version: operations that changed the shared weights, as counted by whoever made the buffer.
+        crossing: what crosses a link now.
+        instant: whether operations take no time.
+    """
+
+    def __init__(
+        self,
+        weights: NDArray[np.float32],
+        nbytes: int,
+        incoming: "SharedLink",
+        outgoing: "SharedLink",
+        tail: float,
+        version: Callable[[], int],
+        combined: Callable[[], None],
+    ) -> None:
+        self._weights = weights
+        self._scale = nbytes / weights.size
+        self._incoming = incoming
+        self._outgoing = outgoing
+        self._tail = tail
+        self._version = version
+        self._combined = combined
+        self.crossing: Flow | None = None
+        self.instant = False
+
+    @property
+    def version(self) -> int:
+        """How many operations have changed the shared weights."""
+        return self._version()
+
+    def read(self, out: NDArray[np.float32], *, offset: int = 0) -> NDArray[np.float32]:
+        """Read as many weights as `out` has into it."""
+        self._cross(self._outgoing, out.size)
+        out[:] = self._weights[offset : offset + out.size]
+        self._acknowledge()
+        return out
+
+    def add(self, x: NDArray[np.float32], scale: float = 1.0, *, offset: int = 0) -> None:
+        """Add `scale * x`."""
+        sent = x.copy()
+        self._cross(self._incoming, x.size)
+        portable.add(DTYPE, self._weights[offset : offset + x.size], sent, np.float32(scale))
+        self._combined()
+        self._acknowledge()
+
+    def exchange(
+        self, x: NDArray[np.float32], moving_rate: float, *, offset: int = 0, difference: bool = False
+    ) -> None:
+        """Move `x` and the shared weights toward each other; see `modum.box.Buffer.exchange`."""
+        self._cross(self._incoming, x.size)
+        kernel = portable.difference if difference else portable.exchange
+        kernel(DTYPE, self._weights[offset : offset + x.size], x, np.float32(moving_rate))
+        self._combined()
+        self._acknowledge()
+
+    def _cross(self, link: "SharedLink", elements: int) -> None:
+        if not self.instant:
+            self.crossing = link.transfer(elements * self._scale)
+            pause(self.crossing)
+            self.crossing = None
+
+    def _acknowledge(self) -> None:
+        if not self.instant:
+            pause(self._incoming.environment.timeout(self._tail))
+
+
+class VirtualTransfer:
+    """Carries out one transfer at a time in virtual time: `modum.averaging.averaging.Transfer`.
+
+    Args:
+        environment: whose time passes.
+        boundary: seconds that the worker is busy with the snapshot before the transfer begins.
+        until: waits for an event, as the group does.
+        submitted: called when a transfer is submitted.
+        finished: called when one is over.
+        collected: called with the seconds of a transfer that is collected.
+
+    Attributes:
+        count: transfers collected.
+        seconds: what they took.
+        waited: how much of that time was waited for.
+        began: when the last transfer begins to cross the network.
+    """
+
+    def __init__(
+        self,
+        environment: simpy.Environment,
+        boundary: float,
+        *,
+        until: Callable[[simpy.Event], None],
+        submitted: Callable[[], None],
+        finished: Callable[[], None],
+        collected: Callable[[float], None],
+    ) -> None:
+        self._environment = environment
+        self._boundary = boundary
+        self._until = until
+        self._submitted = submitted
+        self._finished = finished
+        self._collected = collected
+        self._process: simpy.Process | None = None
+        self._seconds = 0.0
+        self.count = 0
+        self.seconds = 0.0
+        self.waited = 0.0
+        self.began = 0.0
+
+    @property
+    def pending(self) -> bool:
+        """Whether a transfer was submitted and not collected."""
+        return self._process is not None
+
+    @property
+    def ready(self) -> bool:
+        """Whether one is over."""
+        return self._process is not None and not self._process.is_alive
+
+    def submit(self, transfer: Callable[[], None]) -> None:
+        """Start a transfer, once the snapshot is taken."""
+        self.began = self._environment.now + self._boundary
+        self._submitted()
+        self._process = self._environment.process(self._carry(transfer))
+
+    def collect(self) -> float | None:
+        """Wait for the pending transfer and return its seconds; None where none is pending."""
+        if self._process is None:
+            return None
+        start = self._environment.now
+        if self._process.is_alive:
+            self._until(self._process)
+        self.waited += self._environment.now - max(start, self.began)
+        self._process = None
+        self.count += 1
+        self.seconds += self._seconds
+        self._collected(self._seconds)
+        return self._seconds
+
+    def close(self) -> None:
+        """End the pending transfer where it is."""
+        if self._process is not None and self._process.is_alive:
+            self._process.interrupt()
+        self._process = None
+
+    def _carry(self, transfer: Callable[[], None]) -> Generator[simpy.Event, Any, None]:
+        try:
+            yield self._environment.timeout(self._boundary)
+            yield from running(transfer)
+        except simpy.Interrupt:
+            return
+        self._seconds = self._environment.now - self.began
+        self._finished()
