@@ -1,3 +1,3 @@
 """What every test gets."""
 
-pytest_plugins = ["tests.leaks", "tests.boxes"]
+pytest_plugins = ["modum.testing.leaks", "tests.boxes", "tests.jobs"]

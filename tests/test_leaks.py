@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # A sleeper ends when standard input does, which the outer test holds open.
 PRELUDE = """
 import ctypes, os, socket, subprocess, sys, threading
-import pytest, tests.leaks
+import pytest, modum.testing.leaks
 
 kept = []
 sleeper = [sys.executable, "-c", "import sys; sys.stdin.read()"]
@@ -43,19 +43,19 @@ LEAKS = {
 
 def run_pytest(folder: Path, tests: str, patience: float = 0.1) -> str:
     """Run pytest on `tests` with the leak check as its only plugin; return what it printed."""
-    (folder / "test_it.py").write_text(f"{PRELUDE}\ntests.leaks.PATIENCE = {patience}\n{tests}")
+    (folder / "test_it.py").write_text(f"{PRELUDE}\nmodum.testing.leaks.CLOSING_SECONDS = {patience}\n{tests}")
     command = [
         sys.executable,
         "-m",
         "pytest",
         "-qs",
         "-p",
-        "tests.leaks",
+        "modum.testing.leaks",
         "-p",
         "no:cacheprovider",
         "test_it.py",
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     held, hold = os.pipe()
     try:
         with (folder / "output").open("w") as output:

@@ -7,12 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modum.box import Box
-from modum.job import Job
 from modum.pipeline import Stage, Weight
 
 Floats = NDArray[np.float32]
-JOBS: list[Job] = []
 
 
 class DenseStage(Stage):
@@ -77,13 +74,6 @@ def network(stages: int, width: int = 5, seed: int = 0) -> list[Floats]:
     """The weights of every stage."""
     random = np.random.default_rng(seed)
     return [random.standard_normal((width, width)).astype(np.float32) for _ in range(stages)]
-
-
-def job_of(box: Box, rank: int, world_size: int) -> Job:
-    """A worker's view of a job whose workers share this process; closed at the end of the test."""
-    job = Job(box, rank=rank, world_size=world_size, local_rank=rank)
-    JOBS.append(job)
-    return job
 
 
 def run_workers(worker: Callable[..., Any], *arguments: Iterable[Any], seconds: float = 60.0) -> list[Any]:

@@ -11,7 +11,8 @@ from modum.box import Box
 from modum.errors import DeadlineError, MismatchError, StageError
 from modum.pipeline import Pipeline
 from modum.rules import Elastic
-from tests.pipeline.support import DenseStage, job_of, network, run_workers
+from tests.jobs import job_of
+from tests.pipeline.support import DenseStage, network, run_workers
 from tests.pipeline.test_schedule import inputs, labels
 
 BATCHES = [np.arange(6)] * 8

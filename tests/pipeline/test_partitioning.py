@@ -8,7 +8,8 @@ import pytest
 from modum.box import Box
 from modum.errors import MismatchError
 from modum.pipeline import Cuts, Layer, agree
-from tests.pipeline.support import job_of, run_workers, unless_raised
+from tests.jobs import job_of
+from tests.pipeline.support import run_workers, unless_raised
 
 NAMES = ("conv1", "conv2", "flatten", "dense1", "dense2", "softmax")
 

@@ -10,7 +10,8 @@ import pytest
 from modum.box import Box
 from modum.pipeline import Mode, Pipeline, Step
 from modum.rules import Elastic
-from tests.pipeline.support import DenseStage, Floats, job_of, network, run_workers, unless_raised
+from tests.jobs import job_of
+from tests.pipeline.support import DenseStage, Floats, network, run_workers, unless_raised
 
 WIDTH = 5
 BATCHES = [np.arange(start, start + 6) % 40 for start in range(0, 60, 6)]

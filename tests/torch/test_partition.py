@@ -15,7 +15,8 @@ from modum.box import Box
 from modum.errors import StageError
 from modum.pipeline import Mode, Pipeline
 from modum.torch import TorchStage, partition
-from tests.pipeline.support import job_of, run_workers, unless_raised
+from tests.jobs import job_of
+from tests.pipeline.support import run_workers, unless_raised
 
 IMAGES = torch.randn(96, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.randint(0, 5, (96,), generator=torch.Generator().manual_seed(2))

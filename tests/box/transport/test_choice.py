@@ -1,6 +1,7 @@
 """Which transport a client gets, and what it is told."""
 
 import logging
+from collections.abc import Iterator
 from typing import Self
 
 import pytest
@@ -37,18 +38,26 @@ class Broken(TcpTransport):
         raise TransportError("the cable is cut")
 
 
-def test_auto_takes_the_first_that_can_be_had_and_tells_what_it_passed_over(
-    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def _registry_is_put_back() -> Iterator[None]:
+    """The registry is as it was, in its order too: "auto" goes by it."""
     kinds = dict(TRANSPORTS)
-    for name in kinds:
-        monkeypatch.delitem(TRANSPORTS, name)
-    monkeypatch.setitem(TRANSPORTS, Broken.name, Broken)
+    yield
+    TRANSPORTS.clear()
+    TRANSPORTS.update(kinds)
+
+
+@pytest.mark.usefixtures("_registry_is_put_back")
+def test_auto_takes_the_first_that_can_be_had_and_tells_what_it_passed_over(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    TRANSPORTS.clear()
+    TRANSPORTS[Broken.name] = Broken
     with pytest.raises(TransportError, match=f"no transport can be used with memory server {server.address}"):
         Box.connect(server.address)
     with pytest.raises(TransportError, match="the cable is cut"):
         Box.connect(server.address, transport="broken")
-    monkeypatch.setitem(TRANSPORTS, "tcp", kinds["tcp"])
+    TRANSPORTS["tcp"] = TcpTransport
     caplog.set_level(logging.INFO, "modum.box")
     with Box.connect(server.address) as box:
         assert (box.transports, box.routes) == (("tcp",), ("tcp",))

@@ -18,7 +18,8 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from tests.pipeline.support import job_of, run_workers, unless_raised
+from tests.jobs import job_of
+from tests.pipeline.support import run_workers, unless_raised
 
 from modum.box import Box, Server
 from modum.keras import KerasStage, partition

@@ -2,7 +2,9 @@
 
 What counts is what the code of a test or of Modum made: file descriptors (sockets, pipes and memfds
 are file descriptors), mapped memfds, Python threads and processes, orphans too. Threads that a native
-library keeps for itself (OpenMP pools, say) are not Python threads and do not count.
+library keeps for itself (OpenMP pools, say) are not Python threads and do not count. Linux only.
+
+In a conftest.py: `pytest_plugins = ["modum.testing.leaks"]`.
 """
 
 import gc
@@ -17,8 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-PATIENCE = 3.0
-"""Seconds that things which are just closing get."""
+CLOSING_SECONDS = 3.0
+"""What things get that are just closing."""
 
 Belongings = dict[Hashable, str]
 """What this process has at one moment: what identifies a thing, and how to name it to a reader."""
@@ -32,7 +34,7 @@ _reported: set[Hashable] = set()
 
 
 def belongings() -> Belongings:
-    """Everything that this process has now."""
+    """Return everything that this process has now."""
     return {**_descriptors(), **_mapped_memfds(), **_threads(), **_processes()}
 
 
@@ -87,7 +89,7 @@ def _check(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if request.session.testsfailed > failed_before:  # a failure's traceback keeps things alive
         return
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + CLOSING_SECONDS
     while left := {key: name for key, name in belongings().items() if key not in before and key not in _reported}:
         if time.monotonic() > deadline:
             _reported.update(left)
