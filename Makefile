@@ -19,10 +19,12 @@ test: lint docs ## Check style and types, build the documentation, then run ever
 test-rdma: .venv/installed-lint ## Test RDMA alone, in a virtual machine with emulated devices
 	$(BIN)/python -m pytest tests/rdma -rsA
 
-lint: .venv/installed-lint ## Check style and types
+lint: .venv/installed-lint ## Check style, types, docstrings and what may import what
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pydoclint -q src/modum
 
 docs: .venv/installed-docs ## Build the documentation site in build/site, and check its links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -122,17 +122,23 @@ def convert_images(
     check_size: bool = False,
     report: Report | None = None,
 ) -> int:
-    """An LMDB of the images in the list `source` (lines of a path below `root` and a label).
-
-    Record i has key `%08d_path` of i. Returns the number of images.
+    """Write an LMDB of the images in a list; record i has key `%08d_path` of i and the image's path.
 
     Args:
-        size: (height, width) to resize to.
+        root: directory below which the images lie.
+        source: the list: a file with a path below `root` and a label on each line.
+        database: directory to make.
+        size: (height, width) to resize to; None: as they are.
         gray: one channel instead of three (blue, green, red).
         shuffle: in a random order, by `seed`.
+        seed: of that order; None: another one each time.
         encoded: keep the files' contents as they are, or as PNG where they are resized or made grey: a smaller
             database, whose images are decoded in training.
         check_size: refuse images of different sizes.
+        report: called with the number of images written so far, and of all.
+
+    Returns:
+        The number of images.
 
     Raises:
         DataError: the list or an image is missing or not what it should be, or there is something at `database`.

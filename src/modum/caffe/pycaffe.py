@@ -53,24 +53,36 @@ class _TypedSolver(Solver):
 
 
 class SGDSolver(_TypedSolver):
+    """A `Solver` that takes steps by SGD, whatever the definition says."""
+
     kind = "SGD"
 
 
 class NesterovSolver(_TypedSolver):
+    """A `Solver` that takes steps by Nesterov, whatever the definition says."""
+
     kind = "Nesterov"
 
 
 class AdaGradSolver(_TypedSolver):
+    """A `Solver` that takes steps by AdaGrad, whatever the definition says."""
+
     kind = "AdaGrad"
 
 
 class RMSPropSolver(_TypedSolver):
+    """A `Solver` that takes steps by RMSProp, whatever the definition says."""
+
     kind = "RMSProp"
 
 
 class AdaDeltaSolver(_TypedSolver):
+    """A `Solver` that takes steps by AdaDelta, whatever the definition says."""
+
     kind = "AdaDelta"
 
 
 class AdamSolver(_TypedSolver):
+    """A `Solver` that takes steps by Adam, whatever the definition says."""
+
     kind = "Adam"

@@ -39,8 +39,9 @@ def modum(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
-    """Train one model with many workers through a soft memory box: pooled memory that all of them read,
-    write and add into, without waiting for the slowest.
+    """Train one model with many workers through a soft memory box.
+
+    The box is pooled memory that all of them read, write and add into, without waiting for the slowest.
 
     On one machine, **modum run -n 4 train.py** starts a memory server and four workers. Over several
     machines, start **modum server** where there is memory to spare, and name those servers to the workers.

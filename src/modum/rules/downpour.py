@@ -105,9 +105,10 @@ class _Accumulated(Part):
         return (low < min(high, self.vector.trainable)) + (max(low, self.vector.trainable) < high)
 
     def _staleness(self) -> float:
-        """Updates by other groups since `_version`, at least 1. In a group of several it is off by less than 1:
+        """Return the updates by other groups since `_version`, at least 1.
 
-        the other members have usually, but not always, done one update of their own in between.
+        In a group of several it is off by less than 1: the other members have usually, but not always, done one update
+        of their own in between.
         """
         if not self._divide:
             return 1.0
@@ -115,6 +116,6 @@ class _Accumulated(Part):
 
 
 def _subtract(dtype: str, x: NDArray[np.generic], y: NDArray[np.generic]) -> None:
-    """x -= y."""
+    """X -= y."""
     for start in range(0, x.size, PIECE):
         portable.subtract(dtype, x[start : start + PIECE], y[start : start + PIECE])

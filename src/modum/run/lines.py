@@ -7,9 +7,9 @@ _LONGEST = 2**16
 
 
 class LineSplitter:
-    """Makes lines of text out of pieces of bytes; what is not UTF-8 becomes replacement characters.
+    r"""Makes lines of text out of pieces of bytes; what is not UTF-8 becomes replacement characters.
 
-    Of a line that was rewritten in place (`\\r`, as progress bars do) the last form is kept.
+    Of a line that was rewritten in place (`\r`, as progress bars do) the last form is kept.
     """
 
     def __init__(self) -> None:

@@ -12,6 +12,7 @@ import sys
 
 
 def main() -> None:
+    """Read process groups from standard input, `-group` when one has ended, and kill the others at its end."""
     groups: set[int] = set()
     for line in sys.stdin:
         group = int(line)

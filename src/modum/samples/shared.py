@@ -109,8 +109,7 @@ class SharedSamples:
                 self.processed(len(batch))
 
     def blocks(self) -> Iterator[list[NDArray[np.int64]]]:
-        """This member's batches of one block after another; asking for the next one confirms that one is
-        done.
+        """Yield this member's batches of one block after another; asking for the next one confirms that one is done.
 
         For loops that cannot go batch by batch (a loader that fetches ahead must not confirm what it
         fetched). Call `processed` for each batch.

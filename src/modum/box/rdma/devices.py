@@ -26,7 +26,7 @@ class Port:
 
     @property
     def link(self) -> str:
-        """ "InfiniBand" or "Ethernet" (RoCE), and its rate."""
+        """Link layer, "InfiniBand" or "Ethernet" (RoCE), and its rate."""
         return f"{_line(self.directory / 'link_layer')} {_line(self.directory / 'rate')}"
 
     @property

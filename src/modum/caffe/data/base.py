@@ -141,8 +141,10 @@ class PrefetchingLayer(Layer):
 
     @abstractmethod
     def make_loader(self) -> Loader:
-        """The loader that `spec` asks for. What is wrong with it or its data is a `ValueError`, `DataError`,
-        `CaffeError` or `OSError` here or in the loader's `shapes`.
+        """Return the loader that `spec` asks for.
+
+        What is wrong with it or its data is a `ValueError`, `DataError`, `CaffeError` or `OSError` here or in the
+        loader's `shapes`.
         """
 
     def make(self, bottoms: Sequence[Shape], generator: torch.Generator | None) -> None:

@@ -56,8 +56,11 @@ def pixels(datum: Datum, color: bool | None) -> Image:
 
 
 def stack(datums: Sequence[Datum]) -> NDArray[np.uint8] | None:
-    """The images of `datums` as one array [images, channels, height, width], where all are raw bytes of one shape and
-    of its size; None where they are not.
+    """Return raw images of one shape as one array.
+
+    Returns:
+        The images of `datums`, uint8 [images, channels, height, width]; None unless all are raw bytes of one shape and
+        of its size.
     """
     first = datums[0]
     shape = (first.channels, first.height, first.width)

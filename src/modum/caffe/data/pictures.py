@@ -60,8 +60,10 @@ def read(path: str | os.PathLike[str], color: bool | None, size: tuple[int, int]
 
 
 def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """`image` [channels, height, width] at `size` (height, width), by bilinear interpolation of the four pixels
-    around each point, without smoothing first; differs from OpenCV's INTER_LINEAR by rounding alone.
+    """Return `image` [channels, height, width] at `size` (height, width).
+
+    Interpolates bilinearly between the four pixels around each point, without smoothing first; differs from OpenCV's
+    INTER_LINEAR by rounding alone.
     """
     if image.shape[1:] == size:
         return image

@@ -66,10 +66,21 @@ class Transformer:
         return (channels, self.crop, self.crop) if self.crop else (channels, height, width)
 
     def window_mean(self, channels: int, top: int, left: int, height: int, width: int) -> NDArray[np.float32]:
-        """What is to be subtracted from a part of an image that has been warped to the size of the crop: the mean in
-        the middle of the mean file there, the mean values, or 0.
+        """Return what is to be subtracted from a part of an image that has been warped to the size of the crop.
 
-        Raises `DataError` if the mean file is smaller than the crop, or has another number of channels.
+        Args:
+            channels: of the image.
+            top: first row of the part in the square of the crop.
+            left: first column.
+            height: rows of the part.
+            width: columns.
+
+        Returns:
+            float32, broadcastable to [channels, height, width]: the mean in the middle of the mean file there, the
+            mean values, or 0.
+
+        Raises:
+            DataError: the mean file is smaller than the crop, or has another number of channels.
         """
         if self._mean is None:
             if len(self._mean_values) not in (0, 1, channels):

@@ -118,11 +118,21 @@ class WindowLoader(Loader):
 def warp(
     image: NDArray[np.uint8], window: Window, crop: int, context: int, square: bool, mirror: bool
 ) -> tuple[NDArray[np.uint8], int, int]:
-    """What `window` shows of `image` [channels, height, width], warped to fit into `crop` x `crop`; and the row and
-    column of that square where it belongs: where the window reaches beyond the image, the square stays empty.
+    """Return what `window` shows of `image`, warped to fit into `crop` x `crop`, and where it belongs in that square.
 
-    The window is widened so that after warping `context` pixels on each side are around it; with `square`, its
-    shorter side is first made as long as the other.
+    Where the window reaches beyond the image, the square stays empty.
+
+    Args:
+        image: uint8 [channels, height, width].
+        window: the part of it; before warping it is widened, so that afterwards `context` pixels on each side are
+            around it.
+        crop: side of the square, in pixels.
+        context: pixels of the square on each side of the window.
+        square: make the window's shorter side as long as the other first.
+        mirror: left and right are exchanged, which also mirrors where the part belongs.
+
+    Returns:
+        The part, uint8 [channels, at most `crop`, at most `crop`], and its first row and column in the square.
     """
     x1, y1, x2, y2 = window.x1, window.y1, window.x2, window.y2
     top = left = 0

@@ -212,7 +212,7 @@ class Softmax(Layer):
 
 
 def affine(x: Tensor, scale: float, shift: float) -> Tensor:
-    """scale x + shift, without the steps that change nothing."""
+    """Return `scale * x + shift`, without the steps that change nothing."""
     if scale != 1:
         x = x * scale
     return x + shift if shift else x

@@ -153,7 +153,7 @@ class LSTM(Recurrent):
 
 
 def lstm_unit(gates: Tensor, goes_on: Tensor, cell: Tensor) -> list[Tensor]:
-    """h and c after a step, from the gates' sums (..., 4 D), cont (..., 1) and c (..., D)."""
+    """Return h and c after a step, from the gates' sums (..., 4 D), cont (..., 1) and c (..., D)."""
     through, candidate = torch.split_with_sizes(gates, (3 * cell.shape[-1], cell.shape[-1]), -1)
     enter, keep, leave = torch.sigmoid(through).chunk(3, -1)
     cell = goes_on * keep * cell + enter * torch.tanh(candidate)
