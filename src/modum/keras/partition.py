@@ -14,7 +14,7 @@ from modum.keras.stage import KerasStage, Outline, Part, Remade, fresh_optimizer
 from modum.pipeline import Layer, agree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from modum.job import Job
 
@@ -56,9 +56,8 @@ def partition(
         TypeError: the model is neither Sequential nor Functional.
         MismatchError: workers differ in the model.
     """
-    build: Callable[[], Any] | None = None
     if not isinstance(model, keras.Model) and callable(model):
-        build, model = model, model()
+        model = model()
     graph = Graph.of(model)
     training = _training_of(model)
     cuts = agree(
@@ -76,7 +75,8 @@ def partition(
     if cuts.index == 0:
         given = graph.inputs
     part = Part(nodes, given, returned)
-    whole = None if cuts.index > 0 else build or Remade(model, graph, training)
+    # not by the user's function: Keras would count the names of its layers on
+    whole = None if cuts.index > 0 else Remade(model, graph, training)
     return KerasStage(cuts, Outline.of(graph, given, returned), part, training, whole)
 
 
