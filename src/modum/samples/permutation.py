@@ -12,9 +12,9 @@ BATCHES_PER_BLOCK = 8
 
 @dataclass(kw_only=True, slots=True)
 class Permutation:
-    """The blocks of all epochs: each epoch is a permutation of `range(size)`, whose consecutive positions form blocks.
+    """The blocks of all epochs: each epoch is a permutation of `range(size)`, consecutive positions of it make blocks.
 
-    The last block of an epoch also has the remainder, so it may be almost twice as long. Where a block is not a multiple
+    The last block of an epoch also has the remainder, so it may be almost twice as long. Where a block is no multiple
     of a batch, it is cut into batches of equal size (to one sample) that are no larger. Member `i` of a group gets the
     `i`-th part of every batch: the parts differ by one sample at most, and none is empty.
 
