@@ -6,6 +6,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modum.cli.cluster_options import (
+    Bus,
+    Colocated,
+    Copy,
+    GroupSize,
+    Interval,
+    Latency,
+    Link,
+    Overlap,
+    ServerLink,
+    ServerMemory,
+    Servers,
+    Step,
+    Workers,
+    cluster_of,
+)
 from modum.errors import ModumError
 
 if TYPE_CHECKING:
@@ -24,30 +40,20 @@ def plan(
             help="A model (.prototxt, .caffemodel, .keras, .h5, .safetensors, .pt) or the size of its weights: 100MB."
         ),
     ],
-    step: Annotated[str, typer.Option(help="Time of a local step, such as 200ms.")] = "200ms",
-    workers: Annotated[int, typer.Option("-n", "--workers", help="Number of workers.")] = 8,
-    group_size: Annotated[int, typer.Option(help="Workers in a group: synchronous inside.")] = 1,
-    servers: Annotated[int, typer.Option(help="Memory servers.")] = 1,
-    colocated: Annotated[
-        bool, typer.Option("--colocated", help="The servers run on the workers' machines and share their links.")
-    ] = False,
+    step: Step = "200ms",
+    workers: Workers = 8,
+    group_size: GroupSize = 1,
+    servers: Servers = 1,
+    colocated: Colocated = False,
     rule: Annotated[str, typer.Option(help="elastic (hybrid with groups), downpour, or allreduce.")] = "elastic",
-    interval: Annotated[str, typer.Option(help='Steps between exchanges, or "auto".')] = "auto",
-    overlap: Annotated[bool, typer.Option(help="Exchange in the background.")] = True,
-    link: Annotated[
-        str | None, typer.Option(help="Speed of a worker's link, one direction.", show_default="10Gbit/s")
-    ] = None,
-    server_link: Annotated[
-        str | None, typer.Option(help="Speed of a memory server's link.", show_default="as a worker's")
-    ] = None,
-    server_memory: Annotated[
-        str, typer.Option(help="Speed at which a server reads and writes its memory while it combines numbers.")
-    ] = "10GB/s",
-    bus: Annotated[str, typer.Option(help="Speed between the workers of a group.")] = "10GB/s",
-    copy: Annotated[
-        str | None, typer.Option(help="Speed at which a worker copies its weights.", show_default="25GB/s")
-    ] = None,
-    latency: Annotated[str | None, typer.Option(help="Of a message, one way.", show_default="50us")] = None,
+    interval: Interval = "auto",
+    overlap: Overlap = True,
+    link: Link = None,
+    server_link: ServerLink = None,
+    server_memory: ServerMemory = "10GB/s",
+    bus: Bus = "10GB/s",
+    copy: Copy = None,
+    latency: Latency = None,
     measure: Annotated[
         bool,
         typer.Option("--measure", help="Measure the copy here; and, with a box in MODUM_BOX, link and latency to it."),
@@ -68,29 +74,29 @@ def plan(
     tells that all workers together move 3.2 GB a step, 16 GB/s, and how often they may exchange. It is
     arithmetic for a steady state; **modum simulate** has stragglers, failures and chance as well.
     """
-    from modum.plan import Cluster, estimate, model_bytes
-    from modum.units import parse_seconds, parse_speed
+    from modum.plan import estimate, model_bytes
+    from modum.units import parse_seconds
 
     try:
         nbytes = model_bytes(model)
         seconds = parse_seconds(step)
-        speeds = {"link": link, "server_link": server_link, "copy": copy}
-        found = {name: parse_speed(text) for name, text in speeds.items() if text is not None}
-        if latency is not None:
-            found["latency"] = parse_seconds(latency)
+        found: dict[str, str | float | None] = {"link": link, "copy": copy, "latency": latency}
         notes: list[str] = []
         if measure:
             seconds = _measure(found, notes, seconds, command)
         elif command is not None:
             raise ValueError("--command is what --measure runs\nHINT: add --measure")
-        cluster = Cluster(
+        cluster = cluster_of(
             workers=workers,
             group_size=group_size,
             servers=servers,
             colocated=colocated,
-            server_memory=parse_speed(server_memory),
-            bus=parse_speed(bus),
-            **found,
+            server_memory=server_memory,
+            bus=bus,
+            server_link=server_link,
+            link=found["link"],
+            copy=found["copy"],
+            latency=found["latency"],
         )
         steps = "auto" if interval == "auto" else int(interval)
         result = estimate(cluster, nbytes, seconds, rule=rule, interval=steps, overlap=overlap)  # type: ignore[arg-type]
@@ -108,7 +114,7 @@ def plan(
         _show(result, cluster, notes)
 
 
-def _measure(found: dict[str, float], notes: list[str], seconds: float, command: str | None) -> float:
+def _measure(found: dict[str, str | float | None], notes: list[str], seconds: float, command: str | None) -> float:
     """Fill in what was not given; the step time."""
     from modum.box import Box
     from modum.cluster import credentials
@@ -116,16 +122,16 @@ def _measure(found: dict[str, float], notes: list[str], seconds: float, command:
     from modum.plan import measure_copy, measure_step
     from modum.units import format_seconds, format_speed
 
-    if "copy" not in found:
-        found["copy"] = measure_copy()
-        notes.append(f"measured here: copies {format_speed(found['copy'])}")
+    if found["copy"] is None:
+        found["copy"] = speed = measure_copy()
+        notes.append(f"measured here: copies {format_speed(speed)}")
     if servers := os.environ.get("MODUM_BOX"):
         with Box.connect(servers, token=credentials.token(), transport="tcp") as box:
             bandwidth = measure_bandwidth(box)
         speed, trip = bandwidth.exchange_bytes_per_second, bandwidth.small_exchange_seconds
         notes.append(f"measured to {servers}: exchanges {format_speed(speed)}, a small one {format_seconds(trip)}")
-        found.setdefault("link", speed)
-        found.setdefault("latency", trip / 2)
+        found["link"] = found["link"] or speed
+        found["latency"] = found["latency"] or trip / 2
     else:
         notes.append("MODUM_BOX names no box: link and latency were not measured")
     if command is not None:

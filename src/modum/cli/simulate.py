@@ -6,6 +6,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modum.cli.cluster_options import (
+    Bus,
+    Colocated,
+    Copy,
+    GroupSize,
+    Interval,
+    Latency,
+    Link,
+    Overlap,
+    ServerLink,
+    ServerMemory,
+    Servers,
+    Step,
+    Workers,
+    cluster_of,
+)
+
 if TYPE_CHECKING:
     from modum.simulate import Report
 
@@ -17,17 +34,15 @@ app = typer.Typer()
 @app.command()
 def simulate(
     model: Annotated[str, typer.Argument(help="A model's file, or the size of its weights: 100MB.")] = "100MB",
-    step: Annotated[str, typer.Option(help="Mean time of a local step.")] = "200ms",
+    step: Step = "200ms",
     spread: Annotated[
         float, typer.Option(help="Standard deviation of a step's time over its mean; 0: all steps are alike.")
     ] = 0.1,
     distribution: Annotated[str, typer.Option(help="Of a step's time: lognormal, or exponential.")] = "lognormal",
-    workers: Annotated[int, typer.Option("-n", "--workers", help="Number of workers, at most 10,000.")] = 8,
-    group_size: Annotated[int, typer.Option(help="Workers in a group: synchronous inside.")] = 1,
-    servers: Annotated[int, typer.Option(help="Memory servers.")] = 1,
-    colocated: Annotated[
-        bool, typer.Option("--colocated", help="The servers run on the workers' machines and share their links.")
-    ] = False,
+    workers: Workers = 8,
+    group_size: GroupSize = 1,
+    servers: Servers = 1,
+    colocated: Colocated = False,
     rule: Annotated[
         list[str] | None,
         typer.Option(
@@ -36,17 +51,15 @@ def simulate(
             show_default="elastic",
         ),
     ] = None,
-    interval: Annotated[str, typer.Option(help='Steps between exchanges, or "auto".')] = "auto",
-    overlap: Annotated[bool, typer.Option(help="Exchange in the background.")] = True,
+    interval: Interval = "auto",
+    overlap: Overlap = True,
     steps: Annotated[int, typer.Option(help="Steps per worker, in the mean.")] = 200,
-    link: Annotated[str, typer.Option(help="Speed of a worker's link, one direction.")] = "10Gbit/s",
-    server_link: Annotated[
-        str | None, typer.Option(help="Speed of a memory server's link.", show_default="as a worker's")
-    ] = None,
-    server_memory: Annotated[str, typer.Option(help="Speed of a server's memory.")] = "10GB/s",
-    bus: Annotated[str, typer.Option(help="Speed between the workers of a group.")] = "10GB/s",
-    copy: Annotated[str, typer.Option(help="Speed at which a worker copies its weights.")] = "25GB/s",
-    latency: Annotated[str, typer.Option(help="Of a message, one way.")] = "50us",
+    link: Link = None,
+    server_link: ServerLink = None,
+    server_memory: ServerMemory = "10GB/s",
+    bus: Bus = "10GB/s",
+    copy: Copy = None,
+    latency: Latency = None,
     stragglers: Annotated[
         str, typer.Option(metavar="COUNT[xFACTOR]", help="Slow workers: 1x4 is one that takes 4 times as long.")
     ] = "0",
@@ -83,23 +96,23 @@ def simulate(
         print(f"error: modum simulate needs {' and '.join(missing)}", file=sys.stderr)
         print("HINT: pip install 'modum[simulate]'", file=sys.stderr)
         raise typer.Exit(1)
-    from modum.plan import Cluster, model_bytes
+    from modum.plan import model_bytes
     from modum.simulate import Scenario
     from modum.simulate import simulate as run
-    from modum.units import parse_seconds, parse_speed
+    from modum.units import parse_seconds
 
     try:
-        cluster = Cluster(
+        cluster = cluster_of(
             workers=workers,
             group_size=group_size,
             servers=servers,
             colocated=colocated,
-            link=parse_speed(link),
-            server_link=None if server_link is None else parse_speed(server_link),
-            server_memory=parse_speed(server_memory),
-            bus=parse_speed(bus),
-            copy=parse_speed(copy),
-            latency=parse_seconds(latency),
+            link=link,
+            server_link=server_link,
+            server_memory=server_memory,
+            bus=bus,
+            copy=copy,
+            latency=latency,
         )
         slow, _, factor = stragglers.partition("x")
         late, _, when = (join or "0@0").partition("@")
