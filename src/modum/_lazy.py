@@ -15,6 +15,9 @@ def attach(
         package: its name.
         homes: the names that each module provides.
         subpackages: packages inside it that are loaded as attributes too.
+
+    Returns:
+        Both functions, to be assigned to these names in the package.
     """
     where = {name: home for home, names in homes.items() for name in names}
 

@@ -42,10 +42,10 @@ class GroupPlace:
 
 
 class Job:
-    """What a worker knows about its job; a context manager that leaves it. `modum.connect` makes it.
+    """A worker's place in its job and the box that it shares; a context manager that leaves the job.
 
-    Front ends take a job and nothing else of the cluster. A test, or a program that knows its place by other means, can
-    make one of a box by itself: `Job(box)` is a job of one worker.
+    `modum.connect` makes it. Front ends take a job and nothing else of the cluster. A test, or a program that finds its
+    place by other means, can make one from a box: `Job(box)` is a job of one worker.
 
     Args:
         box: the memory that all workers share; closed with the job.
@@ -54,11 +54,11 @@ class Job:
         local_rank: number of this worker on its host, from 0.
         group_size: workers in a group; divides `world_size`.
         address: at which the other workers reach this one's host.
-        interface: network interface that has this address, where it matters to a collective library; else empty.
-        attempt: tells one start of the job from the next one in a box that outlives them.
+        interface: network interface that has this address, where a collective library needs it; else empty.
+        attempt: distinguishes one start of the job from the next one in a box that outlives them.
 
     Raises:
-        ValueError: the numbers cannot be those of a job.
+        ValueError: the numbers contradict each other.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Job:
         exchange_seconds: float = 0.0,
         hidden_seconds: float = 0.0,
     ) -> None:
-        """Tell whoever watches the job what this worker has done since its last report; never waits for the network.
+        """Report what this worker has done since its last report, for `modum status`; never waits for the network.
 
         Args:
             samples: trained on by this worker.
@@ -110,7 +110,7 @@ class Job:
             total: samples of the whole job, as known now.
             loss: the newest one.
             exchange_seconds: what one exchange took; 0: there was none.
-            hidden_seconds: the part of it in which computing went on.
+            hidden_seconds: the part of it during which computing went on.
 
         Raises:
             ModumError: what writing an earlier report raised.
@@ -127,14 +127,17 @@ class Job:
     def rendezvous(
         self, name: str, *, members: Literal["job", "group"] = "job", timeout: float = _MEET_SECONDS
     ) -> Rendezvous:
-        """Return a place where all workers of the job, or of this worker's group, tell each other something small.
+        """Return a place where all workers of the job, or of this worker's group, exchange small values.
 
         All of them call this, with the same name.
 
         Args:
             name: of the place.
             members: who meets.
-            timeout: seconds that the first one waits for the last one, each time.
+            timeout: seconds that the first one waits for the last one, at each exchange.
+
+        Returns:
+            The place, with a rank for each worker.
         """
         if members == "job":
             where, rank, size = "job", self.rank, self.world_size
@@ -145,7 +148,7 @@ class Job:
         )
 
     def flush(self) -> None:
-        """Write all reports so far into the box, and wait for it."""
+        """Write all pending reports into the box, and wait until they are there."""
         if self._progress is not None:
             self._progress.flush()
 
@@ -252,18 +255,27 @@ class _LaunchedJob(Job):
 
 
 def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:
-    """Join the job that this process was started for: by `modum run`, mpirun, torchrun, srun, or alone.
+    """Join the job that this process was started for by `modum run`, mpirun, torchrun or srun, or train alone.
 
-    Under `modum run` that is the launcher's box. Under the others a memory server is started on each host, by the
-    first worker there, and lives as long as that worker; MODUM_BOX, MODUM_SERVERS, MODUM_MEMORY, MODUM_GROUP_SIZE,
-    MODUM_INTERFACE and MODUM_JOB change that (docs/how-to/launching.md). All workers call this, and each returns once
-    all have joined. A script that was started alone (`python train.py`) takes the box that MODUM_BOX names, or else
-    starts a memory server in its own process: the same script runs all ways.
+    Under `modum run` that is the launcher's box. Under the others a memory server is started on each host by the first
+    worker there, and lives as long as that worker; MODUM_BOX, MODUM_SERVERS, MODUM_MEMORY, MODUM_GROUP_SIZE,
+    MODUM_INTERFACE and MODUM_JOB change that (docs/launching.md). All workers call this, and each returns once all have
+    joined. A script that was started alone (`python train.py`) uses the box that MODUM_BOX names, or else starts a
+    memory server in its own process: the same script runs all ways.
 
-    `transport` is `"auto"`, `"local"`, `"rdma"` or `"tcp"`, and `timeout` is in seconds, both as in `Box.connect`.
-    Raises `ValueError` if the environment of this process is incomplete or contradicts itself, `MismatchError`
-    (a `ModumError`) if workers disagree, `DeadlineError` if some do not come within two minutes, and what
-    `Box.connect` raises; nothing is left running then.
+    Args:
+        transport: `"auto"`, `"local"`, `"rdma"` or `"tcp"`, as in `Box.connect`; `"auto"` follows MODUM_TRANSPORT.
+        timeout: seconds to reach the memory servers, as in `Box.connect`.
+
+    Returns:
+        The job.
+
+    Raises:
+        ValueError: the environment of this process is incomplete or contradicts itself.
+        MismatchError: workers disagree.
+        DeadlineError: some workers do not come within two minutes.
+        ConnectionLostError: a memory server cannot be reached; and whatever else `Box.connect` raises. After any of
+            these errors nothing is left running.
     """
     place = detect()
     if transport == "auto":

@@ -28,10 +28,17 @@ _TIME = re.compile(r"(\d+(?:\.\d+)?) ?([a-z]*)", re.ASCII)
 
 
 def parse_bytes(text: str) -> int:
-    """The number of bytes that `text` says, rounded down.
+    """Return the number of bytes that `text` says, rounded down.
 
-    `KiB, MiB, GiB, TiB` are powers of 1024 and `KB, MB, GB, TB` powers of 1000, in either case of letters;
-    a number alone is bytes. Raises `ValueError` for anything else, and for less than one byte.
+    Args:
+        text: a number and a unit. `KiB, MiB, GiB, TiB` are powers of 1024 and `KB, MB, GB, TB` powers of 1000, in
+            either case of letters; a number alone is bytes.
+
+    Returns:
+        Bytes, at least 1.
+
+    Raises:
+        ValueError: `text` is anything else, or less than one byte.
     """
     match = _SIZE.fullmatch(text.strip().lower())
     if match is None or match[2] not in _UNITS:
@@ -45,7 +52,7 @@ def parse_bytes(text: str) -> int:
 
 
 def format_bytes(size: int) -> str:
-    """`size` in the largest binary unit that it fills, with at most one decimal: `8 GiB`, `1.5 MiB`."""
+    """Return `size` in the largest binary unit that it fills, with at most one decimal: `8 GiB`, `1.5 MiB`."""
     number, unit = float(size), "B"
     for larger in _BINARY:
         if round(number, 1) < 1024:
@@ -55,10 +62,16 @@ def format_bytes(size: int) -> str:
 
 
 def parse_speed(text: str) -> float:
-    """Bytes per second that ``text`` says: ``7GB/s``, ``10Gbit/s``; powers of 1000, in either case of letters.
+    """Return the bytes per second that `text` says.
+
+    Args:
+        text: a number and a unit: `7GB/s`, `10Gbit/s`; powers of 1000, in either case of letters.
+
+    Returns:
+        Bytes per second, greater than 0.
 
     Raises:
-        ValueError: it is no speed, or not greater than 0.
+        ValueError: `text` is not a speed, or not greater than 0.
     """
     match = _SPEED.fullmatch(text.strip())
     speed = 0.0
@@ -70,10 +83,16 @@ def parse_speed(text: str) -> float:
 
 
 def parse_seconds(text: str) -> float:
-    """Seconds that ``text`` says: ``200ms``, ``50us``, ``2s``, ``5min``, ``1h``; a number alone is seconds.
+    """Return the seconds that `text` says.
+
+    Args:
+        text: a number and a unit: `200ms`, `50us`, `2s`, `5min`, `1h`; a number alone is seconds.
+
+    Returns:
+        Seconds.
 
     Raises:
-        ValueError: it is no time.
+        ValueError: `text` is not a time.
     """
     match = _TIME.fullmatch(text.strip().lower())
     if match is None or match[2] not in _TIMES:
@@ -82,17 +101,17 @@ def parse_seconds(text: str) -> float:
 
 
 def format_speed(speed: float) -> str:
-    """Bytes per second in bytes and bits: ``16 GB/s (128 Gbit/s)``."""
+    """Return a speed in bytes per second as bytes and bits: `16 GB/s (128 Gbit/s)`."""
     return f"{_scaled(speed)}B/s ({_scaled(8 * speed)}bit/s)"
 
 
 def format_amount(nbytes: float) -> str:
-    """Bytes in powers of 1000: ``3.2 GB``."""
+    """Return bytes in powers of 1000: `3.2 GB`."""
     return f"{_scaled(nbytes)}B"
 
 
 def format_seconds(seconds: float) -> str:
-    """``12.3 ms``, ``4.56 s``, ``2.1 h``."""
+    """Return seconds in a unit that suits them: `12.3 ms`, `4.56 s`, `2.1 h`."""
     if seconds == 0:
         return "0 s"
     for unit, size in (("us", 1e-6), ("ms", 1e-3), ("s", 1.0)):

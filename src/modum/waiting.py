@@ -11,7 +11,10 @@ Found = TypeVar("Found")
 
 
 class Deadline:
-    """The moment at which a wait ends, `timeout` seconds after this object was made; None: never.
+    """The moment at which a wait ends, `timeout` seconds after this object was made.
+
+    Args:
+        timeout: seconds; None: the wait never ends.
 
     Attributes:
         timeout: seconds from the beginning, as given; `math.inf` for None.
@@ -41,14 +44,17 @@ def poll(
 ) -> Found:
     """Call `condition` until it returns something true, and return that.
 
-    It is called at least once, and once more when the time is up: a process that was held up itself does not give up
-    on what came meanwhile.
+    It is called at least once, and once more when the time is up: a process that was held up itself does not give up on
+    what came meanwhile.
 
     Args:
         condition: what to look for. What it raises ends the wait.
         timeout: seconds to go on; None: without an end.
         every: seconds between two calls.
         error: makes the exception to raise after that; called only then, so that it may look what is missing.
+
+    Returns:
+        What `condition` returned.
 
     Raises:
         Exception: that of `error`, when `condition` was still false after `timeout` seconds.

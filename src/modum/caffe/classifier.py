@@ -26,7 +26,7 @@ Array = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 class _Seeing(Net):
     """A net in phase TEST with a `Transformer` for its one input.
 
-    ``mean``, ``input_scale``, ``raw_scale`` and ``channel_swap`` are as in `Transformer`.
+    `mean`, `input_scale`, `raw_scale` and `channel_swap` are as in `Transformer`.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ _chosen = [torch.device("cpu")]
 
 
 def parse_gpus(text: str) -> list[int]:
-    """The numbers in ``"0,2"``; all GPUs of this machine for ``"all"``; none for an empty text.
+    """The numbers in `"0,2"`; all GPUs of this machine for `"all"`; none for an empty text.
 
     Raises:
         CaffeError: it is neither, or there is no such GPU here.
@@ -67,7 +67,7 @@ def default_device() -> torch.device:
 
 
 def describe(gpu: int) -> list[str]:
-    """What Caffe's ``device_query`` tells of a GPU, line by line."""
+    """What Caffe's `device_query` tells of a GPU, line by line."""
     found = torch.cuda.get_device_properties(gpu)
     return [
         f"Device id:                     {gpu}",

@@ -1,4 +1,4 @@
-"""``snapshot_diff: true``: the gradients, in the file of weights that they belong to."""
+"""`snapshot_diff: true`: the gradients, in the file of weights that they belong to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["write_diffs"]
 
 
 def write_diffs(path: str | Path, diffs: Mapping[str, Sequence[NDArray[np.float32]]]) -> None:
-    """Add ``diffs`` (the blobs of each layer, by its name) to a file that `modum.caffe.weights` wrote."""
+    """Add `diffs` (the blobs of each layer, by its name) to a file that `modum.caffe.weights` wrote."""
     if str(path).endswith(".h5"):
         with h5py.File(path, "a") as file:
             for name, arrays in diffs.items():

@@ -38,7 +38,7 @@ class Step:
     bottoms: tuple[int, ...]
     tops: tuple[int, ...]
     cut: tuple[int, ...]
-    """Positions of bottoms that no gradient goes back through (``propagate_down: false``)."""
+    """Positions of bottoms that no gradient goes back through (`propagate_down: false`)."""
     losses: tuple[tuple[int, float], ...]
     """Positions and weights of the tops that are part of the loss."""
     fed: bool
@@ -59,7 +59,7 @@ class Learnable:
     index: int
     """It is this blob of that layer, which is the first one to use it."""
     tensors: list[nn.Parameter]
-    """Views of the same numbers, of different shapes where ``share_mode: PERMISSIVE`` allows it; the owner's first."""
+    """Views of the same numbers, of different shapes where `share_mode: PERMISSIVE` allows it; the owner's first."""
     lr_mult: float
     decay_mult: float
     said: set[str] = field(default_factory=set)
@@ -76,7 +76,7 @@ class Graph:
 
     steps: list[Step] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
-    """The blobs' names, by number, in the order in which they are made; a top without a name is ``(automatic)``."""
+    """The blobs' names, by number, in the order in which they are made; a top without a name is `(automatic)`."""
     shapes: list[Shape] = field(default_factory=list)
     inputs: list[int] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
@@ -92,7 +92,7 @@ class Graph:
 def build(net: NetParameter, phase: int, generator: torch.Generator | None, *, fuse: bool = False) -> Graph:
     """Make the layers of a filtered net, connect them, and let them make their blobs.
 
-    ``fuse`` lets a batch normalization do the work of the Scale layer that follows it in place: faster, and the blob
+    `fuse` lets a batch normalization do the work of the Scale layer that follows it in place: faster, and the blob
     between them is not to be seen.
 
     Raises:

@@ -30,16 +30,16 @@ class Batched(Protocol):
 
 
 def forward_all(net: Batched, blobs: Sequence[str] | None, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-    """The outputs of ``net`` and ``blobs`` for all rows of ``inputs``; the last batch is filled up with zeros."""
+    """The outputs of `net` and `blobs` for all rows of `inputs`; the last batch is filled up with zeros."""
     return _joined([_copy(net.forward(blobs, None, None, **batch)) for batch in _batches(net, inputs)], inputs)
 
 
 def forward_backward_all(
     net: Batched, blobs: Sequence[str] | None, diffs: Sequence[str] | None, arrays: Mapping[str, NDArray[Any]]
 ) -> tuple[Arrays, Arrays]:
-    """The outputs and ``blobs``; and the gradients of the inputs and of ``diffs``.
+    """The outputs and `blobs`; and the gradients of the inputs and of `diffs`.
 
-    ``arrays`` has rows for inputs, and gradients for outputs.
+    `arrays` has rows for inputs, and gradients for outputs.
     """
     inputs = {name: array for name, array in arrays.items() if name in net.inputs}
     gradients = {name: array for name, array in arrays.items() if name not in net.inputs}
@@ -56,7 +56,7 @@ def _copy(arrays: Arrays) -> Arrays:
 
 
 def _batches(net: Batched, arrays: Mapping[str, NDArray[Any]]) -> Iterator[Arrays]:
-    """The rows of ``arrays`` in batches of the net's size."""
+    """The rows of `arrays` in batches of the net's size."""
     if not arrays:
         return
     size = next(iter(net.blobs.values())).shape[0]

@@ -59,9 +59,9 @@ def load_image(path: str | PathLike[str], color: bool = True) -> Array:
 
 
 def resize_image(im: NDArray[Any], new_dims: Sequence[int] | NDArray[np.integer], interp_order: int = 1) -> Array:
-    """``im`` [height, width, channels] in the size ``new_dims`` (height, width), float32.
+    """`im` [height, width, channels] in the size `new_dims` (height, width), float32.
 
-    ``interp_order`` is 0 for the nearest pixel, 1 for linear and 3 for cubic interpolation between pixels.
+    `interp_order` is 0 for the nearest pixel, 1 for linear and 3 for cubic interpolation between pixels.
     """
     if not 0 <= interp_order < len(INTERPOLATIONS) or (mode := INTERPOLATIONS[interp_order]) is None:
         raise ValueError(f"interp_order ({interp_order}) must be 0, 1 or 3")
@@ -75,7 +75,7 @@ def resize_image(im: NDArray[Any], new_dims: Sequence[int] | NDArray[np.integer]
 def oversample(images: Iterable[NDArray[Any]], crop_dims: Sequence[int] | NDArray[np.integer]) -> Array:
     """Ten crops of each image: its corners and its middle, then these five mirrored; [10 n, height, width, channels].
 
-    ``crop_dims`` is (height, width).
+    `crop_dims` is (height, width).
     """
     crops = []
     for image in images:
@@ -100,7 +100,7 @@ def blobproto_to_array(blob: BlobProto, return_diff: bool = False) -> NDArray[np
 
 
 def array_to_blobproto(arr: ArrayLike, diff: ArrayLike | None = None) -> BlobProto:
-    """A blob with the values ``arr``, and the gradient ``diff`` if there is one."""
+    """A blob with the values `arr`, and the gradient `diff` if there is one."""
     blob = BlobProto()
     to_blob(np.asarray(arr, np.float32), blob, None if diff is None else np.asarray(diff, np.float32))
     return blob
@@ -210,7 +210,7 @@ class Transformer:
         return image * np.float32(self.input_scale.get(in_, 1.0))
 
     def deprocess(self, in_: str, data: NDArray[Any]) -> Array:
-        """What `preprocess` would make ``data`` of, but for its size."""
+        """What `preprocess` would make `data` of, but for its size."""
         image = data.astype(np.float32).reshape(data.shape[-3:]) / np.float32(self.input_scale.get(in_, 1.0))
         image = (image + self.mean.get(in_, np.float32(0))) / np.float32(self.raw_scale.get(in_, 1.0))
         if in_ in self.channel_swap:

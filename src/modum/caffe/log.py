@@ -24,7 +24,7 @@ _LETTERS = {logging.DEBUG: "I", logging.INFO: "I", logging.WARNING: "W", logging
 
 
 class GlogFormatter(logging.Formatter):
-    """``I1123 12:00:00.000000  1234 solver.cpp:240] message``; the file is the module that wrote it."""
+    """`I1123 12:00:00.000000  1234 solver.cpp:240] message`; the file is the module that wrote it."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created)
@@ -35,7 +35,7 @@ class GlogFormatter(logging.Formatter):
 
 
 def output_line(title: str, index: int, name: str, value: float, weight: float) -> str:
-    """How one number of a net's outputs is written; ``title`` is ``Train`` or ``Test``."""
+    """How one number of a net's outputs is written; `title` is `Train` or `Test`."""
     loss = f" (* {weight:g} = {weight * value:g} loss)" if weight else ""
     return f"    {title} net output #{index}: {name} = {value:g}{loss}"
 
@@ -56,10 +56,10 @@ class _Lines(logging.Handler):
 def caffe_log(
     stream: TextIO | None = None, *, bar: bool = True, quiet: bool = False
 ) -> Iterator[Callable[[int, int], None]]:
-    """Write everything that `modum.caffe` logs to ``stream`` (standard error) as Caffe does; warnings alone if quiet.
+    """Write everything that `modum.caffe` logs to `stream` (standard error) as Caffe does; warnings alone if quiet.
 
     Yields a function that takes the iteration and the last one: it moves a progress bar where the stream is a
-    terminal and ``bar`` is wanted, and does nothing elsewhere.
+    terminal and `bar` is wanted, and does nothing elsewhere.
     """
     stream = stream or sys.stderr
     console = Console(file=stream, highlight=False)

@@ -50,8 +50,8 @@ class Net:
     model
         A prototxt file, or the message that was read from one; it is filtered by phase, stages and level here.
     phase, weights
-        ``TRAIN`` or ``TEST``, and a ``.caffemodel`` or ``.h5`` file to copy from (several: in this order). pycaffe's
-        older order ``Net(model, weights, phase)`` is understood as well.
+        `TRAIN` or `TEST`, and a `.caffemodel` or `.h5` file to copy from (several: in this order). pycaffe's
+        older order `Net(model, weights, phase)` is understood as well.
     seed
         Of the fillers; None draws from PyTorch's global generator.
     device
@@ -154,10 +154,10 @@ class Net:
         end: str | None = None,
         **inputs: NDArray[Any],
     ) -> Arrays:
-        """Run the layers from ``start`` to ``end`` (their names, both included; None: the first, the last).
+        """Run the layers from `start` to `end` (their names, both included; None: the first, the last).
 
-        ``inputs`` fill inputs of the net, which take over their shapes. Returns the outputs of the net (with ``end``
-        the tops of that layer) and ``blobs`` by name, as views that the next pass replaces.
+        `inputs` fill inputs of the net, which take over their shapes. Returns the outputs of the net (with `end`
+        the tops of that layer) and `blobs` by name, as views that the next pass replaces.
 
         Raises:
             ValueError: an input, blob or layer is not of this net.
@@ -183,10 +183,10 @@ class Net:
     ) -> Arrays:
         """Compute the gradients of all blobs and parameters; those of parameters are added to what is there.
 
-        It begins with the losses; with ``start`` at the tops of that layer, whose ``diff`` counts as it stands (the
-        user's, or the loss weight); with ``gradients`` at the blobs that they name. Returns the diffs of the net's
-        inputs (with ``end``: of that layer's bottoms) and of ``diffs`` by name. An input has one only if the net says
-        ``force_backward: true``.
+        It begins with the losses; with `start` at the tops of that layer, whose `diff` counts as it stands (the
+        user's, or the loss weight); with `gradients` at the blobs that they name. Returns the diffs of the net's
+        inputs (with `end`: of that layer's bottoms) and of `diffs` by name. An input has one only if the net says
+        `force_backward: true`.
 
         Where the forward pass was not recorded (phase TEST) it is done again first, from the same data.
         """
@@ -212,13 +212,13 @@ class Net:
         return {name: self._blob(name).diff for name in (*wanted, *(diffs or ()))}
 
     def forward_all(self, blobs: Sequence[str] | None = None, **inputs: NDArray[Any]) -> Arrays:
-        """As `forward`, for ``inputs`` of any number of rows, batch by batch; returns copies of all rows."""
+        """As `forward`, for `inputs` of any number of rows, batch by batch; returns copies of all rows."""
         return forward_all(self, blobs, inputs)
 
     def forward_backward_all(
         self, blobs: Sequence[str] | None = None, diffs: Sequence[str] | None = None, **arrays: NDArray[Any]
     ) -> tuple[Arrays, Arrays]:
-        """As `forward` and `backward`, for ``arrays`` of any number of rows: inputs, and gradients of outputs."""
+        """As `forward` and `backward`, for `arrays` of any number of rows: inputs, and gradients of outputs."""
         return forward_backward_all(self, blobs, diffs, arrays)
 
     def clear_param_diffs(self) -> None:
@@ -242,7 +242,7 @@ class Net:
                     self._values[number] = None
 
     def share_with(self, other: Net) -> None:
-        """Use the parameters of ``other`` in all layers of the same names, from now on.
+        """Use the parameters of `other` in all layers of the same names, from now on.
 
         Raises:
             CaffeError: a layer of the same name has other blobs there.
@@ -259,7 +259,7 @@ class Net:
                 mine[index] = blob
 
     def save(self, path: str | Path, *, diff: bool = False) -> None:
-        """Write the weights to a ``.caffemodel`` (or ``.h5``) file; with ``diff`` the gradients in their place too."""
+        """Write the weights to a `.caffemodel` (or `.h5`) file; with `diff` the gradients in their place too."""
         layers = [step.spec for step in self._steps]
         values = {name: [blob.data for blob in some] for name, some in self.params.items()}
         write_weights(path, layers, values, self.name)
@@ -305,7 +305,7 @@ class Net:
 
     @property
     def learnables(self) -> list[Learnable]:
-        """The parameters, shared ones once, in the order of Caffe's ``learnable_params``."""
+        """The parameters, shared ones once, in the order of Caffe's `learnable_params`."""
         return self._graph.learnables
 
     @property
@@ -350,7 +350,7 @@ class Net:
             self._trace.update(parameters)
 
     def to(self, device: torch.device | str) -> Self:
-        """Move all parameters to ``device`` and compute there."""
+        """Move all parameters to `device` and compute there."""
         self.device = torch.device(device)
         for step in self._steps:
             step.layer.to(self.device)
@@ -373,7 +373,7 @@ class Net:
     # -- the passes
 
     def run_step(self, step: Step, bottoms: list[Tensor]) -> list[Tensor]:
-        """The tops of one layer: computed from ``bottoms``, or the user's, or the next batch."""
+        """The tops of one layer: computed from `bottoms`, or the user's, or the next batch."""
         if not bottoms:
             return self._feed(step)
         shapes = [tensor.shape for tensor in bottoms]

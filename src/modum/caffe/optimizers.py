@@ -1,7 +1,7 @@
 """The six update rules of Caffe, on flat tensors that hold all parameters.
 
 Each works through its tensors in pieces that stay in a core's cache, so that a rule of several operations passes over
-memory once. What a rule leaves in the gradients is what was subtracted from the weights: Caffe's ``diff`` after an
+memory once. What a rule leaves in the gradients is what was subtracted from the weights: Caffe's `diff` after an
 update.
 """
 
@@ -30,9 +30,9 @@ PIECE = 1 << 16
 
 
 class Rule(ABC):
-    """How the weights ``w`` follow the gradients ``g``: with ``rate`` already times the parameter's ``lr_mult``.
+    """How the weights `w` follow the gradients `g`: with `rate` already times the parameter's `lr_mult`.
 
-    ``history`` is what the rule remembers, `slots` tensors as long as all weights together. In a ``.solverstate`` the
+    `history` is what the rule remembers, `slots` tensors as long as all weights together. In a `.solverstate` the
     first of them comes first, cut into one blob a parameter, then the second.
     """
 
@@ -48,7 +48,7 @@ class Rule(ABC):
         self._pieces = self._cut()
 
     def apply(self, rate: float, iteration: int) -> None:
-        """Move all weights by one step. ``rate`` is that of the policy, ``iteration`` counts the steps from 0."""
+        """Move all weights by one step. `rate` is that of the policy, `iteration` counts the steps from 0."""
         with torch.no_grad():
             for w, g, history, lr_mult, decay_mult in self._pieces:
                 if decay := self._decay * decay_mult:
@@ -60,7 +60,7 @@ class Rule(ABC):
 
     @abstractmethod
     def update(self, w: Tensor, g: Tensor, history: Sequence[Tensor], rate: float, iteration: int) -> None:
-        """Move ``w``; leave what was subtracted in ``g``."""
+        """Move `w`; leave what was subtracted in `g`."""
 
     def rebind(self) -> None:
         """The parameters' flat tensors are others now; the history stays."""
@@ -84,7 +84,7 @@ class Rule(ABC):
 
 
 class Sgd(Rule):
-    """``v = momentum v + rate g; w -= v``."""
+    """`v = momentum v + rate g; w -= v`."""
 
     def update(self, w: Tensor, g: Tensor, history: Sequence[Tensor], rate: float, iteration: int) -> None:
         (v,) = history
@@ -94,7 +94,7 @@ class Sgd(Rule):
 
 
 class Nesterov(Rule):
-    """``v' = momentum v + rate g; w -= (1 + momentum) v' - momentum v``."""
+    """`v' = momentum v + rate g; w -= (1 + momentum) v' - momentum v`."""
 
     def update(self, w: Tensor, g: Tensor, history: Sequence[Tensor], rate: float, iteration: int) -> None:
         (v,) = history
@@ -114,7 +114,7 @@ class _WithoutMomentum(Rule):
 
 
 class AdaGrad(_WithoutMomentum):
-    """``h += g^2; w -= rate g / (sqrt(h) + delta)`` (Duchi et al. 2011)."""
+    """`h += g^2; w -= rate g / (sqrt(h) + delta)` (Duchi et al. 2011)."""
 
     def update(self, w: Tensor, g: Tensor, history: Sequence[Tensor], rate: float, iteration: int) -> None:
         (h,) = history
@@ -124,7 +124,7 @@ class AdaGrad(_WithoutMomentum):
 
 
 class RmsProp(_WithoutMomentum):
-    """``h = d h + (1 - d) g^2; w -= rate g / (sqrt(h) + delta)`` with ``d = rms_decay``."""
+    """`h = d h + (1 - d) g^2; w -= rate g / (sqrt(h) + delta)` with `d = rms_decay`."""
 
     def __init__(self, solver: SolverParameter, parameters: Parameters) -> None:
         super().__init__(solver, parameters)
@@ -141,9 +141,9 @@ class RmsProp(_WithoutMomentum):
 
 
 class AdaDelta(Rule):
-    """``h = m h + (1 - m) g^2; u = g sqrt((k + delta) / (h + delta)); k = m k + (1 - m) u^2; w -= rate u``.
+    """`h = m h + (1 - m) g^2; u = g sqrt((k + delta) / (h + delta)); k = m k + (1 - m) u^2; w -= rate u`.
 
-    ``m`` is the momentum (Zeiler 2012).
+    `m` is the momentum (Zeiler 2012).
     """
 
     slots = 2
@@ -158,9 +158,9 @@ class AdaDelta(Rule):
 
 
 class Adam(Rule):
-    """``m = a m + (1 - a) g; v = b v + (1 - b) g^2; w -= rate c m / (sqrt(v) + delta)``.
+    """`m = a m + (1 - a) g; v = b v + (1 - b) g^2; w -= rate c m / (sqrt(v) + delta)`.
 
-    ``a`` is the momentum, ``b`` momentum2, and ``c = sqrt(1 - b^t) / (1 - a^t)`` at iteration ``t``, from 1 (Kingma
+    `a` is the momentum, `b` momentum2, and `c = sqrt(1 - b^t) / (1 - a^t)` at iteration `t`, from 1 (Kingma
     and Ba 2015, the order of computation at the end of their section 2).
     """
 
@@ -194,7 +194,7 @@ RULES: dict[str, type[Rule]] = {
 
 
 def make_rule(solver: SolverParameter, parameters: Parameters) -> Rule:
-    """The rule that the solver's ``type`` names.
+    """The rule that the solver's `type` names.
 
     Raises:
         ModelError: the type or the regularization is unknown, or a value that the rule needs is out of its range.

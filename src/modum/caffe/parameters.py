@@ -21,7 +21,7 @@ __all__ = ["Parameters", "Segment"]
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Elements ``[start, end)`` of the flat tensors, all with the same multipliers."""
+    """Elements `[start, end)` of the flat tensors, all with the same multipliers."""
 
     start: int
     end: int
@@ -33,7 +33,7 @@ class Parameters:
     """The learnable blobs of a net, those with the same multipliers side by side.
 
     Every blob becomes a view of `flat` (its value and identity stay) and has its gradient in `gradient`, where
-    autograd adds to it. Blobs that do not learn (``lr_mult: 0``) are in neither. Layers that share a blob have views
+    autograd adds to it. Blobs that do not learn (`lr_mult: 0`) are in neither. Layers that share a blob have views
     of the same elements, so that their gradients add up.
     """
 
@@ -60,7 +60,7 @@ class Parameters:
 
     @torch.no_grad()
     def bind(self, flat: Tensor) -> None:
-        """Move all values into ``flat``, which is as long as `gradient` (or is it already)."""
+        """Move all values into `flat`, which is as long as `gradient` (or is it already)."""
         self.flat = flat
         for learnable in self.learnables:
             self.view(flat, learnable).copy_(learnable.tensor)
@@ -69,6 +69,6 @@ class Parameters:
                 tensor.grad = self.view(self.gradient, learnable).view(tensor.shape)
 
     def view(self, flat: Tensor, learnable: Learnable) -> Tensor:
-        """The part of ``flat`` that belongs to ``learnable``, in its shape."""
+        """The part of `flat` that belongs to `learnable`, in its shape."""
         start = self._starts[id(learnable)]
         return flat[start : start + learnable.tensor.numel()].view(learnable.tensor.shape)

@@ -59,15 +59,15 @@ class Policy:
     """The learning rate over the iterations of one solver.
 
     =========  ==================================================
-    policy     rate at iteration ``i``
+    policy     rate at iteration `i`
     =========  ==================================================
-    fixed      ``base_lr``
-    step       ``base_lr * gamma ^ floor(i / stepsize)``
-    exp        ``base_lr * gamma ^ i``
-    inv        ``base_lr * (1 + gamma i) ^ -power``
-    multistep  ``base_lr * gamma ^ (stepvalues that are not above i)``
-    poly       ``base_lr * (1 - i / max_iter) ^ power``; as at max_iter behind it, where Caffe has no number
-    sigmoid    ``base_lr / (1 + exp(-gamma (i - stepsize)))``
+    fixed      `base_lr`
+    step       `base_lr * gamma ^ floor(i / stepsize)`
+    exp        `base_lr * gamma ^ i`
+    inv        `base_lr * (1 + gamma i) ^ -power`
+    multistep  `base_lr * gamma ^ (stepvalues that are not above i)`
+    poly       `base_lr * (1 - i / max_iter) ^ power`; as at max_iter behind it, where Caffe has no number
+    sigmoid    `base_lr / (1 + exp(-gamma (i - stepsize)))`
     =========  ==================================================
 
     Raises:
@@ -77,7 +77,7 @@ class Policy:
     def __init__(self, solver: SolverParameter) -> None:
         self._solver = solver
         self.current_step = 0
-        """Steps passed so far, for ``step`` and ``multistep``; part of a solver's saved state."""
+        """Steps passed so far, for `step` and `multistep`; part of a solver's saved state."""
         name = solver.lr_policy
         if name not in POLICIES:
             raise ModelError.at(solver, f"lr_policy {name!r} is not among {', '.join(POLICIES)}", "lr_policy")
@@ -88,7 +88,7 @@ class Policy:
         self._rate = POLICIES[name]
 
     def rate(self, iteration: int) -> float:
-        """The rate of ``iteration``, which never goes back while a solver runs."""
+        """The rate of `iteration`, which never goes back while a solver runs."""
         solver = self._solver
         if solver.lr_policy == "step":
             self.current_step = iteration // solver.stepsize

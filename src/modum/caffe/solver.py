@@ -221,7 +221,7 @@ class Solver:
             return snapshots.snapshot(self.net, self.rule, self.parameters, self.param, self._prefix, self.iter, step)
 
     def restore(self, path: str | Path) -> None:
-        """Go on from the state (``.solverstate`` or ``.solverstate.h5``) of a snapshot.
+        """Go on from the state (`.solverstate` or `.solverstate.h5`) of a snapshot.
 
         Raises:
             CaffeError: it cannot be read, or is not of this net and solver type.
@@ -232,12 +232,12 @@ class Solver:
     # -- one iteration
 
     def iterate(self) -> None:
-        """Forward and backward passes, ``iter_size`` of them, and the update."""
+        """Forward and backward passes, `iter_size` of them, and the update."""
         self.forward_backward()
         self.apply_update(self.iter)
 
     def forward_backward(self) -> Tensor:
-        """The gradients of one iteration, in ``parameters.gradient``; returns and notes the loss."""
+        """The gradients of one iteration, in `parameters.gradient`; returns and notes the loss."""
         param = self.param
         display = self.due(param.display)
         if param.debug_info:
@@ -253,9 +253,9 @@ class Solver:
         return loss
 
     def apply_update(self, iteration: int, step: int | None = None) -> None:
-        """Move the weights by the gradients, at the learning rate of ``iteration``.
+        """Move the weights by the gradients, at the learning rate of `iteration`.
 
-        ``step`` counts the updates of these weights, where that is another number: Adam corrects its means by it.
+        `step` counts the updates of these weights, where that is another number: Adam corrects its means by it.
         """
         param = self.param
         rate = self._rate(iteration)
@@ -270,7 +270,7 @@ class Solver:
 
     @property
     def smoothed_loss(self) -> float:
-        """The mean of the last ``average_loss`` losses; 0 before the first."""
+        """The mean of the last `average_loss` losses; 0 before the first."""
         return float(sum(float(loss) for loss in self._losses)) / max(1, len(self._losses))
 
     def test_all(self) -> None:
@@ -282,9 +282,9 @@ class Solver:
                 self.test(index)
 
     def test(self, index: int = 0) -> dict[str, float]:
-        """Run one test net over its ``test_iter`` batches; logs and returns the mean of each of its outputs.
+        """Run one test net over its `test_iter` batches; logs and returns the mean of each of its outputs.
 
-        An output of several numbers is returned as ``name[i]``.
+        An output of several numbers is returned as `name[i]`.
         """
         net, param = self.test_nets[index], self.param
         number = self.label(param.test_interval) if param.test_interval else self.iter

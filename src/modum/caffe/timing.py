@@ -1,4 +1,4 @@
-"""How long each layer's forward and backward pass takes: what ``caffe time`` tells."""
+"""How long each layer's forward and backward pass takes: what `caffe time` tells."""
 
 from __future__ import annotations
 

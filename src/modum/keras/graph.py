@@ -147,7 +147,7 @@ class Graph:
         )
 
     def crossing(self, cut: int) -> tuple[int, ...]:
-        """The tensors that are made before node number ``cut`` and wanted from it on, by number."""
+        """The tensors that are made before node number `cut` and wanted from it on, by number."""
         made = {*self.inputs, *(tensor for node in self.nodes[:cut] for tensor in node.outputs)}
         wanted = {*self.outputs, *(tensor for node in self.nodes[cut:] for tensor in node.inputs)}
         return tuple(sorted(made & wanted))

@@ -45,13 +45,13 @@ def partition(
             layers in memory, once this returns.
         stages: how many; default: one a worker.
         at: names of the layers that begin the stages 1, 2, ...; default: balanced by the time that each layer takes
-            for ``sample`` on the first worker, and by the bytes of its variables.
+            for `sample` on the first worker, and by the bytes of its variables.
         sample: inputs of the model, of one batch of the usual size, for measuring; needed only where a shape has
             unknown extents beside that of the batch.
         name: of the pipeline in the box; give `Pipeline` the same if you give one.
 
     Raises:
-        ValueError: the model is not built or not compiled, a name in ``at`` is no layer, the model has too few layers,
+        ValueError: the model is not built or not compiled, a name in `at` is no layer, the model has too few layers,
             or a layer cannot be made from its config.
         TypeError: the model is neither Sequential nor Functional.
         MismatchError: workers differ in the model.

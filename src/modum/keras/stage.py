@@ -83,7 +83,7 @@ class Part(keras.Model):  # type: ignore[misc]
     ) -> tuple[list[Any], list[Any], Any]:
         """Outputs, new values of the untrained variables, and a loss; nothing is changed.
 
-        The loss is what ``judge`` says of the outputs; without it, the sum of the losses of the layers, or None.
+        The loss is what `judge` says of the outputs; without it, the sum of the losses of the layers, or None.
         """
         mapping = [
             *zip(self.trainable_variables, variables, strict=True),
@@ -140,7 +140,7 @@ class KerasStage(Stage):
         options = training if self.last else {"optimizer": training["optimizer"]}
         part.compile(**options, jit_compile=False)
         self.optimizer = part.optimizer
-        """Set its ``learning_rate`` while training as ever, on every worker."""
+        """Set its `learning_rate` while training as ever, on every worker."""
         self.optimizer.build(part.trainable_variables)
         self._trained = self._backend.compiled(self._judged if self.last else self._returned)
         self._inferred = self._backend.compiled(lambda tensors: part(tensors, training=False))
@@ -217,7 +217,7 @@ class KerasStage(Stage):
                 variable.assign(weights[name])
 
     def assemble(self, weights: Mapping[str, NDArray[Any]]) -> Any:
-        """The whole model; its ``save("model.keras")`` makes a file that opens in plain Keras."""
+        """The whole model; its `save("model.keras")` makes a file that opens in plain Keras."""
         assert self._whole is not None, "only the first stage can make the whole model"
         model = self._whole()
         for layer in {id(node.operation): node.operation for node in Graph.of(model).nodes}.values():

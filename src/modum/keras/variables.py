@@ -22,7 +22,7 @@ class ModelVariable:
 def model_variables(model: Any) -> list[ModelVariable]:
     """Trainable variables, then the floating ones that training moves otherwise (means and variances).
 
-    Left alone: what belongs to a frozen layer (``trainable = False``), seeds and counters.
+    Left alone: what belongs to a frozen layer (`trainable = False`), seeds and counters.
 
     Raises:
         RuntimeError: the model is not built.

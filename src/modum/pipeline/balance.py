@@ -24,10 +24,10 @@ class Layer:
 
 
 def balance(layers: Sequence[Layer], stages: int, *, forbidden: Collection[int] = (), slack: float = 0.1) -> list[int]:
-    """The first layers of the stages 1, 2, ...: increasing numbers between 1 and ``len(layers) - 1``.
+    """The first layers of the stages 1, 2, ...: increasing numbers between 1 and `len(layers) - 1`.
 
     The slowest stage sets the pace of a pipeline, so its time is made as small as it can be. Among the cuts whose
-    slowest stage takes at most ``slack`` (a share) longer, those are chosen whose worker with the most memory needs the
+    slowest stage takes at most `slack` (a share) longer, those are chosen whose worker with the most memory needs the
     least: stage s of S keeps up to S - s versions of its parameters. Stages without parameters are left to the case
     that all such cuts have one.
 
@@ -63,7 +63,7 @@ def _sums(values: Sequence[float]) -> list[float]:
 def _best(
     layers: int, stages: int, forbidden: Collection[int], cost: Callable[[int, int, int], float]
 ) -> tuple[float, list[int]]:
-    """The cuts with the smallest largest ``cost(stage, lo, hi)``, and among equals the smallest sum of squares."""
+    """The cuts with the smallest largest `cost(stage, lo, hi)`, and among equals the smallest sum of squares."""
     allowed = [cut for cut in range(1, layers) if cut not in forbidden]
     if len(allowed) < stages - 1:
         raise ValueError(f"{stages} stages need {stages - 1} cuts, but there are only {len(allowed)} places for one")

@@ -246,7 +246,7 @@ class Reader(_End):
 
 
 class Outbox:
-    """Sends in the background, in order. At most ``bound`` messages wait here; then `send` waits too."""
+    """Sends in the background, in order. At most `bound` messages wait here; then `send` waits too."""
 
     def __init__(self, writer: Writer, bound: int) -> None:
         self._writer = writer

@@ -30,12 +30,12 @@ class MicroBatch:
 
     @property
     def note(self) -> dict[str, Any]:
-        """What the next stage is told of it, beside ``batch``."""
+        """What the next stage is told of it, beside `batch`."""
         return {"number": self.number, "last": self.last, "weight": self.weight, "progress": self.progress}
 
 
 def cut(batch: Array, parts: int, number: Callable[[], int], progress: float) -> Iterator[MicroBatch]:
-    """A batch in as many parts of equal size (to one sample), none of them empty; ``number`` gives the next number.
+    """A batch in as many parts of equal size (to one sample), none of them empty; `number` gives the next number.
 
     Raises:
         ValueError: it is no 1-D array, or has no sample.

@@ -64,8 +64,8 @@ def agree(
     Args:
         job: its world size must be a multiple of the stages; rank r is stage r modulo stages.
         layers: names, in the order of computing.
-        stages: how many; None: as many as there are workers, or as ``at`` makes.
-        at: names of the layers that begin the stages 1, 2, ...; None: balanced by ``measure``, which the first
+        stages: how many; None: as many as there are workers, or as `at` makes.
+        at: names of the layers that begin the stages 1, 2, ...; None: balanced by `measure`, which the first
             worker calls for all.
         forbidden: numbers of layers before which no cut may lie, and why.
         measure: the costs of the layers.

@@ -41,7 +41,7 @@ class Pipeline:
                 scheduler.step()
             print(pipeline.evaluate(batches, inputs=..., labels=...))
 
-    Rank r of the job is stage ``r % stages`` of pipeline (replica) ``r // stages``. Activations go forward and
+    Rank r of the job is stage `r % stages` of pipeline (replica) `r // stages`. Activations go forward and
     gradients back through channels of the box; each stage alternates one forward and one backward pass (1F1B).
 
     job
@@ -49,10 +49,10 @@ class Pipeline:
     stage
         What this worker computes: from `modum.torch.partition` or `modum.keras.partition`, or one of your own.
     mode
-        ``"asynchronous"``: a stage updates its weights after every backward pass, and nobody waits for a flush. The
+        `"asynchronous"`: a stage updates its weights after every backward pass, and nobody waits for a flush. The
         gradients of stage s of S are those of weights S - 1 - s updates old, the same for forward and backward pass of
-        a batch (PipeDream: Narayanan et al., SOSP 2019, section 3.3). ``"synchronous"``: a batch is cut into
-        ``micro_batches``, whose gradients are averaged for one update, and the next batch begins after it (the flush of
+        a batch (PipeDream: Narayanan et al., SOSP 2019, section 3.3). `"synchronous"`: a batch is cut into
+        `micro_batches`, whose gradients are averaged for one update, and the next batch begins after it (the flush of
         GPipe: Huang et al., NeurIPS 2019). The same steps as the unsplit model, to rounding, if the loss is a mean over
         samples and no layer looks at the whole batch.
     micro_batches
@@ -60,7 +60,7 @@ class Pipeline:
         synchronous mode's workers busy.
     ahead
         Batches more that may be on the wire of each cut. 0 is PipeDream's schedule, which keeps all stages busy while
-        what they send arrives in no time. Where `PipelineStatistics.waited_seconds` is large beside ``compute_seconds``
+        what they send arrives in no time. Where `PipelineStatistics.waited_seconds` is large beside `compute_seconds`
         on every stage, 1 hides the time on the wire; it doubles the staleness, and so the versions of the weights.
     rule
         How the same stages of several pipelines share their weights; `Elastic()` by default, unused with one pipeline.
@@ -229,7 +229,7 @@ class Pipeline:
         Call it once, after training and before `model`. With one pipeline it does nothing but report.
 
         Raises:
-            DeadlineError: other pipelines were still training after ``timeout`` seconds.
+            DeadlineError: other pipelines were still training after `timeout` seconds.
         """
         with self._together("finish"):
             if self._worker is not None:
@@ -260,7 +260,7 @@ class Pipeline:
         )
 
     def close(self, error: BaseException | None = None) -> None:
-        """Leave the pipeline; with an ``error``, the other stages end with it too. Closing twice does nothing.
+        """Leave the pipeline; with an `error`, the other stages end with it too. Closing twice does nothing.
 
         Raises:
             RuntimeError: a loop over `train` was left before its end, and the other stages cannot go on.

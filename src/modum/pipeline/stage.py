@@ -66,7 +66,7 @@ class Stage(ABC):
     def forward(self, number: int, inputs: Any, labels: Any = None, weight: float = 1.0) -> Sequence[Array]:
         """The outputs of a micro-batch, computed for training with the weights of this moment.
 
-        These weights count for ``backward(number)`` too, however `update` moves them in between (weight
+        These weights count for `backward(number)` too, however `update` moves them in between (weight
         stashing: Narayanan et al., PipeDream, SOSP 2019, section 3.3).
 
         Args:

@@ -18,13 +18,13 @@ class Cluster:
     All bandwidths are bytes per second; those of links are of one direction, and both are used at once.
 
     workers, group_size
-        ``workers`` is a multiple of ``group_size``; consecutive ranks make a group.
+        `workers` is a multiple of `group_size`; consecutive ranks make a group.
     servers
         Memory servers; buffers are striped over them as `modum.box` does it.
     link
         Of a worker's network card.
     server_link
-        Of a memory server's network card; ``None``: as fast as a worker's.
+        Of a memory server's network card; `None`: as fast as a worker's.
     server_memory
         At which a memory server combines numbers in its memory, reads and writes counted.
     bus
@@ -78,11 +78,11 @@ class Cluster:
         return self.server_link or self.link
 
     def largest_part(self, nbytes: int) -> float:
-        """The share of a buffer of ``nbytes`` that lies on the server that has most of it: 1 / servers at best."""
+        """The share of a buffer of `nbytes` that lies on the server that has most of it: 1 / servers at best."""
         return max(Layout(nbytes, 0, self.servers, stripe_bytes(nbytes, self.servers)).segments()) / nbytes
 
     def flow(self, nbytes: int, exchanging: int) -> float:
-        """Bytes per second, each way, at which each of ``exchanging`` groups gets its exchange of ``nbytes`` done.
+        """Bytes per second, each way, at which each of `exchanging` groups gets its exchange of `nbytes` done.
 
         Every place gives all exchanges an equal share (what TCP does about), and an exchange is as fast as its
         slowest place.
@@ -107,12 +107,12 @@ class Cluster:
         return 1 if self.colocated else 0
 
     def group_average(self, nbytes: int) -> float:
-        """Seconds of a ring all-reduce of ``nbytes`` inside a group: 2 (m - 1) / m of the bytes through each bus."""
+        """Seconds of a ring all-reduce of `nbytes` inside a group: 2 (m - 1) / m of the bytes through each bus."""
         members = self.group_size
         return 2 * (members - 1) / members * nbytes / self.bus + 2 * (members - 1) * self.latency * (members > 1)
 
     def ring(self, nbytes: int, workers: int | None = None) -> float:
-        """Seconds of a ring all-reduce of ``nbytes`` over the links of all ``workers``."""
+        """Seconds of a ring all-reduce of `nbytes` over the links of all `workers`."""
         workers = workers or self.workers
         return 2 * (workers - 1) / workers * nbytes / self.link + 2 * (workers - 1) * self.latency
 

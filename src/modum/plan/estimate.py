@@ -37,7 +37,7 @@ class Estimate:
     step_bytes: float
     """What all workers move to and from the box in one step, if each exchanges at every step; in and out."""
     traffic: float
-    """``step_bytes / step_seconds``: what a single server would have to carry at interval 1."""
+    """`step_bytes / step_seconds`: what a single server would have to carry at interval 1."""
     hiding_interval: int
     """The fewest steps under which an exchange hides on average, with all groups exchanging."""
     interval: int
@@ -141,9 +141,9 @@ def estimate(
 
 
 def all_reduce_step(cluster: Cluster, nbytes: int, step_seconds: float, *, overlap: bool = True) -> float:
-    """Seconds of a step of ``step_seconds`` whose gradients are averaged over all workers.
+    """Seconds of a step of `step_seconds` whose gradients are averaged over all workers.
 
-    With ``overlap``, buckets are reduced one after another while the backward pass goes on: bucket i is ready
+    With `overlap`, buckets are reduced one after another while the backward pass goes on: bucket i is ready
     when its share of the backward pass is done, as in PyTorch's DistributedDataParallel.
     """
     whole = cluster.ring(nbytes)

@@ -20,10 +20,10 @@ MOST_HEADER = 100_000_000
 
 
 def model_bytes(model: str) -> int:
-    """Bytes of the weights of ``model``: a file, or an amount such as ``100MB``.
+    """Bytes of the weights of `model`: a file, or an amount such as `100MB`.
 
-    Files: ``.prototxt`` (a Caffe net whose inputs have shapes), ``.caffemodel`` and Caffe's ``.h5``, ``.keras``
-    and Keras' ``.h5``, ``.safetensors``, and PyTorch's ``.pt``, ``.pth`` and ``.bin``. What an optimizer keeps,
+    Files: `.prototxt` (a Caffe net whose inputs have shapes), `.caffemodel` and Caffe's `.h5`, `.keras`
+    and Keras' `.h5`, `.safetensors`, and PyTorch's `.pt`, `.pth` and `.bin`. What an optimizer keeps,
     and integers, do not count.
 
     Raises:

@@ -19,7 +19,7 @@ HALVINGS = 60
 
 
 def mean_exchange(groups: int, think: float, flow: Callable[[int], float], nbytes: int) -> float:
-    """Seconds that ``nbytes`` take each of ``groups`` on average.
+    """Seconds that `nbytes` take each of `groups` on average.
 
     think
         Seconds between the end of an exchange and the start of the group's next one.
@@ -42,9 +42,9 @@ def mean_exchange(groups: int, think: float, flow: Callable[[int], float], nbyte
 def overlapped_exchange(
     groups: int, cycle: float, flow: Callable[[int], float], nbytes: int, extra: float
 ) -> float | None:
-    """Seconds of an exchange that runs beside compute, where a group begins one every ``cycle`` seconds.
+    """Seconds of an exchange that runs beside compute, where a group begins one every `cycle` seconds.
 
-    ``extra`` seconds of it leave the box alone. Between two exchanges a group leaves the box alone for
+    `extra` seconds of it leave the box alone. Between two exchanges a group leaves the box alone for
     what remains of the cycle, which depends on the answer: it is found by halving.
 
     Returns:

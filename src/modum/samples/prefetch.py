@@ -38,7 +38,7 @@ class Prefetch:
     pass before yielded and nobody trained on: a loop may look at the first batch, stop anywhere, or start anew.
 
     together
-        Batches that the loop fetches before it trains on any of them (Keras: ``steps_per_execution``).
+        Batches that the loop fetches before it trains on any of them (Keras: `steps_per_execution`).
     """
 
     def __init__(self, samples: SharedSamples, together: int = 1) -> None:

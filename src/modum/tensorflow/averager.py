@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Averager:
-    """Shares variables with all other workers that train them, step by step.
+    """Share variables with all other workers that train them, step by step.
 
         with modum.connect() as job, Averager(job, module) as averager:
             for x, y in averager.share((images, labels), batch_size=64, epochs=3):
@@ -37,30 +37,31 @@ class Averager:
             with averager.shared_weights():
                 tf.saved_model.save(module, "model")
 
-    On return from the constructor the variables have the shared values: those of the first worker. What the optimizer
-    keeps stays the worker's own.
+    When the constructor returns, the variables hold the shared values: those of the first worker. The optimizer's
+    variables are not shared.
 
     Args:
         job: from `modum.connect`.
         variables: a `tf.Module` (or whatever has `trainable_variables` and `non_trainable_variables`), or variables.
-            Those that train are float32 or bfloat16. Of the others, those of a floating dtype are shared as statistics
-            (running means and variances), and integers and the like are the worker's own. They are told apart by name;
-            where several have the same, by their order too.
+            Trainable ones are float32 or bfloat16. Of the others, those of a floating dtype are shared as statistics
+            (running means and variances); integers and the like are not shared. Variables are matched by name, and
+            those of the same name by their order.
         rule: how the variables move together. `Hybrid()`, the default, is elastic averaging between the groups that the
-            job was launched with, be they single workers.
-        name: what the shared variables are called in the box. All workers that use the name train one model.
+            job was launched with (groups of one worker by default).
+        name: of the shared variables in the box. All workers that use the name train one model.
         learning_rate_scale: see `LearningRateScale`. Here the loop applies it: multiply the learning rate of each step
             by `learning_rate_factor`.
         warmup_steps: see `LearningRateScale`.
-        timeout: seconds to wait for the worker that makes the shared variables.
+        timeout: seconds to wait for the worker that creates the shared variables.
 
     Raises:
         MismatchError: the variables (names, shapes, dtypes) or the settings differ from the first worker's.
-        ValueError: a variable has another dtype, none is trainable, there are no variables yet, or the rule knows no
-            groups but the job was launched with groups.
-        RuntimeError: the job was launched with groups, and TensorFlow has computed something before
-            `launched_group` was called.
-        DeadlineError: another worker did not come in time. In each case nothing of this worker stays in the box.
+        ValueError: a variable has another dtype, none is trainable, there are no variables yet, or the rule does not
+            support groups and the job was launched with groups.
+        RuntimeError: the job was launched with groups, and TensorFlow has computed something before `launched_group`
+            was called.
+        DeadlineError: another worker did not come within `timeout`. After any of these errors nothing of this worker is
+            left in the box.
     """
 
     def __init__(
@@ -96,58 +97,71 @@ class Averager:
 
     @property
     def learning_rate_factor(self) -> float:
-        """By what the learning rate of the next step is to be multiplied: see `learning_rate_scale`."""
+        """The factor to multiply the learning rate of the next step by; see `learning_rate_scale`."""
         return self.worker.learning_rate_factor
 
     def share(self, data: Any, *, batch_size: int, epochs: int = 1, size: int | None = None, **options: Any) -> Batches:
         """Return batches of data, drawn from one pool by all workers: faster ones do more, none is done twice.
 
         Args:
-            data: an array, or a structure (tuples, lists, dicts) of arrays, with the samples in the first axis; or a
+            data: an array, or a structure (tuples, lists, dicts) of arrays, with the samples along the first axis; or a
                 function that takes a 1-D int64 array of indices and returns that batch.
-            batch_size: samples in a step of the whole group.
-            epochs: how often each sample is handed out.
-            size: samples of the data; needed for a function.
+            batch_size: samples in one step of the whole group.
+            epochs: how many times each sample is handed out.
+            size: number of samples; needed for a function.
             **options: `block`, `seed` and `timeout` of `SharedSamples`.
 
         Returns:
-            An iterable of batches, of the same structure, of tensors; to be gone through once. Its `samples` knows the
-            progress.
+            An iterable of batches of tensors, of the same structure, which can be iterated once; its `samples`
+            attribute has the progress.
 
         Raises:
-            ValueError: the size is missing, or arrays are not equally long.
+            ValueError: the size is missing, or arrays differ in length.
         """
         load, size = _loader(data, size)
         return Batches(self.indices(size=size, batch_size=batch_size, epochs=epochs, **options), load)
 
     def indices(self, *, size: int, batch_size: int, epochs: int = 1, **options: Any) -> SharedSamples:
-        """Return batches of sample indices, drawn from one pool by all workers; see `SharedSamples`.
+        """Return batches of sample indices, drawn from one pool by all workers.
 
-        The first calls of all workers share one pool, and so do the second ones: a loop may call it once an epoch.
+        The first calls of all workers share one pool, and so do their second calls: a loop may call this once per
+        epoch.
+
+        Args:
+            size: number of samples.
+            batch_size: samples in one step of the whole group.
+            epochs: how many times each sample is handed out.
+            **options: `block`, `seed` and `timeout` of `SharedSamples`.
+
+        Returns:
+            An iterable of 1-D int64 arrays of indices: this worker's part of each batch.
         """
         return self._pools.pool(size=size, batch_size=batch_size, epochs=epochs, **options)
 
     def gradients(self, gradients: Sequence[Any], variables: Sequence[tf.Variable] | None = None) -> list[Any]:
         """Return the gradients' means over the group (collective); call it between the tape and the optimizer.
 
-        In a group of one they come back as they are. Where some members have no gradient for a variable (None), they
-        count as zero; where none has, None stays. Sparse gradients become dense.
+        A group of one gets them back unchanged. Where only some members have a gradient for a variable, None counts as
+        zero; where no member has one, None stays. Sparse gradients become dense.
 
         Args:
             gradients: of `variables`, in their order.
-            variables: needed only where a gradient may be None in some members of the group.
+            variables: needed only if a gradient may be None in some members of the group.
+
+        Returns:
+            The means, one for each gradient.
 
         Raises:
-            ValueError: a gradient is there that was None in all members at the first step, or is None without
-                `variables` while others have it.
+            ValueError: a gradient is present that was None in all members at the first step, or is None without
+                `variables` while other members have it.
         """
         return self._group.average(gradients, variables, purpose=f"{self._name}/gradients")
 
     def step(self) -> None:
-        """Say that a step has ended: what arrived is applied, and an exchange starts when one is due.
+        """Count a step: apply what has arrived, and start an exchange when one is due.
 
-        Call it after the optimizer has changed the variables: best outside the `tf.function` that does; inside one
-        (that is not compiled by XLA), as the last thing of the step.
+        Call it after the optimizer has changed the variables, preferably outside the `tf.function` that does so; inside
+        one (not compiled by XLA), as the last thing of the step.
 
         Raises:
             RuntimeError: inside `shared_weights`.
@@ -161,10 +175,13 @@ class Averager:
             tf.py_function(self._step, [], [])
 
     def finish(self, timeout: float | None = 600.0) -> None:
-        """Do a last exchange, so that nothing learned here is lost, and wait until all others have done theirs.
+        """Do a last exchange, so that nothing learned here is lost, and wait until all other workers have done theirs.
 
-        Afterwards the shared variables are final, unless `timeout` is None: then this worker does not wait. In a group,
-        all members call it; no step may follow.
+        Afterwards the shared variables are final, unless `timeout` is None. All members of a group call this; no step
+        may follow, also after an error.
+
+        Args:
+            timeout: seconds to wait for the others; None: do not wait.
 
         Raises:
             DeadlineError: other groups were still training after `timeout` seconds.
@@ -173,20 +190,20 @@ class Averager:
 
     @contextmanager
     def shared_weights(self) -> Iterator[None]:
-        """Give the variables the shared values inside, and the worker's own again afterwards.
+        """Give the variables the shared values inside the `with` block, and restore the worker's own afterwards.
 
-        For evaluation and saving, by any one worker. No step is allowed inside. Takes memory for one more copy of the
-        variables meanwhile.
+        Use it to evaluate or save the model, in any one worker. No step is allowed inside. It allocates one more copy
+        of the variables for that time.
         """
         with self.worker.shared_weights():
             yield
 
     def statistics(self) -> AveragingStatistics:
-        """Return steps, exchanges and their times so far, and the interval and moving rate in force."""
+        """Return the steps and exchanges so far with their times, and the interval and moving rate in force."""
         return self.worker.statistics()
 
     def close(self) -> None:
-        """Leave: the pending exchange ends, and the variables stay as they are."""
+        """Leave the shared training and end the pending exchange. The variables stay as they are."""
         self._stack.close()
 
     def __enter__(self) -> Self:
@@ -203,10 +220,16 @@ class Averager:
 
 
 def shared_variables(variables: Any) -> list[SharedVariable]:
-    """Return what is shared of a module or of some variables, with a name of its own for each.
+    """Collect what is shared of a module or of some variables.
+
+    Args:
+        variables: see `Averager`.
+
+    Returns:
+        The shared variables, each with a unique name.
 
     Raises:
-        ValueError: a dtype that the box has not, nothing trainable, or no variables at all.
+        ValueError: a dtype that the box does not support, nothing trainable, or no variables at all.
     """
     if hasattr(variables, "trainable_variables"):
         variables = [*variables.trainable_variables, *variables.non_trainable_variables]

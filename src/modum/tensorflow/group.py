@@ -29,10 +29,10 @@ class TensorFlowGroup(Group[Any]):
     """Members that reach each other by TensorFlow's collective operations, or a group of one.
 
     Made by `launched_group`. The collectives work inside a `tf.function` too, but not in one that is compiled by XLA
-    (`jit_compile=True`), which knows no collectives between processes on CPUs.
+    (`jit_compile=True`), which has no collectives between processes on CPUs.
 
-    Which arrays are missing where is agreed on at the first `average` of a purpose: inside a `tf.function` it is part
-    of the graph.
+    Which arrays are missing in which member is agreed on at the first `average` of a purpose: inside a `tf.function` it
+    is part of the graph.
 
     Args:
         beside: the same members through the box, for what is agreed on outside of graphs; None: this worker alone.
@@ -53,10 +53,19 @@ class TensorFlowGroup(Group[Any]):
     def average(
         self, arrays: Sequence[Any], like: Sequence[Any] | None = None, *, purpose: str = "average"
     ) -> list[Any]:
-        """See `Group.average`: one all-reduce a dtype; sparse tensors (`tf.IndexedSlices`) become dense.
+        """Average arrays over the group, as `Group.average` does, with one all-reduce per dtype (collective).
+
+        Args:
+            arrays: one for each array of the purpose; None where this member has none. Sparse ones (`tf.IndexedSlices`)
+                become dense.
+            like: tensors of the same shapes; needed where an array may be None in some members.
+            purpose: names the collective; which arrays are present is agreed on at its first call.
+
+        Returns:
+            The means; None where no member had an array.
 
         Raises:
-            ValueError: an array is there that was missing in all members at the first call of this purpose.
+            ValueError: an array is present that was missing in all members at the first call of this purpose.
         """
         if self.size == 1:
             return list(arrays)
@@ -103,7 +112,7 @@ class TensorFlowGroup(Group[Any]):
         return tf.concat([whole[member, :length] for member, length in enumerate(lengths)], axis=0)
 
     def _anywhere(self, present: Sequence[bool], purpose: str) -> tuple[bool, ...]:
-        """Which arrays some member has, as all members found at the first call of this purpose."""
+        """Return which arrays some member has, as all members found at the first call of this purpose."""
         key = (purpose, len(present))
         if key not in self._present:
             assert self._beside is not None
@@ -140,7 +149,7 @@ class TensorFlowGroup(Group[Any]):
 
 
 def _instance(purpose: str, tensor: tf.Tensor) -> int:
-    """A number that is the same in all members, in whatever order they trace their functions."""
+    """Return a number that is the same in all members, in whatever order they trace their functions."""
     return zlib.crc32(f"{purpose} {tensor.dtype.name} {tensor.shape.num_elements()}".encode()) & 0x7FFFFFFF
 
 
@@ -152,8 +161,14 @@ _launched: tuple[Job, TensorFlowGroup] | None = None
 def launched_group(job: Job) -> TensorFlowGroup:
     """Return the group of this worker as the job was launched (`modum run --group-size`); one for each job.
 
-    TensorFlow prepares its collectives before its first operation or never: call this (or make
-    `modum.keras.Averager`, which does) before the model is made.
+    TensorFlow prepares its collectives before its first operation or never: call this (or make `modum.keras.Averager`,
+    which does) before the model is made.
+
+    Args:
+        job: from `modum.connect`.
+
+    Returns:
+        The group; the same object for the same job.
 
     Raises:
         RuntimeError: TensorFlow has computed something already.
@@ -171,6 +186,13 @@ def launched_group(job: Job) -> TensorFlowGroup:
 
 def group_of(job: Job, rule: UpdateRule) -> TensorFlowGroup:
     """Return the group that the rule names, else the one that the job was launched with.
+
+    Args:
+        job: from `modum.connect`.
+        rule: may bring its own group.
+
+    Returns:
+        The group.
 
     Raises:
         ValueError: the rule and the launch contradict each other.

@@ -32,7 +32,7 @@ class SharedVariable:
 
     @property
     def spec(self) -> TensorSpec:
-        """Dtype and shape: must be alike in all workers."""
+        """Dtype and shape, which must be equal in all workers."""
         variable = self.variable
         return TensorSpec(
             name=self.name, shape=tuple(variable.shape), dtype=variable.dtype.name, trainable=self.trainable
@@ -40,7 +40,7 @@ class SharedVariable:
 
 
 def check_variables(variables: Sequence[SharedVariable]) -> None:
-    """Raise ValueError unless something is trainable and the box has every dtype."""
+    """Raise `ValueError` unless something is trainable and the box supports every dtype."""
     check_specs(
         [shared.spec for shared in variables],
         "make it float32; for mixed precision use a policy such as mixed_bfloat16, whose variables are float32",
@@ -50,15 +50,14 @@ def check_variables(variables: Sequence[SharedVariable]) -> None:
 class VariableVector(Vector):
     """The shared variables of one dtype. They stay where they are; nothing but this reads or writes them.
 
-    A snapshot of variables in host memory takes hold of their tensors, which never change: whoever updates a variable
-    that is held makes a new one. They are copied into `staging` in the background, and a correction is subtracted
-    straight out of it.
-    Variables on an accelerator are put together there, so that one copy crosses in each direction.
+    A snapshot holds references to the variables' tensors, which are immutable: updating a variable that is held makes a
+    new tensor. They are copied into `staging` in the background, and a correction is subtracted directly from there.
+    Variables on an accelerator are concatenated there, so that one copy crosses in each direction.
 
     Args:
         variables: at least one, all of one dtype.
         group: the workers that step together with this one.
-        device: where to put them together; default: where they are, if that is an accelerator.
+        device: on which to concatenate them; default: where they are, if that is an accelerator.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class VariableVector(Vector):
         self._values = tf.function(self._flat_values, autograph=False).get_concrete_function()
 
     def check(self) -> None:
-        """A variable cannot be moved."""
+        """Do nothing: variables cannot be moved."""
 
     def snapshot(self) -> None:
         self._average_statistics()
@@ -161,7 +160,7 @@ class VariableVector(Vector):
         self._mix(flat, sent, rate)
 
     def _mix(self, flat: tf.Tensor, sent: Sequence[tf.Tensor], rate: tf.Tensor) -> None:
-        """Do what `modum.parameters.mixed` says, in place."""
+        """Apply `modum.parameters.mixed` in place."""
         first = len(self._variables) - len(self._statistics)
         for variable, start, then in zip(self._statistics, self._starts[first:], sent, strict=True):
             moved = tf.cast(rate, variable.dtype) * (then - variable)
@@ -172,7 +171,7 @@ class VariableVector(Vector):
             variable.assign(self._part(flat, start, variable))
 
     def _flat_values(self) -> list[tf.Tensor]:
-        """All variables, 1-D; none is copied."""
+        """Return all variables, 1-D, without a copy."""
         return [tf.reshape(variable, [-1]) for variable in self._variables]
 
     def _part(self, flat: tf.Tensor, start: int, variable: tf.Variable) -> tf.Tensor:
@@ -182,7 +181,7 @@ class VariableVector(Vector):
         return tf.reshape(part, variable.shape)
 
     def _flat(self) -> tf.Tensor:
-        """The vector, put together where the variables are."""
+        """Return the vector, concatenated where the variables are."""
         ends = [*self._starts[1:], self.size]
         gaps = [
             end - start - _elements(one) for one, start, end in zip(self._variables, self._starts, ends, strict=True)
@@ -191,7 +190,7 @@ class VariableVector(Vector):
 
 
 def flatten(variables: Sequence[SharedVariable], group: TensorFlowGroup) -> list[VariableVector]:
-    """One `VariableVector` for each dtype there is, float32 first."""
+    """Return one `VariableVector` per dtype that occurs, float32 first."""
     by_dtype = {dtype: [shared for shared in variables if shared.variable.dtype.name == dtype] for dtype in DTYPES}
     return [VariableVector(some, group) for some in by_dtype.values() if some]
 
@@ -201,18 +200,18 @@ def _elements(variable: tf.Variable) -> int:
 
 
 def _aligned(elements: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Zeros in host memory that begin where TensorFlow takes them over without a copy."""
+    """Return zeros in host memory, aligned so that TensorFlow takes them over without a copy."""
     raw = np.zeros(elements * dtype.itemsize + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + elements * dtype.itemsize].view(dtype)
 
 
 def _tensor(array: NDArray[Any]) -> tf.Tensor:
-    """A tensor that is the array: what is written there is seen here."""
+    """Return a tensor that shares the array's memory."""
     return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
 def _bits(tensor: tf.Tensor) -> NDArray[Any]:
-    """A 1-D tensor as NumPy holds it; in host memory it is not copied."""
+    """Return a 1-D tensor as NumPy holds it, without a copy if it is in host memory."""
     array: NDArray[Any] = np.asarray(tensor)
     return array.view(STORAGE[tensor.dtype.name])

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Averager:
-    """Shares a model's weights with all other workers that train it, step by step.
+    """Share a model's weights with all other workers that train it, step by step.
 
         with modum.connect() as job, Averager(job, model, optimizer) as averager:
             for x, y in averager.share(dataset, batch_size=64, epochs=3):
@@ -39,31 +39,32 @@ class Averager:
             with averager.shared_weights():
                 evaluate(model)
 
-    Every call of `optimizer.step()` is a step, whatever the optimizer, and however many backward passes came before. On
-    return from the constructor the model has the shared weights: those of the first worker. Its trainable parameters
-    and float buffers are views of one flat tensor for each dtype; move or cast the model before, not after.
+    Every call of `optimizer.step()` counts as one step, whatever the optimizer and however many backward passes
+    preceded it. When the constructor returns, the model holds the shared weights: those of the first worker. Its
+    trainable parameters and float buffers are then views of one flat tensor per dtype; move or cast the model before,
+    not after.
 
-    Inside a group, a step is taken by all members or by none: an enabled `torch.amp.GradScaler`, which skips steps
-    by each worker's own gradients, works only where workers are their own groups.
+    Inside a group, a step is taken by all members or by none. An enabled `torch.amp.GradScaler`, which skips steps by
+    each worker's own gradients, therefore works only where every worker is its own group.
 
     Args:
         job: from `modum.connect`.
-        model: weights in float32 or bfloat16, on one device. Frozen parameters and integer buffers stay the worker's
-            own.
-        optimizer: of the model's parameters; any.
+        model: float32 or bfloat16 weights, all on one device. Frozen parameters and integer buffers are not shared.
+        optimizer: any optimizer of the model's parameters.
         rule: how the weights move together. `Hybrid()`, the default, is elastic averaging between the groups that the
-            job was launched with, be they single workers.
-        name: what the shared model is called in the box. All workers that use the name train one model.
-        learning_rate_scale: see `LearningRateScale`. Applied around each step only, so that learning rate schedulers
+            job was launched with (groups of one worker by default).
+        name: of the shared model in the box. All workers that use the name train one model.
+        learning_rate_scale: see `LearningRateScale`. Applied only around each step, so that learning rate schedulers
             see their own values.
         warmup_steps: see `LearningRateScale`.
-        timeout: seconds to wait for the worker that makes the shared weights.
+        timeout: seconds to wait for the worker that creates the shared weights.
 
     Raises:
         MismatchError: the model (names, shapes, dtypes, memory order) or the settings differ from the first worker's.
         ValueError: a tensor has another dtype, nothing is trainable, the optimizer is of another model, or the rule
-            knows no groups but the job was launched with groups.
-        DeadlineError: another worker did not come in time. In each case nothing of this worker stays in the box.
+            does not support groups and the job was launched with groups.
+        DeadlineError: another worker did not come within `timeout`. After any of these errors nothing of this worker is
+            left in the box.
     """
 
     def __init__(
@@ -126,35 +127,49 @@ class Averager:
         """Return batches of a data set, drawn from one pool by all workers: faster ones do more, none is done twice.
 
         Args:
-            dataset: a `torch.utils.data.Dataset`; or a tensor or array, or a tuple of them, with the samples in the
+            dataset: a `torch.utils.data.Dataset`; or a tensor or array, or a tuple of them, with the samples along the
                 first axis; or a function that takes a 1-D int64 array of indices and returns that batch.
-            batch_size: samples in a step of the whole group.
-            epochs: how often each sample is handed out.
-            size: samples of the data set, where it does not tell by `len`.
-            **options: `block`, `seed` and `timeout` go to `SharedSamples`, all others to a data set's `DataLoader`.
+            batch_size: samples in one step of the whole group.
+            epochs: how many times each sample is handed out.
+            size: number of samples; needed if the data set has no `len`.
+            **options: `block`, `seed` and `timeout` are passed to `SharedSamples`, all others to the `DataLoader` of a
+                `Dataset`.
 
         Returns:
-            An iterable of batches, to be gone through once; its `samples` knows the progress.
+            An iterable of batches, which can be iterated once; its `samples` attribute has the progress.
 
         Raises:
-            ValueError: the size is missing, arrays are not equally long, or an option is one that is chosen here.
+            ValueError: the size is missing, arrays differ in length, or an option is one that is chosen here.
         """
         own = {name: options.pop(name) for name in ("block", "seed", "timeout") if name in options}
         loader = Loader(dataset, size, options)
         return loader.draw(self.indices(size=loader.size, batch_size=batch_size, epochs=epochs, **own))
 
     def indices(self, *, size: int, batch_size: int, epochs: int = 1, **options: Any) -> SharedSamples:
-        """Return batches of sample indices, drawn from one pool by all workers; see `SharedSamples`.
+        """Return batches of sample indices, drawn from one pool by all workers.
 
-        The first calls of all workers share one pool, and so do the second ones: a loop may call it once an epoch.
+        The first calls of all workers share one pool, and so do their second calls: a loop may call this once per
+        epoch.
+
+        Args:
+            size: number of samples.
+            batch_size: samples in one step of the whole group.
+            epochs: how many times each sample is handed out.
+            **options: `block`, `seed` and `timeout` of `SharedSamples`.
+
+        Returns:
+            An iterable of 1-D int64 arrays of indices: this worker's part of each batch.
         """
         return self._pools.pool(size=size, batch_size=batch_size, epochs=epochs, **options)
 
     def finish(self, timeout: float | None = 600.0) -> None:
-        """Do a last exchange, so that nothing learned here is lost, and wait until all others have done theirs.
+        """Do a last exchange, so that nothing learned here is lost, and wait until all other workers have done theirs.
 
-        Afterwards the shared weights are final, unless `timeout` is None: then this worker does not wait. In a group,
-        all members call it; no step may follow.
+        Afterwards the shared weights are final, unless `timeout` is None. All members of a group call this; no step may
+        follow, also after an error.
+
+        Args:
+            timeout: seconds to wait for the others; None: do not wait.
 
         Raises:
             DeadlineError: other groups were still training after `timeout` seconds.
@@ -166,20 +181,20 @@ class Averager:
 
     @contextmanager
     def shared_weights(self) -> Iterator[None]:
-        """Put the shared weights into the model inside, and the worker's own again afterwards.
+        """Put the shared weights into the model inside the `with` block, and restore the worker's own afterwards.
 
-        For evaluation and saving, by any one worker. No step is allowed inside. Takes memory for one more copy of the
-        model meanwhile.
+        Use it to evaluate or save the model, in any one worker. No step is allowed inside. It allocates one more copy
+        of the model for that time.
         """
         with self.worker.shared_weights():
             yield
 
     def statistics(self) -> AveragingStatistics:
-        """Return steps, exchanges and their times so far, and the interval and moving rate in force."""
+        """Return the steps and exchanges so far with their times, and the interval and moving rate in force."""
         return self.worker.statistics()
 
     def close(self) -> None:
-        """Leave: the pending exchange ends, the model stays as it is, and the optimizer is itself again."""
+        """Leave the shared training: end the pending exchange, remove the optimizer's hooks. The model stays as it is."""
         self._stack.close()
 
     def __enter__(self) -> Self:

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 class Bucket:
-    """Memory in which tensors of one dtype are averaged over a group, with a flag for each: whether it is there.
+    """Average tensors of one dtype over a group in one all-reduce, with a flag for each that says whether it is there.
 
-    A tensor that no member has stays None; where some have one, the others count as zero, and every member gets the
-    mean.
+    A tensor that no member has stays None. Where only some members have it, it counts as zero for the others, and every
+    member gets the mean.
 
     Args:
-        views: where each tensor is put in `memory`, of its shape.
-        memory: 1-D, floating; the flags are put into its last `len(views)` elements.
+        views: parts of `memory`, one for each tensor and of its shape.
+        memory: 1-D, floating; its last `len(views)` elements hold the flags.
         group: the members.
-        names: of the tensors, for errors; default: their numbers.
+        names: of the tensors, for error messages; default: their numbers.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Bucket:
 
     @classmethod
     def like(cls, tensors: Sequence[Tensor], group: TorchGroup) -> Bucket:
-        """Make one, with memory of its own, for tensors of these shapes."""
+        """Create a bucket with its own memory for tensors of these shapes."""
         memory = tensors[0].new_zeros(sum(tensor.numel() for tensor in tensors) + len(tensors))
         views, start = [], 0
         for tensor in tensors:
@@ -51,7 +51,13 @@ class Bucket:
 
     @torch.no_grad()
     def average(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Return the means (collective): the tensors that were given, changed, and new ones in place of missing ones.
+        """Average tensors over the group (collective).
+
+        Args:
+            tensors: one for each view, dense; None where this member has none.
+
+        Returns:
+            The given tensors, overwritten with the means; a new tensor where this member had none and another one did.
 
         Raises:
             ValueError: a tensor is sparse; nothing was averaged.

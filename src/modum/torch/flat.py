@@ -36,7 +36,7 @@ class SharedTensor:
 
     @property
     def spec(self) -> TensorSpec:
-        """Dtype, shape, and memory order where it is not the usual one."""
+        """Dtype and shape, and the memory order where it is not C order."""
         strides = dense_strides(self.tensor)
         usual = torch.empty(self.tensor.shape, device="meta").stride()
         return TensorSpec(
@@ -49,19 +49,25 @@ class SharedTensor:
 
 
 def dense_strides(tensor: Tensor) -> tuple[int, ...]:
-    """Return the tensor's strides if it is dense in some memory order (channels_last, say), else a dense copy's."""
+    """Return the tensor's strides if it is dense in some memory order (channels_last, say), else those of a dense copy."""
     return torch.empty_like(tensor, device="meta").stride()
 
 
 def shared_tensors(model: nn.Module) -> list[SharedTensor]:
-    """Return what of a model is shared: trainable parameters, tied ones once, then float buffers.
+    """Collect the tensors of a model that are shared.
 
-    Left alone: frozen parameters, buffers of integers, buffers that are not saved with the model or hold
-    infinities (masks and tables: constants).
+    Frozen parameters are left out, and so are integer buffers, and buffers that are not saved with the model or hold
+    infinities (masks and tables, which are constants).
+
+    Args:
+        model: with all tensors on one device.
+
+    Returns:
+        Trainable parameters, tied ones once, followed by float buffers.
 
     Raises:
-        ValueError: a tensor's dtype is neither float32 nor bfloat16, or tensors lie on several devices, or
-            nothing is trainable.
+        ValueError: a tensor's dtype is neither float32 nor bfloat16, tensors lie on several devices, or nothing is
+            trainable.
     """
     saved = model.state_dict().keys()
     found = [
@@ -81,7 +87,7 @@ def shared_tensors(model: nn.Module) -> list[SharedTensor]:
 
 
 def check_tensors(found: Sequence[SharedTensor]) -> None:
-    """Raise ValueError unless the box has all dtypes, and all tensors lie on one device."""
+    """Raise `ValueError` unless the box supports all dtypes and all tensors lie on one device."""
     check_specs(
         [shared.spec for shared in found],
         "convert the model (model.float()); for mixed precision use torch.autocast",
@@ -93,9 +99,9 @@ def check_tensors(found: Sequence[SharedTensor]) -> None:
 class FlatVector(Vector):
     """The shared tensors of one dtype, moved into one flat tensor; each becomes a view of it.
 
-    The values, strides and identities of parameters and buffers stay as they were, so optimizers and compiled
-    models that hold them go on working. Beside the flat tensor there is this member's slice in host memory
-    (pinned, for a model on a GPU) and, in a group of several, one more flat tensor as scratch.
+    Values, strides and identities of parameters and buffers are preserved, so optimizers and compiled models that hold
+    them keep working. Besides the flat tensor, this member's slice is kept in host memory (pinned, for a model on a
+    GPU) and, in a group of several, a second flat tensor as scratch.
     """
 
     def __init__(self, tensors: Sequence[SharedTensor], group: TorchGroup) -> None:
@@ -119,7 +125,7 @@ class FlatVector(Vector):
         self._saved: Tensor | None = None
 
     def views(self, flat: Tensor) -> list[Tensor]:
-        """Return views of `flat` (laid out as this vector) with the shapes and strides of the tensors."""
+        """Return views of `flat` (laid out like this vector) with the shapes and strides of the tensors."""
         return [
             flat[start : start + shared.tensor.numel()].as_strided(
                 shared.tensor.shape, dense_strides(shared.tensor), flat.storage_offset() + start
@@ -172,7 +178,7 @@ class FlatVector(Vector):
         self._host[self.trainable :].copy_(self._statistics)
 
     def _mix(self, rate: float, correction: Tensor) -> None:
-        """Do what `modum.parameters.mixed` says, in place."""
+        """Apply `modum.parameters.mixed` in place."""
         moved = self._statistics_sent.sub_(self._statistics)
         self._statistics.add_(moved, alpha=rate).sub_(correction)
 
@@ -216,6 +222,6 @@ def as_numpy(tensor: Tensor) -> NDArray[np.generic]:
 
 
 def flatten(tensors: Sequence[SharedTensor], group: TorchGroup) -> list[FlatVector]:
-    """Return one `FlatVector` for each dtype there is, float32 first."""
+    """Return one `FlatVector` per dtype that occurs, float32 first."""
     by_dtype = {dtype: [shared for shared in tensors if shared.tensor.dtype == dtype] for dtype in DTYPES}
     return [FlatVector(some, group) for some in by_dtype.values() if some]

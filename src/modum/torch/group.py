@@ -36,7 +36,7 @@ class TorchGroup(Group[Tensor]):
 
     Args:
         process_group: of the members; None: this worker alone.
-        device: where the collectives' tensors live: `cpu` for gloo, the worker's GPU for NCCL.
+        device: on which the collectives' tensors live: `cpu` for gloo, the worker's GPU for NCCL.
         owned: whether `close` ends the default process group.
     """
 
@@ -98,7 +98,17 @@ class TorchGroup(Group[Tensor]):
     def gather(
         self, part: Tensor, lengths: Sequence[int], *, purpose: str = "gather", out: Tensor | None = None
     ) -> Tensor:
-        """See `Group.gather`; `out` is memory for the whole, 1-D, of which `part` may be a view."""
+        """Concatenate the members' parts, as `Group.gather` does (collective).
+
+        Args:
+            part: of this member, 1-D.
+            lengths: elements of each member's part.
+            purpose: names the collective; members call with the same names in the same order.
+            out: memory for the result, 1-D; `part` may be a view of it. None: allocate it.
+
+        Returns:
+            The parts of all members, 1-D, in the order of their ranks.
+        """
         if self.size == 1:
             return part
         whole = part.new_empty(sum(lengths)) if out is None else out
@@ -116,7 +126,7 @@ class TorchGroup(Group[Tensor]):
         return whole
 
     def close(self) -> None:
-        """End the process group, if it was made for this object."""
+        """Destroy the process group if this object owns it."""
         if self._owned:
             self._owned = False
             # its threads end with the last reference: at the interpreter's exit that would be too late
@@ -131,8 +141,16 @@ class TorchGroup(Group[Tensor]):
 def group_of(job: Job, rule: UpdateRule, device: torch.device) -> TorchGroup:
     """Return the group that the rule names, else the one that the job was launched with.
 
-    The latter is made as torch's default process group; its members find each other through the job's box, and the
-    leader keeps their store: a worker that dies takes its own group with it and no other.
+    The latter becomes torch's default process group. Its members find each other through the job's box, and the leader
+    keeps their store: a worker that dies takes its own group with it and no other.
+
+    Args:
+        job: from `modum.connect`.
+        rule: may bring its own process group.
+        device: of the model; decides between gloo and NCCL.
+
+    Returns:
+        The group; closing it destroys the process group if it was created here.
 
     Raises:
         ValueError: the rule and the launch contradict each other, or torch.distributed is already initialized with
@@ -169,7 +187,7 @@ def group_of(job: Job, rule: UpdateRule, device: torch.device) -> TorchGroup:
 
 
 def _store(job: Job) -> TCPStore:
-    """The store of this group, which its leader keeps for as long as its process lives."""
+    """Return the store of this group, which its leader keeps for as long as its process lives."""
     timeout = timedelta(seconds=JOIN_SECONDS)
     place = job.rendezvous("torch", members="group", timeout=JOIN_SECONDS)
     if job.group.rank == 0:

@@ -31,22 +31,22 @@ class _Block(Sampler[list[int]]):
 
 
 class Loader:
-    """Batches of a data set, as `Averager.share` says; to be gone through once.
+    """Load batches of a data set, as `Averager.share` describes; can be iterated once.
 
-    Of a `Dataset` it yields what `DataLoader(dataset, **options)` does. Loader processes (`num_workers`) fetch ahead
-    within a block but not beyond it, so that a block is confirmed only when its last batch was processed; choose larger
-    blocks where loading is slow.
+    A `Dataset` is loaded as `DataLoader(dataset, **options)` does. Loader processes (`num_workers`) prefetch within a
+    block but not beyond it, so that a block is confirmed only when its last batch was processed; choose larger blocks
+    where loading is slow.
 
     Args:
         data: see `Averager.share`.
-        size: samples; None: as many as the data has.
+        size: number of samples; None: as many as the data has.
         options: of the `DataLoader`.
 
     Raises:
         ValueError: see `Averager.share`.
 
     Attributes:
-        size: samples of the data set.
+        size: number of samples in the data set.
         samples: the pool from which the batches are drawn, with `progress` and `epoch` for schedules.
     """
 
@@ -75,7 +75,7 @@ class Loader:
         self.size = size
 
     def draw(self, samples: SharedSamples) -> Self:
-        """Say from which pool the indices come."""
+        """Set the pool that the indices are drawn from; return this loader."""
         self.samples = samples
         return self
 

@@ -34,25 +34,28 @@ def partition(
     sample: Any = None,
     name: str = "pipeline",
 ) -> TorchStage:
-    """This worker's stage of a model: its layers, and no others. Call `TorchStage.prepare` next.
+    """Return this worker's stage of a model, with its layers only. Call `TorchStage.prepare` next.
 
-    Sequentials inside the model are cut too; any other module is one layer. Layers are called as in the model's state
-    dict: ``"0"``, ``"features.3"``.
+    Sequentials inside the model are opened too; any other module is one layer. Layers are named as in the model's state
+    dict: `"0"`, `"features.3"`.
 
     Args:
-        job: from `modum.connect`; rank r is stage r modulo stages.
-        model: the model, or better a function that makes it: then nothing keeps the other layers in memory, once this
-            returns. Layers on the ``meta`` device (``with torch.device("meta"): ...``) are made in memory here, by
-            their own ``reset_parameters``, and only this stage's.
-        stages: how many; default: one a worker.
-        at: names of the layers that begin the stages 1, 2, ...; default: balanced by the time that each layer takes for
-            ``sample`` on the first worker, and by the bytes of its parameters.
-        sample: inputs of the model, of one batch of the usual size, for measuring: a tensor or a tuple.
-        name: of the pipeline in the box; give `Pipeline` the same if you give one.
+        job: from `modum.connect`; rank r computes stage `r % stages`.
+        model: the model, or a function that makes it, which saves memory: nothing keeps the other layers once this
+            returns. Layers on the `meta` device (`with torch.device("meta"): ...`) are created in memory here by their
+            own `reset_parameters`, those of this stage only.
+        stages: number of stages; default: one per worker.
+        at: names of the first layers of stages 1, 2, ...; default: balanced by the time that each layer takes for
+            `sample` on the first worker, and by the bytes of its parameters.
+        sample: inputs of the model, a tensor or a tuple, of one batch of the usual size; needed for measuring.
+        name: of the pipeline in the box; the same as that of `Pipeline`.
+
+    Returns:
+        The stage, on the CPU unless the model is on another device.
 
     Raises:
-        ValueError: a name in ``at`` is no layer, the model has too few layers, ``sample`` is missing, or a layer on
-            ``meta`` cannot make its parameters.
+        ValueError: a name in `at` is no layer, the model has too few layers, `sample` is missing, or a layer on `meta`
+            cannot create its parameters.
         TypeError: the model is neither a Sequential nor a list of modules.
         MismatchError: workers differ in the model.
     """
@@ -77,7 +80,7 @@ def partition(
 
 
 def _layers(model: nn.Module | list[nn.Module]) -> list[tuple[str, nn.Module]]:
-    """Names and layers, Sequentials opened."""
+    """Return names and layers, with Sequentials opened."""
     if isinstance(model, list | nn.ModuleList):
         model = nn.Sequential(*model)
     if not isinstance(model, nn.Sequential):
@@ -96,7 +99,7 @@ def _layers(model: nn.Module | list[nn.Module]) -> list[tuple[str, nn.Module]]:
 
 
 def _shared(layers: Sequence[tuple[str, nn.Module]]) -> dict[int, str]:
-    """Places where no cut may lie, as a tensor is used on both sides of it."""
+    """Return the places where no cut may lie because a tensor is used on both sides, with the reason."""
     users: dict[int, list[int]] = {}
     for number, (_, module) in enumerate(layers):
         for tensor in (*module.parameters(), *module.buffers()):
@@ -109,7 +112,7 @@ def _shared(layers: Sequence[tuple[str, nn.Module]]) -> dict[int, str]:
 
 
 def _measure(layers: Sequence[tuple[str, nn.Module]], sample: Any) -> list[Layer]:
-    """What each layer costs for the sample, forward and backward. Weights, statistics and random numbers stay."""
+    """Return what each layer costs for the sample, forward and backward; weights and random state stay as they are."""
     state = torch.get_rng_state()
     costs = []
     value = sample

@@ -34,10 +34,10 @@ class _Pass:
 
 
 class TorchStage(Stage):
-    """Layers of a PyTorch model as a stage of a pipeline; made by `partition`.
+    """Layers of a PyTorch model as one stage of a pipeline; made by `partition`.
 
-    Weights are kept for a micro-batch as copies of the stage's layers, so that optimizers may change the layers in
-    place. The copies share the buffers: running statistics move once for each micro-batch.
+    Weights are stashed for a micro-batch as copies of the stage's layers, so that optimizers may change the layers in
+    place. The copies share the buffers: running statistics move once per micro-batch.
     """
 
     framework = "torch"
@@ -56,11 +56,11 @@ class TorchStage(Stage):
         self._metrics: dict[str, Callable[[Any, Any], Any]] = {}
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """What the optimizer is to move."""
+        """Yield this stage's parameters, to make the optimizer with."""
         return self.modules.parameters()
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """With the names of the whole model's state dict."""
+        """Yield this stage's parameters with their names in the whole model's state dict."""
         for layer, module in zip(self.layers, self.modules, strict=True):
             for name, parameter in module.named_parameters():
                 yield f"{layer}.{name}", parameter
@@ -71,15 +71,15 @@ class TorchStage(Stage):
         loss: Callable[[Any, Any], Tensor],
         metrics: Mapping[str, Callable[[Any, Any], Any]] | None = None,
     ) -> None:
-        """Say how to train; every worker says the same, with an optimizer of its own stage's parameters.
+        """Set how to train. Every worker says the same, with an optimizer of its own stage's parameters.
 
         Args:
-            optimizer: any, made of `parameters`; None only for a stage that has no trainable ones.
-            loss: called as ``loss(outputs, labels)`` on the last stage; returns the mean over the samples.
-            metrics: likewise, by name, with numbers or tensors of one element.
+            optimizer: any, made of `parameters`; None only for a stage without trainable parameters.
+            loss: called as `loss(outputs, labels)` on the last stage; returns the mean over the samples.
+            metrics: functions like `loss`, by name; they return numbers or tensors of one element.
 
         Raises:
-            ValueError: there is no optimizer for parameters that want one, or it holds others.
+            ValueError: there is no optimizer although parameters are trainable, or it holds none of them.
         """
         own = {id(parameter) for parameter in self.parameters() if parameter.requires_grad}
         held = [] if optimizer is None else [p for group in optimizer.param_groups for p in group["params"]]
@@ -159,7 +159,7 @@ class TorchStage(Stage):
                 tensor.copy_(_tensor(weights[name], tensor))
 
     def assemble(self, weights: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-        """The whole model's state dict, on the CPU; load it into the model as it was before the cut."""
+        """Return the whole model's state dict, on the CPU; load it into the model as it was before the cut."""
         return {name: torch.from_numpy(array.copy()) for name, array in weights.items()}
 
     # ---- inside
@@ -175,7 +175,7 @@ class TorchStage(Stage):
 
     @torch.no_grad()
     def _version(self) -> nn.ModuleList:
-        """The layers with a copy of the weights of this moment."""
+        """Return the layers with a copy of the current weights."""
         if not self._spare:
             shared = {id(buffer): buffer for buffer in self.modules.buffers()}
             copied = copy.deepcopy(self.modules, shared)
@@ -187,7 +187,7 @@ class TorchStage(Stage):
         return modules
 
     def _received(self, inputs: Any, *, differentiable: bool) -> tuple[Any, list[Tensor]]:
-        """The value for the first layer, and the tensors in it whose gradients go back."""
+        """Return the value for the first layer, and the tensors in it whose gradients go back."""
         if self.first:
             return moved(inputs, self._device), []
         form, *arrays = inputs
@@ -205,7 +205,7 @@ class TorchStage(Stage):
         return build(json.loads(form.tobytes())), received
 
     def _judge(self, outputs: Any, labels: Any) -> tuple[Tensor, NDArray[np.float64]]:
-        """The loss, and the results to tell."""
+        """Return the loss, and the results to report."""
         if self._loss is None:
             raise RuntimeError("the stage does not know its loss: call stage.prepare(optimizer, loss) first")
         labels = moved(labels, self._device)
@@ -216,7 +216,7 @@ class TorchStage(Stage):
 
 
 def in_memory(name: str, module: nn.Module) -> nn.Module:
-    """The module; if it is on the meta device, a new one with parameters of its own making."""
+    """Return the module; if it is on the meta device, a new one with parameters of its own making."""
     if not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
         return module
     module = copy.deepcopy(module).to_empty(device="cpu")
@@ -235,7 +235,7 @@ def in_memory(name: str, module: nn.Module) -> nn.Module:
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors in a tensor or in nested tuples or lists."""
+    """Return the tensors in a tensor or in nested tuples or lists."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, tuple | list):
@@ -244,12 +244,12 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def like(value: Any, tensors: Iterator[Tensor]) -> Any:
-    """A value of the same form, lists as tuples, of other tensors."""
+    """Return a value of the same form, lists as tuples, with other tensors."""
     return next(tensors) if isinstance(value, Tensor) else tuple(like(part, tensors) for part in value)
 
 
 def moved(value: Any, device: torch.device) -> Any:
-    """A user's value with its tensors on ``device``; arrays become tensors, and all else stays."""
+    """Return a value with its tensors on `device`; arrays become tensors, everything else stays."""
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(value)
     if isinstance(value, Tensor):
@@ -260,7 +260,7 @@ def moved(value: Any, device: torch.device) -> Any:
 
 
 def _packed(value: Any, layer: str) -> tuple[list[Tensor], list[NDArray[Any]]]:
-    """The tensors of a value, and the arrays that say it to the next stage: its form as JSON, and its tensors."""
+    """Return the tensors of a value, and the arrays for the next stage: the value's form as JSON, then its tensors."""
 
     def form(part: Any) -> Any:
         return str(part.dtype).removeprefix("torch.") if isinstance(part, Tensor) else [form(one) for one in part]
@@ -274,13 +274,13 @@ def _packed(value: Any, layer: str) -> tuple[list[Tensor], list[NDArray[Any]]]:
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:
-    """In host memory; bfloat16 as its bits."""
+    """Return a tensor as an array in host memory; bfloat16 as its bits."""
     tensor = tensor.detach().cpu().contiguous()
     array: NDArray[Any] = (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
     return array
 
 
 def _tensor(array: NDArray[Any], like: Tensor) -> Tensor:
-    """The reverse of `_array`, with the dtype and device of ``like``."""
+    """Reverse `_array`, with the dtype and device of `like`."""
     tensor = torch.from_numpy(array)
     return (tensor.view(torch.bfloat16) if like.dtype == torch.bfloat16 else tensor).to(like.device)

@@ -133,7 +133,7 @@ class Layer(nn.Module):
         return ModelError.at(self.spec, text, field)
 
     def add_blob(self, shape: Shape, filler: FillerParameter | None, generator: torch.Generator | None) -> nn.Parameter:
-        """Appends a parameter, filled by ``filler`` (None: zeros), or with what the net file itself has for it."""
+        """Appends a parameter, filled by `filler` (None: zeros), or with what the net file itself has for it."""
         index = len(self.blobs)
         value = torch.zeros(shape)
         if index < len(self.spec.blobs):
@@ -158,9 +158,9 @@ class Layer(nn.Module):
             raise self.error(str(error)) from None
 
     def axis(self, index: int, bottom: Shape, *, end: bool = False) -> int:
-        """The axis that ``index`` means in a bottom, counted from 0; negative ones count from the end.
+        """The axis that `index` means in a bottom, counted from 0; negative ones count from the end.
 
-        With ``end``, one more is allowed: the place behind the last axis.
+        With `end`, one more is allowed: the place behind the last axis.
         """
         count = len(bottom) + end
         if not -count <= index < count:
@@ -202,7 +202,7 @@ _types: dict[str, type[Layer]] = {}
 
 
 def register(*names: str) -> Callable[[type[AnyLayer]], type[AnyLayer]]:
-    """Class decorator: net files name this layer so in ``type``."""
+    """Class decorator: net files name this layer so in `type`."""
 
     def note(layer: type[AnyLayer]) -> type[AnyLayer]:
         for name in names:
@@ -221,7 +221,7 @@ def layer_types() -> dict[str, type[Layer]]:
 
 
 def make_layer(spec: LayerParameter, phase: int) -> Layer:
-    """The layer that ``spec`` defines, not set up yet.
+    """The layer that `spec` defines, not set up yet.
 
     Raises:
         ModelError: there is no such layer type.
@@ -238,7 +238,7 @@ def make_layer(spec: LayerParameter, phase: int) -> Layer:
 
 
 def run(function: type[torch.autograd.Function], *arguments: Any) -> Any:
-    """``function.apply``, which PyTorch leaves without types."""
+    """`function.apply`, which PyTorch leaves without types."""
     return function.apply(*arguments)  # type: ignore[no-untyped-call]
 
 

@@ -92,7 +92,7 @@ class Broadcast(Layer):
         self.add_blob(bottoms[0][first:end], filler, generator)
 
     def operand_view(self, bottom: Shape, operand: Shape, axis: int) -> Shape:
-        """``operand`` with axes of size 1 behind it, so that it broadcasts from ``axis`` of ``bottom`` on."""
+        """`operand` with axes of size 1 behind it, so that it broadcasts from `axis` of `bottom` on."""
         if not operand:
             return ()
         first = self.axis(axis, bottom)

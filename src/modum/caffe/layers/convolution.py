@@ -45,7 +45,7 @@ class Window(Layer):
                 raise self.error(f"{field} {sizes} must not be 0")
 
     def _sizes(self, pair: str, field: str, spatial: int, default: int | None) -> Shape:
-        """One number for each spatial axis: from ``pair``_h and ``pair``_w, or ``field``, given once or for each."""
+        """One number for each spatial axis: from `pair`_h and `pair`_w, or `field`, given once or for each."""
         param = self.spec.convolution_param
         values = tuple(getattr(param, field))
         if pair and (param.HasField(f"{pair}_h") or param.HasField(f"{pair}_w")):
@@ -199,12 +199,12 @@ class Im2col(Window):
 
 
 def padded(x: Tensor, pad: Shape) -> Tensor:
-    """``x`` with so many zeros at both ends of its last axes; a negative number cuts them off."""
+    """`x` with so many zeros at both ends of its last axes; a negative number cuts them off."""
     return F.pad(x, [one for pad in reversed(pad) for one in (pad, pad)])
 
 
 def windows(x: Tensor, first: int, kernel: Shape, stride: Shape, dilation: Shape) -> Tensor:
-    """Where a kernel may lie on the axes from ``first`` on: the places take their position; the kernel's axes follow.
+    """Where a kernel may lie on the axes from `first` on: the places take their position; the kernel's axes follow.
 
     A view where the stride and the kernel allow for it.
     """

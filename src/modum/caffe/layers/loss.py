@@ -84,7 +84,7 @@ class NormalizedLoss(Loss):
             self.normalization = self.default_normalization
 
     def set_terms(self, outer: int, inner: int) -> None:
-        """There are ``outer`` items of ``inner`` terms each."""
+        """There are `outer` items of `inner` terms each."""
         self.divisor = {
             LossParameter.FULL: outer * inner,
             LossParameter.VALID: outer * inner,
@@ -93,7 +93,7 @@ class NormalizedLoss(Loss):
         }[self.normalization]
 
     def normalized(self, terms: Tensor, labels: Tensor) -> Tensor:
-        """The sum of ``terms``, which are 0 where ``labels`` are ignored, divided."""
+        """The sum of `terms`, which are 0 where `labels` are ignored, divided."""
         if self.normalization == LossParameter.VALID and self.ignored is not None:
             return terms.sum() / (labels != self.ignored).sum().clamp(min=1)
         return terms.sum() / max(self.divisor, 1)

@@ -42,7 +42,7 @@ class _AcrossChannels(torch.autograd.Function):
 
 
 def mean_of_channels(x: Tensor, size: int) -> Tensor:
-    """(N, C, ...): the sum over each channel and its (size - 1) / 2 neighbours on both sides, divided by ``size``."""
+    """(N, C, ...): the sum over each channel and its (size - 1) / 2 neighbours on both sides, divided by `size`."""
     images, channels = x.shape[:2]
     lines = x.reshape(images, 1, channels, -1)
     return F.avg_pool2d(lines, (size, 1), stride=1, padding=(size // 2, 0)).reshape(x.shape)

@@ -231,7 +231,7 @@ class SPP(Layer):
 
 
 def place_windows(layer: Layer, image: Pair, kernel: Pair, stride: Pair, pad: Pair, *, floor: bool) -> Windows:
-    """The windows over an image, or a `ModelError` of ``layer``."""
+    """The windows over an image, or a `ModelError` of `layer`."""
     places = []
     for size, wide, step, around in zip(image, kernel, stride, pad, strict=True):
         if around >= wide:

@@ -69,7 +69,7 @@ class ArrayBlob(Blob):
         self._diff = self._diff.reshape(shape) if same else np.zeros(shape, self._diff.dtype)
 
     def take(self, data: NDArray[np.float32]) -> None:
-        """Makes ``data`` this blob's, without a copy, and its gradient zeros."""
+        """Makes `data` this blob's, without a copy, and its gradient zeros."""
         self._data = data
         self._diff = np.zeros_like(data)
 
