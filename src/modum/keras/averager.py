@@ -31,40 +31,38 @@ REPORT_SECONDS = 0.5
 
 
 class Averager(keras.callbacks.Callback):  # type: ignore[misc]
-    """Shares the weights of the model that `fit` trains with all other workers that train it.
+    """Share the weights of the model that `fit` trains with all other workers that train it.
 
         with modum.connect() as job, modum.keras.Averager(job) as averager:
             model.fit(averager.share(x, y, batch_size=64, epochs=3), epochs=3, callbacks=[averager])
             model.save("model.keras")
 
     From the beginning of `fit` the model has the shared weights: those of the first worker. Every training step is a
-    step of the rule. Between the last step of an epoch and the first of the next, validation and other callbacks find
+    step of the rule. Between the last step of an epoch and the first of the next, validation and other callbacks see
     the *shared* weights in the model (put this callback before them), so a checkpoint that is saved, or a metric that
-    stops the training, is theirs. When `fit` returns, nothing that was learned anywhere is lost: the model has the
-    final shared weights, the same in all workers.
+    stops the training, belongs to them. When `fit` returns, nothing that was learned anywhere is lost: the model has
+    the final shared weights, the same in all workers.
 
-    Trainable variables are shared, and means and variances that training moves. Frozen layers, seeds, counters, and
-    what the optimizer keeps stay the worker's own. In a job that was launched with groups, make this before the model:
-    TensorFlow prepares its collectives before its first operation.
+    Trainable variables are shared, and means and variances that training moves. Frozen layers, seeds, counters and the
+    optimizer's variables are not. In a job that was launched with groups, make this before the model: TensorFlow
+    prepares its collectives before its first operation.
+
+    `fit` raises `MismatchError` if the model (paths, shapes, dtypes), the backend or the settings differ from the first
+    worker's; `RuntimeError` if the model is not built; `ValueError` if a variable is neither float32 nor bfloat16,
+    nothing is trainable, or `fit` has fewer epochs than the data that `share` made; and `DeadlineError` if other groups
+    were still training after `finish_timeout` seconds.
 
     Args:
         job: from `modum.connect`.
         rule: how the weights move together. `Hybrid()`, the default, is elastic averaging between the groups that the
-            job was launched with, be they single workers. Inside a group, gradients are averaged at every step by the
-            backend's own collectives; there, TensorFlow trains without XLA.
-        name: what the shared model is called in the box. All workers that use the name train one model.
-        learning_rate_scale: see `LearningRateScale`. Applied around each step only, so other callbacks see their own
-            values; not for an optimizer with a `LearningRateSchedule`.
+            job was launched with (groups of one worker by default). Inside a group, gradients are averaged at every
+            step by the backend's own collectives; there, TensorFlow trains without XLA.
+        name: of the shared model in the box. All workers that use the name train one model.
+        learning_rate_scale: see `LearningRateScale`. Applied only around each step, so that other callbacks see their
+            own values; not for an optimizer with a `LearningRateSchedule`.
         warmup_steps: see `LearningRateScale`.
-        timeout: seconds to wait for the worker that makes the shared weights.
+        timeout: seconds to wait for the worker that creates the shared weights.
         finish_timeout: seconds to wait, at the end of `fit`, for the others to end theirs.
-
-    `fit` raises
-        MismatchError: the model (paths, shapes, dtypes), the backend or the settings differ from the first worker's.
-        RuntimeError: the model is not built.
-        ValueError: a variable is neither float32 nor bfloat16, nothing is trainable, or `fit` has fewer epochs than
-            the data that `share` made.
-        DeadlineError: other groups were still training after `finish_timeout` seconds.
     """
 
     def __init__(
@@ -106,14 +104,14 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
 
     @property
     def worker(self) -> Worker:
-        """This worker's part in the sharing, for those who look inside; RuntimeError before the first `fit`."""
+        """This worker's part in the sharing, for inspection; raises `RuntimeError` before the first `fit`."""
         if self._worker is None:
             raise RuntimeError("the model shares nothing before fit: call fit with this callback first")
         return self._worker
 
     @property
     def samples(self) -> SharedSamples:
-        """What the last `share` draws from; its `progress` goes from 0 to 1 for schedules. RuntimeError before it."""
+        """The pool that the last `share` draws from, for its `progress`; raises `RuntimeError` before `share`."""
         if self._prefetch is None:
             raise RuntimeError("there are no shared samples yet: call share first")
         return self._prefetch.samples
@@ -131,26 +129,26 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
     ) -> Any:
         """Return data for `fit`, drawn from one pool by all workers: faster ones do more, none is done twice.
 
-        Say the same `epochs` to `fit`. An epoch of this worker ends when its next samples are of the next one, so
-        epochs have different numbers of steps; the training ends when all samples of all epochs are done. The next
-        `fit` takes a new `share`.
+        Pass the same `epochs` to `fit`. An epoch of this worker ends when its next samples belong to the next one, so
+        epochs differ in their number of steps; the training ends when all samples of all epochs are done. The next
+        `fit` needs a new `share`.
 
         Args:
-            x: array, or a structure (tuples, lists, dicts) of arrays, with the samples in the first axis. Or a function
-                that takes a 1-D int64 array of indices (or a slice) and returns `(x, y)` or `(x, y, sample_weight)` of
-                that batch; then `size` says how many samples there are.
-            y: labels, likewise.
-            sample_weight: likewise.
-            batch_size: samples in a step of the whole group.
-            epochs: how often each sample is handed out.
-            size: samples that a function can load.
+            x: an array, or a structure (tuples, lists, dicts) of arrays, with the samples along the first axis. Or a
+                function that takes a 1-D int64 array of indices (or a slice) and returns `(x, y)` or `(x, y,
+                sample_weight)` of that batch; then `size` is needed.
+            y: labels, in the same forms as `x`.
+            sample_weight: weights of the samples, in the same forms as `x`.
+            batch_size: samples in one step of the whole group.
+            epochs: how many times each sample is handed out.
+            size: number of samples that a function can load.
             **options: `block`, `seed` and `timeout` of `SharedSamples`.
 
         Returns:
             A `tf.data.Dataset` on TensorFlow, a `torch.utils.data.DataLoader` on torch.
 
         Raises:
-            ValueError: arrays are not equally long, or `size` is missing.
+            ValueError: arrays differ in length, or `size` is missing.
         """
         self._load, size = _loader(x, y, sample_weight, size)
         if self._group.size > 1:
@@ -162,7 +160,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
 
     @contextmanager
     def shared_weights(self) -> Iterator[None]:
-        """Put the shared weights into the model inside, and the worker's own again afterwards.
+        """Put the shared weights into the model inside the `with` block, and restore the worker's own afterwards.
 
         After `fit` they are the same.
 
@@ -174,7 +172,10 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
             yield
 
     def statistics(self) -> AveragingStatistics:
-        """Return steps, exchanges and their times of this `fit` or the last one, and interval and moving rate in force.
+        """Return the counts of this `fit` or the last one.
+
+        Returns:
+            Steps and exchanges with their times, and the interval and moving rate in force.
 
         Raises:
             RuntimeError: before the first `fit`.
@@ -182,7 +183,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
         return self.worker.statistics()
 
     def close(self) -> None:
-        """Leave the job, whatever `fit` was doing: for where it raised something. Closing twice does nothing."""
+        """Leave the job, whatever `fit` was doing, as after an error. Closing twice does nothing."""
         with ExitStack() as stack:
             stack.callback(self._group.close)
             for group in self._beside:
@@ -297,7 +298,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _loader(x: Any, y: Any, sample_weight: Any, size: int | None) -> tuple[Callable[[Any], tuple[Any, ...]], int]:
-    """What loads a batch of indices, and how many samples there are."""
+    """Return what loads a batch of indices, and how many samples there are."""
     if callable(x):
         if size is None:
             raise ValueError("share(function) needs size=: the number of samples that the function can load")

@@ -15,7 +15,7 @@ __all__ = ["Graph", "Node", "Tensor"]
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Stands for a tensor of the model, by its number."""
+    """A tensor of the model, identified by its number."""
 
     number: int
 
@@ -33,7 +33,7 @@ class Node:
     outputs: tuple[int, ...]
 
     def call(self, values: Mapping[int, Any], training: bool | None) -> list[Any]:
-        """The outputs, for the values of tensors by their numbers."""
+        """Return the outputs, given the values of tensors by their numbers."""
 
         def fill(part: Any) -> Any:
             return values[part.number] if isinstance(part, Tensor) else part
@@ -46,7 +46,10 @@ class Node:
         return found
 
     def rebuilt(self) -> Node:
-        """The same with a layer of its own, made from the layer's config, with equal variables.
+        """Return this node with a layer of its own, made from the layer's config, with equal variables.
+
+        Returns:
+            A new node; this one stays as it is.
 
         Raises:
             ValueError: the layer does not come out of its config as it was.
@@ -83,7 +86,13 @@ class Graph:
 
     @classmethod
     def of(cls, model: Any) -> Graph:
-        """The graph of a Sequential or Functional model, which stays as it is.
+        """Return the graph of a Sequential or Functional model, which stays as it is.
+
+        Args:
+            model: built.
+
+        Returns:
+            All calls of its layers.
 
         Raises:
             TypeError: the model's layers are called by code of its own.
@@ -147,17 +156,17 @@ class Graph:
         )
 
     def crossing(self, cut: int) -> tuple[int, ...]:
-        """The tensors that are made before node number `cut` and wanted from it on, by number."""
+        """Return the numbers of the tensors that are made before node number `cut` and used from it on."""
         made = {*self.inputs, *(tensor for node in self.nodes[:cut] for tensor in node.outputs)}
         wanted = {*self.outputs, *(tensor for node in self.nodes[cut:] for tensor in node.inputs)}
         return tuple(sorted(made & wanted))
 
     def differentiable(self, tensors: Sequence[int]) -> tuple[int, ...]:
-        """Those whose gradients go back: floating ones that are not the model's inputs."""
+        """Return those whose gradients go back: floating ones that are not the model's inputs."""
         return tuple(t for t in tensors if t not in self.inputs and "float" in self.dtypes[t])
 
     def shared(self) -> dict[int, str]:
-        """The cuts that are not possible, as a layer with variables is called on both sides, and why."""
+        """Return the cuts that are not possible, as a layer with variables is called on both sides, and why."""
         uses: dict[int, list[int]] = {}
         for place, node in enumerate(self.nodes):
             for variable in getattr(node.operation, "variables", []):

@@ -35,24 +35,27 @@ def partition(
     sample: Any = None,
     name: str = "pipeline",
 ) -> KerasStage:
-    """This worker's stage of a compiled model: layers made anew from their configs, and no others.
+    """Return this worker's stage of a compiled model, with its layers only, made anew from their configs.
 
     The model is not changed. Optimizer, loss and metrics are those that it was compiled with.
 
     Args:
-        job: from `modum.connect`; rank r is stage r modulo stages.
-        model: a built Sequential or Functional model, or better a function that makes it: then nothing keeps the other
-            layers in memory, once this returns.
-        stages: how many; default: one a worker.
-        at: names of the layers that begin the stages 1, 2, ...; default: balanced by the time that each layer takes
-            for `sample` on the first worker, and by the bytes of its variables.
-        sample: inputs of the model, of one batch of the usual size, for measuring; needed only where a shape has
-            unknown extents beside that of the batch.
-        name: of the pipeline in the box; give `Pipeline` the same if you give one.
+        job: from `modum.connect`; rank r computes stage `r % stages`.
+        model: a built Sequential or Functional model, or a function that makes it, which saves memory: nothing keeps
+            the other layers once this returns.
+        stages: number of stages; default: one per worker.
+        at: names of the first layers of stages 1, 2, ...; default: balanced by the time that each layer takes for
+            `sample` on the first worker, and by the bytes of its variables.
+        sample: inputs of the model, of one batch of the usual size, for measuring; needed only if a shape has unknown
+            extents beside that of the batch.
+        name: of the pipeline in the box; the same as that of `Pipeline`.
+
+    Returns:
+        The stage.
 
     Raises:
-        ValueError: the model is not built or not compiled, a name in `at` is no layer, the model has too few layers,
-            or a layer cannot be made from its config.
+        ValueError: the model is not built or not compiled, a name in `at` is no layer, the model has too few layers, or
+            a layer cannot be made from its config.
         TypeError: the model is neither Sequential nor Functional.
         MismatchError: workers differ in the model.
     """
@@ -81,7 +84,7 @@ def partition(
 
 
 def _training_of(model: Any) -> dict[str, Any]:
-    """What the model was compiled with: optimizer, loss, loss weights and metrics."""
+    """Return what the model was compiled with: optimizer, loss, loss weights and metrics."""
     compiled = getattr(model, "_compile_config", None)
     if compiled is None or compiled.config.get("loss") is None:
         raise ValueError("the model has no optimizer and loss: call model.compile(optimizer=..., loss=...) first")
@@ -101,7 +104,7 @@ def _training_of(model: Any) -> dict[str, Any]:
 
 
 def _rebuilt(nodes: Sequence[Node]) -> list[Node]:
-    """The nodes with layers of their own; one that is called twice is made once."""
+    """Return the nodes with layers of their own; one that is called twice is made once."""
     made: dict[int, Any] = {}
     found = []
     for node in nodes:
@@ -121,7 +124,7 @@ def _rebuilt(nodes: Sequence[Node]) -> list[Node]:
 
 
 def _measure(graph: Graph, sample: Any) -> list[Layer]:
-    """What each layer costs for the sample, forward and backward. Nothing of the model is changed."""
+    """Return what each layer costs for the sample, forward and backward. The model is not changed."""
     way = backend()
     values = dict(zip(graph.inputs, _sample(graph, sample), strict=True))
     costs = []

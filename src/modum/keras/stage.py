@@ -64,14 +64,14 @@ class Part(keras.Model):  # type: ignore[misc]
         self.built = True
 
     def call(self, tensors: Sequence[Any], training: bool | None = None) -> list[Any]:
-        """The returned tensors for the given ones."""
+        """Return the outputs for the given tensors."""
         values = dict(zip(self._given, tensors, strict=True))
         for node in self._calls:
             values.update(zip(node.outputs, node.call(values, training), strict=True))
         return [values[number] for number in self._returned]
 
     def named_variables(self) -> list[tuple[str, Any]]:
-        """All variables, with names that are unique in the whole model and alike in all its copies."""
+        """Return all variables with names that are unique in the whole model and equal in all its copies."""
         return [pair for layer in self.parts for pair in named_variables_of(layer)]
 
     def run(
@@ -81,9 +81,16 @@ class Part(keras.Model):  # type: ignore[misc]
         tensors: list[Any],
         judge: Callable[[list[Any]], Any] | None = None,
     ) -> tuple[list[Any], list[Any], Any]:
-        """Outputs, new values of the untrained variables, and a loss; nothing is changed.
+        """Compute without changing anything.
 
-        The loss is what `judge` says of the outputs; without it, the sum of the losses of the layers, or None.
+        Args:
+            variables: values of the trained variables.
+            state: values of the untrained ones.
+            tensors: inputs of the part.
+            judge: computes the loss from the outputs; None: the loss is the sum of the layers' own losses, or None.
+
+        Returns:
+            The outputs, the new values of the untrained variables, and the loss.
         """
         mapping = [
             *zip(self.trainable_variables, variables, strict=True),
@@ -97,7 +104,7 @@ class Part(keras.Model):  # type: ignore[misc]
 
 
 class Remade:
-    """Makes the whole model again from its config, and compiles it alike."""
+    """Make the whole model again from its config, compiled in the same way."""
 
     def __init__(self, model: Any, graph: Graph, training: dict[str, Any]) -> None:
         self._classes = {type(node.operation).__name__: type(node.operation) for node in graph.nodes}
@@ -217,7 +224,7 @@ class KerasStage(Stage):
                 variable.assign(weights[name])
 
     def assemble(self, weights: Mapping[str, NDArray[Any]]) -> Any:
-        """The whole model; its `save("model.keras")` makes a file that opens in plain Keras."""
+        """Return the whole model; its `save("model.keras")` makes a file that opens in plain Keras."""
         assert self._whole is not None, "only the first stage can make the whole model"
         model = self._whole()
         for layer in {id(node.operation): node.operation for node in Graph.of(model).nodes}.values():
@@ -229,7 +236,7 @@ class KerasStage(Stage):
     # ---- inside
 
     def _tensors(self, inputs: Any) -> list[Any]:
-        """The given tensors: of the user's inputs on the first stage, else as they came."""
+        """Return the input tensors: from the user's inputs on the first stage, else as they came."""
         if isinstance(inputs, dict):
             inputs = [inputs[name] for name in self._outline.input_names]
         flat = keras.tree.flatten(inputs) if self.first else inputs
@@ -244,7 +251,7 @@ class KerasStage(Stage):
     def _returned(
         self, variables: list[Any], inputs: list[Any], state: list[Any], others: list[Any], weight: Any, labels: Any
     ) -> tuple[list[Any], Any]:
-        """What is differentiated: the returned tensors that have gradients, and the losses of the layers."""
+        """Return what is differentiated: the outputs that have gradients, and the losses of the layers."""
         returned, state, loss = self.part.run(variables, state, self._ordered(inputs, others))
         chosen = [
             tensor
@@ -256,7 +263,7 @@ class KerasStage(Stage):
     def _judged(
         self, variables: list[Any], inputs: list[Any], state: list[Any], others: list[Any], weight: Any, labels: Any
     ) -> tuple[list[Any], Any]:
-        """What is differentiated: the loss."""
+        """Return what is differentiated: the loss."""
 
         def judge(returned: list[Any]) -> Any:
             return keras.ops.cast(self.part.compute_loss(None, labels, self._formed(returned)), "float32")
@@ -265,12 +272,12 @@ class KerasStage(Stage):
         return [weight * loss], (returned, state, loss)
 
     def _ordered(self, inputs: list[Any], others: list[Any]) -> list[Any]:
-        """The given tensors, from those that are differentiated by and the others."""
+        """Return the input tensors, from those that are differentiated by and the others."""
         chosen, rest = iter(inputs), iter(others)
         return [next(chosen if t in self._outline.gradients_in else rest) for t in self._outline.given]
 
     def _formed(self, returned: Sequence[Any]) -> Any:
-        """The model's outputs as the model returns them."""
+        """Return the model's outputs in the structure in which the model returns them."""
         values = dict(zip(self._outline.returned, returned, strict=True))
 
         def fill(part: Any) -> Any:

@@ -20,9 +20,15 @@ class ModelVariable:
 
 
 def model_variables(model: Any) -> list[ModelVariable]:
-    """Trainable variables, then the floating ones that training moves otherwise (means and variances).
+    """Collect the variables of a model that are shared.
 
-    Left alone: what belongs to a frozen layer (`trainable = False`), seeds and counters.
+    What belongs to a frozen layer (`trainable = False`) is left out, and so are seeds and counters.
+
+    Args:
+        model: built.
+
+    Returns:
+        Trainable variables, followed by the floating ones that training moves otherwise (means and variances).
 
     Raises:
         RuntimeError: the model is not built.

@@ -194,7 +194,10 @@ class Averager:
         return self.worker.statistics()
 
     def close(self) -> None:
-        """Leave the shared training: end the pending exchange, remove the optimizer's hooks. The model stays as it is."""
+        """Leave the shared training: end the pending exchange and remove the optimizer's hooks.
+
+        The model stays as it is.
+        """
         self._stack.close()
 
     def __enter__(self) -> Self:

@@ -49,7 +49,7 @@ class SharedTensor:
 
 
 def dense_strides(tensor: Tensor) -> tuple[int, ...]:
-    """Return the tensor's strides if it is dense in some memory order (channels_last, say), else those of a dense copy."""
+    """Return the strides of a tensor that is dense in any memory order (channels_last, say), else of a dense copy."""
     return torch.empty_like(tensor, device="meta").stride()
 
 

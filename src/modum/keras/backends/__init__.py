@@ -16,10 +16,13 @@ BACKENDS = {
 
 
 def backend() -> Backend:
-    """Return that of the Keras backend in use; no other framework is imported.
+    """Import the backend for the framework that Keras uses, and no other framework.
+
+    Returns:
+        The backend.
 
     Raises:
-        RuntimeError: it is one on which Modum cannot train.
+        RuntimeError: Keras uses a framework on which Modum cannot train.
     """
     name = keras.backend.backend()
     if name not in BACKENDS:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Backend(ABC):
-    """What differs between Keras' backends. `group` is always one that this object has made."""
+    """What differs between Keras' backends. A `group` argument is always one that this object has made."""
 
     name: ClassVar[str]
 
@@ -32,7 +32,7 @@ class Backend(ABC):
     def vectors(
         self, variables: Sequence[ModelVariable], group: Group[Any]
     ) -> tuple[Sequence[Vector], list[TensorSpec]]:
-        """Return the variables as flat vectors, and what must be alike of each in all workers."""
+        """Return the variables as flat vectors, and the specs that must be equal in all workers."""
 
     @abstractmethod
     def data(self, prefetch: Prefetch, load: Callable[[Any], tuple[Any, ...]]) -> Any:
@@ -40,7 +40,7 @@ class Backend(ABC):
 
     @contextmanager
     def averaged(self, model: Any, group: Group[Any], purpose: str) -> Iterator[None]:
-        """Have the model's optimizer apply the group's mean gradients inside."""
+        """Make the model's optimizer apply the group's mean gradients inside the `with` block."""
         optimizer, apply = model.optimizer, model.optimizer.apply
 
         def averaged(gradients: Sequence[Any], trainable_variables: Any = None) -> Any:
@@ -63,7 +63,7 @@ class Backend(ABC):
 
     @contextmanager
     def compiled_for_groups(self, model: Any) -> Iterator[None]:
-        """Have the model compiled inside so that collectives work."""
+        """Compile the model inside the `with` block so that collectives work."""
         yield
 
     # ---- forward passes whose backward pass comes later
@@ -74,7 +74,7 @@ class Backend(ABC):
 
     @abstractmethod
     def kept(self, variables: Sequence[Any], *, stash: bool) -> list[Any]:
-        """Return tensors with the values of this moment, whatever is assigned later if `stash`."""
+        """Return tensors with the current values, unaffected by later assignments if `stash`."""
 
     @abstractmethod
     def forward(
@@ -82,11 +82,17 @@ class Backend(ABC):
     ) -> tuple[list[Any], Any, Callable[[Sequence[Any]], list[Any]]]:
         """Compute `outputs, rest = function(variables, inputs, *others)`.
 
+        Args:
+            function: differentiable by `variables` and `inputs`.
+            variables: its first argument.
+            inputs: its second argument.
+            *others: its other arguments.
+
         Returns:
             The outputs, the rest, and the way back: a function that takes gradients of all outputs, and returns those
-            of all variables and then of all inputs.
+            of all variables followed by those of all inputs.
         """
 
     @abstractmethod
     def apply(self, optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
-        """Do one step of the optimizer."""
+        """Take one step of the optimizer."""
