@@ -56,7 +56,22 @@ def cluster_of(
     copy: str | float | None,
     latency: str | float | None,
 ) -> "Cluster":
-    """Return the cluster that the options describe; what is None is as `Cluster` has it, and numbers are measured.
+    """Return the cluster that the options describe.
+
+    Args:
+        workers: as in `Cluster`, and so are the others: speeds and times as text with a unit.
+        group_size: workers in a group.
+        servers: memory servers.
+        colocated: whether they run on the workers' machines.
+        server_memory: speed of their memory.
+        bus: speed inside a group.
+        link: speed of a worker's link; a number is one that was measured, None leaves the default of `Cluster`.
+        server_link: speed of a server's link, as `link`.
+        copy: speed of copying weights, as `link`.
+        latency: of a message, as `link`.
+
+    Returns:
+        The cluster.
 
     Raises:
         ValueError: a value cannot be read, or is out of its range.

@@ -39,6 +39,9 @@ def open_alike(box: Box, name: str, shape: int | Sequence[int], dtype: str, meta
         dtype: as in `Box.create`.
         meta: what the buffer is to have been made with; sections as in `compare`.
 
+    Returns:
+        The buffer, open.
+
     Raises:
         MismatchError: it was made with another `meta`, or with another shape or dtype; it is not open then.
     """

@@ -46,6 +46,9 @@ class Roster:
             timeout: seconds to wait while somebody else is that member: a process that has just died may be it for a
                 moment longer.
 
+        Returns:
+            The place in the roster, until `Member.leave`.
+
         Raises:
             DeadlineError: somebody else still was; the message names the session. Nothing is left in the box.
         """

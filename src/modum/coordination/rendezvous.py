@@ -38,10 +38,13 @@ class Rendezvous:
         self._round = 0
 
     def gather(self, value: Any) -> list[Any]:
-        """Return what every member gave, by rank; all call it, equally often.
+        """Exchange a value with every member; all call it, equally often.
 
         Args:
             value: as `Value.set` takes it, or None.
+
+        Returns:
+            The values of all members, by rank.
 
         Raises:
             DeadlineError: some did not come within the timeout; the message has their ranks. The rendezvous cannot go
@@ -73,13 +76,16 @@ class Rendezvous:
 
 
 def missing(absent: Sequence[int], size: int, timeout: float, what: str) -> DeadlineError:
-    """Return the error for a round to which some of `size` members did not come.
+    """Make the error for a round to which some of `size` members did not come.
 
     Args:
         absent: their ranks.
         size: how many members there should be.
         timeout: how many seconds the others have waited.
         what: what members call to come.
+
+    Returns:
+        The error, to be raised.
     """
     shown = ", ".join(map(str, absent[:_SHOWN])) + (", ..." if len(absent) > _SHOWN else "")
     return DeadlineError(

@@ -8,11 +8,11 @@ T = TypeVar("T")
 
 
 class Group(ABC, Generic[T]):
-    """Workers that step together. `T` is the arrays of the front end: of NumPy, PyTorch or TensorFlow.
+    """Workers that step together. `T` is the array type of the front end: NumPy, PyTorch or TensorFlow.
 
-    Every method is collective: all members call it, in the same order. Where arrays can be changed, a method may change
-    those that it was given and return them; what it returns counts. A member that does not come makes the others raise
-    DeadlineError, or what the collective library raises, after the group's timeout.
+    Every method is collective: all members call it, in the same order. Where arrays are mutable, a method may overwrite
+    its arguments and return them; use the returned ones. If a member does not come, the others raise `DeadlineError`,
+    or what the collective library raises, after the group's timeout.
 
     Attributes:
         rank: this worker's number in the group, from 0; member 0 is the leader.
@@ -24,7 +24,7 @@ class Group(ABC, Generic[T]):
 
     @abstractmethod
     def largest(self, values: Sequence[float]) -> tuple[float, ...]:
-        """Return the element-wise largest of all members' `values`, which are equally many everywhere."""
+        """Return the element-wise maximum of all members' `values`, which have the same length everywhere."""
 
     @abstractmethod
     def broadcast(self, value: int) -> int:
@@ -34,15 +34,18 @@ class Group(ABC, Generic[T]):
     def average(
         self, arrays: Sequence[T | None], like: Sequence[T] | None = None, *, purpose: str = "average"
     ) -> list[T | None]:
-        """Return the mean of every array over all members: of gradients, say.
+        """Average each array over all members, such as gradients.
 
-        An array that is missing in some members counts as zero there, and all members get the mean; one that is missing
-        in all stays None. So an optimizer treats each parameter alike everywhere.
+        An array that only some members have counts as zero for the others, and all members get the mean; one that no
+        member has stays None. So an optimizer treats each parameter alike everywhere.
 
         Args:
-            arrays: equally many everywhere, each of the same shape and floating dtype; None where one is missing.
+            arrays: the same number everywhere, each of the same shape and floating dtype; None where one is missing.
             like: arrays of the same shapes and dtypes, none missing; needed only where arrays may be missing.
-            purpose: tells apart what may be averaged at the same time, for groups to which the order is not enough.
+            purpose: distinguishes what may be averaged at the same time, for groups where the order does not suffice.
+
+        Returns:
+            The means, in the order of `arrays`.
 
         Raises:
             ValueError: an array is sparse, or is missing without `like`.
@@ -50,17 +53,20 @@ class Group(ABC, Generic[T]):
 
     @abstractmethod
     def align(self, arrays: Sequence[T], *, purpose: str = "align") -> list[T]:
-        """Return the leader's arrays, to the bit (but maybe for the sign of a zero)."""
+        """Return the leader's arrays, bit for bit (except maybe for the sign of a zero)."""
 
     @abstractmethod
     def gather(self, part: T, lengths: Sequence[int], *, purpose: str = "gather") -> T:
-        """Return all members' 1-D parts, one behind the other.
+        """Concatenate all members' 1-D parts.
 
         Args:
             part: of `lengths[rank]` elements.
             lengths: of each member's part.
             purpose: see `average`.
+
+        Returns:
+            The parts, 1-D, in the order of the ranks.
         """
 
     def close(self) -> None:
-        """Let go of what was made for this object; not collective."""
+        """Release what was made for this object; not collective."""

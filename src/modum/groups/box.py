@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 
 class BoxGroup(Group[Array]):
-    """Members that leave numbers for each other in the box.
+    """Members that exchange numbers through the box.
 
     The collectives of a framework must be called in the same order by all members, so a thread that loads data cannot
     call them while another one trains. These may be called beside them, each method from one thread at a time.

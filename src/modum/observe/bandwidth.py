@@ -21,7 +21,7 @@ _SMALL_REPEATS: Final = 50
 class Bandwidth:
     """Medians of what was measured with one thread of this process.
 
-    The speeds are of the bytes of the array, one way, without the time that an operation takes in any case.
+    Speeds are bytes of the array per second, one way, without the fixed time of an operation.
     """
 
     read_bytes_per_second: float
@@ -34,7 +34,14 @@ class Bandwidth:
 
 
 def measure_bandwidth(box: Box, nbytes: int = 16 << 20) -> Bandwidth:
-    """Measure reads, adds and exchanges with a buffer of `nbytes`, which is deleted again.
+    """Measure reads, adds and exchanges with a buffer, which is deleted again.
+
+    Args:
+        box: joined; other traffic of its servers lowers the result.
+        nbytes: of the buffer.
+
+    Returns:
+        The medians.
 
     Raises:
         PoolFullError: the box has no room for the buffer.

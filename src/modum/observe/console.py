@@ -27,11 +27,11 @@ _NARROWEST_BAR = 10
 
 
 class RunConsole:
-    """The output of one run; a context manager.
+    """Show the output of one run; a context manager.
 
-    Where standard error is a terminal, its last line says how far the job is, and is redrawn in place while
-    output scrolls above it. Elsewhere such a line is written every ten seconds, and output is plain text: the
-    workers' standard output goes to standard output, everything else to standard error.
+    If standard error is a terminal, its last line shows how far the job is, and is redrawn in place while output
+    scrolls above it. Elsewhere such a line is written every ten seconds, and output is plain text: the workers'
+    standard output goes to standard output, everything else to standard error.
     """
 
     def __init__(
@@ -76,14 +76,14 @@ class RunConsole:
             self._write(stream, "".join(f"{label}{gap}{line}\n" for line in lines))
 
     def message(self, text: str, *, error: bool = False) -> None:
-        """Show what the launcher itself has to say."""
+        """Show a message of the launcher itself."""
         if self._live:
             self._print(Text(f"modum: {text}", style="bold red" if error else "bold"))
         else:
             self._write("stderr", f"modum: {text}\n")
 
     def show(self, progress: JobProgress | None, alive: int, done: int, *, last: bool = False) -> None:
-        """Bring the line of progress up to date: as often as it is due, or certainly if it is the `last`."""
+        """Update the line of progress, at most as often as it is due, but always if it is the `last`."""
         now = self._clock()
         if progress is not None and progress is not self._progress:
             self._progress = progress
@@ -127,7 +127,7 @@ class SampleRate:
         self._points: deque[tuple[float, int]] = deque()
 
     def update(self, now: float, samples: int) -> None:
-        """Take in that `samples` were counted at the time `now`, in seconds."""
+        """Record that `samples` were counted at the time `now`, in seconds."""
         self._points.append((now, samples))
         while now - self._points[0][0] > _RATE_SECONDS and len(self._points) > 2:
             self._points.popleft()
@@ -137,9 +137,9 @@ class SampleRate:
 
 
 def describe(progress: JobProgress | None, rate: float | None, alive: int, done: int, workers: int) -> list[str]:
-    """The parts of the line that are known: samples, their rate, loss, exchange time, workers alive.
+    """Return the parts of the line that are known: samples, their rate, loss, exchange time, workers alive.
 
-    Once no worker lives any more, the last part tells how many of all `workers` got `done`.
+    Once no worker is alive, the last part tells how many of all `workers` got `done`.
     """
     parts = []
     if progress is not None:

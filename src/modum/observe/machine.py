@@ -68,7 +68,7 @@ class Report:
 
     @property
     def usable_cores(self) -> int:
-        """How many threads can run at one time."""
+        """Number of threads that can run at one time."""
         return _usable_cores(self.cores_allowed, self.cores_quota)
 
 
@@ -77,6 +77,9 @@ def examine(port: int = DEFAULT_PORT) -> Report:
 
     Args:
         port: the TCP port that a memory server would listen on.
+
+    Returns:
+        What was found, tried out and measured.
     """
     limits = read_limits()
     loopback, loopback_trouble = loopback_bandwidth()
@@ -111,11 +114,14 @@ def examine(port: int = DEFAULT_PORT) -> Report:
 
 
 def memory_bandwidth(threads: int, nbytes: int) -> float:
-    """Return the bytes read and written a second by threads that add one array to another; the median of five.
+    """Measure how fast threads add one array to another.
 
     Args:
         threads: how many.
         nbytes: of each of the two arrays.
+
+    Returns:
+        Bytes read and written per second; the median of five.
     """
     elements = max(nbytes // 4, threads)
     target, x = np.zeros(elements, np.float32), np.ones(elements, np.float32)
@@ -130,7 +136,7 @@ def memory_bandwidth(threads: int, nbytes: int) -> float:
 
 
 def loopback_bandwidth(nbytes: int = 256 * 2**20) -> tuple[float, str | None]:
-    """Return the bytes a second through a TCP connection to this machine itself, or 0 and the reason why not."""
+    """Return the bytes per second through a TCP connection to this machine itself, or 0 and the reason why not."""
     buffer = bytearray(2**20)
     try:
         with ThreadPoolExecutor(1) as pool, socket.create_server(("127.0.0.1", 0)) as listener:

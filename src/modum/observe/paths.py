@@ -54,8 +54,11 @@ def measure_paths(servers: Sequence[str], *, token: str | None, timeout: float =
         token: the box's.
         timeout: seconds that a server may take for an answer.
 
+    Returns:
+        One entry for each server and transport; a path that does not work has the reason.
+
     Raises:
-        ValueError: an address is no address.
+        ValueError: an address is malformed.
     """
     paths = []
     for server in servers:

@@ -20,11 +20,18 @@ _WRITE_SECONDS = 0.5
 
 
 class WorkerProgress:
-    """One worker's reports, gathered here and written to the box twice a second by a thread of their own.
+    """Collect one worker's reports, and write them to the box twice a second in a thread of their own.
 
-    Whoever reports never waits for the network. Thread-safe. What this rank reported into the same box before, in an
-    earlier life, still counts. Raises `MismatchError` if the box keeps the progress of a job with too few workers for
-    this rank.
+    Reporting never waits for the network. Thread-safe. What this rank reported into the same box before, in an earlier
+    life, still counts.
+
+    Args:
+        box: to write to.
+        rank: of the worker.
+        world_size: of the job.
+
+    Raises:
+        MismatchError: the box keeps the progress of a job with too few workers for this rank.
     """
 
     def __init__(self, box: Box, rank: int, world_size: int) -> None:
@@ -57,11 +64,18 @@ class WorkerProgress:
         exchange_seconds: float = 0.0,
         hidden_seconds: float = 0.0,
     ) -> None:
-        """Tell what was done since the last report.
+        """Add what was done since the last report.
 
-        `samples` and `steps` were trained on by this worker, one exchange took `exchange_seconds` if that is
-        more than 0, and compute went on during `hidden_seconds` of them. `total`, the samples of the whole
-        job, and `loss` are the newest values. Raises what writing an earlier report raised.
+        Args:
+            samples: trained on by this worker.
+            steps: taken by this worker.
+            total: samples of the whole job, as known now.
+            loss: the newest one.
+            exchange_seconds: what one exchange took; 0: there was none.
+            hidden_seconds: the part of it during which computing went on.
+
+        Raises:
+            ModumError: what writing an earlier report raised.
         """
         if self._failure is not None:
             raise self._failure
@@ -84,7 +98,7 @@ class WorkerProgress:
                 self._thread.start()
 
     def flush(self) -> None:
-        """Write what was not yet written, and wait for it; for the end, and before a long pause."""
+        """Write what has not been written, and wait until it is there; for the end, and before a long pause."""
         with self._writing:  # one at a time, and what is written is what is newest then
             with self._lock:
                 changed, self._changed = self._changed, False
@@ -93,7 +107,7 @@ class WorkerProgress:
                 self._buffer.write(row.view(np.int64), offset=self._offset)
 
     def close(self) -> None:
-        """Write what was not yet written and let go of the box's buffer; closing twice does nothing."""
+        """Write what has not been written, and close the box's buffer. Closing twice does nothing."""
         self._closed.set()
         if self._thread is not None:
             self._thread.join()
@@ -142,7 +156,7 @@ class JobProgress:
 
 
 def read_progress(box: Box) -> JobProgress | None:
-    """The newest progress that workers have written into `box`; None before the first worker joined."""
+    """Return the newest progress that workers have written into `box`; None before the first worker joined."""
     with contextlib.suppress(BufferNotFoundError):
         buffer = box.open(_BUFFER)
         try:
@@ -167,7 +181,7 @@ def read_progress(box: Box) -> JobProgress | None:
 
 
 def clear_progress(box: Box) -> None:
-    """Forget the progress that an earlier job left in `box`."""
+    """Delete the progress that an earlier job left in `box`."""
     with contextlib.suppress(BufferNotFoundError):
         box.delete(_BUFFER)
 

@@ -55,7 +55,7 @@ class ArrayVector(Vector):
         statistics[:] = mixed(statistics, self._sent, rate, self.staging[trainable:])
 
     def read(self, buffer: "Buffer") -> None:
-        """Take over the shared weights."""
+        """Replace the weights by the shared ones."""
         buffer.read(self.weights)
 
     def write(self, buffer: "Buffer") -> None:
@@ -70,7 +70,7 @@ class ArrayVector(Vector):
         self._saved = self.weights.copy()
 
     def restore(self) -> None:
-        """Bring the copy back."""
+        """Restore the copy."""
         assert self._saved is not None, "restore without save"
         self.weights[:] = self._saved
         self._saved = None

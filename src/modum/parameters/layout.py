@@ -13,7 +13,7 @@ ALIGNMENT: Final = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorSpec:
-    """What must be alike of a shared tensor in all workers.
+    """What must be equal in all workers of a shared tensor.
 
     Attributes:
         name: unique in the model.
@@ -21,7 +21,7 @@ class TensorSpec:
         dtype: "float32" or "bfloat16"; see `check_specs`.
         trainable: whether gradients move it. What they do not move (the running mean and variance of a batch
             normalization) is a *statistic*.
-        note: what else tells two tensors apart, such as an unusual order in memory.
+        note: what else distinguishes two tensors, such as an unusual order in memory.
     """
 
     name: str

@@ -112,13 +112,16 @@ def mixed(statistics: Any, sent: Any, rate: float, correction: Any) -> Any:
         sent: S at the snapshot.
         rate: of the exchange.
         correction: d, what the exchange left.
+
+    Returns:
+        A new array.
     """
     return statistics + (sent - statistics) * rate - correction
 
 
 @contextmanager
 def shared_weights(vectors: Sequence[Vector], buffers: Sequence[Buffer]) -> Iterator[None]:
-    """Give the vectors what the buffers hold inside, and their own values again afterwards."""
+    """Give the vectors what the buffers hold inside the `with` block, and restore their own values afterwards."""
     for vector in vectors:
         vector.save()
     try:

@@ -24,21 +24,23 @@ class Layer:
 
 
 def balance(layers: Sequence[Layer], stages: int, *, forbidden: Collection[int] = (), slack: float = 0.1) -> list[int]:
-    """The first layers of the stages 1, 2, ...: increasing numbers between 1 and `len(layers) - 1`.
+    """Choose where to cut a model into stages.
 
-    The slowest stage sets the pace of a pipeline, so its time is made as small as it can be. Among the cuts whose
-    slowest stage takes at most `slack` (a share) longer, those are chosen whose worker with the most memory needs the
-    least: stage s of S keeps up to S - s versions of its parameters. Stages without parameters are left to the case
-    that all such cuts have one.
+    The slowest stage sets the pace of a pipeline, so its time is minimized. Among the cuts whose slowest stage takes at
+    most `slack` (a fraction) longer, those are chosen whose worker with the most memory needs the least: stage s of S
+    keeps up to S - s versions of its parameters. Stages without parameters are avoided unless all such cuts have one.
 
     Args:
         layers: in the order of computing.
-        stages: how many; at least 1.
+        stages: number of stages, at least 1.
         forbidden: numbers of layers before which no cut may lie.
         slack: by how much the slowest stage may be slower than the best, for less memory.
 
+    Returns:
+        The numbers of the first layers of stages 1, 2, ...: increasing, between 1 and `len(layers) - 1`.
+
     Raises:
-        ValueError: there are not so many places to cut.
+        ValueError: there are fewer places to cut than `stages - 1`.
     """
     seconds = _sums([layer.seconds for layer in layers])
     nbytes = _sums([float(layer.nbytes) for layer in layers])
@@ -63,7 +65,7 @@ def _sums(values: Sequence[float]) -> list[float]:
 def _best(
     layers: int, stages: int, forbidden: Collection[int], cost: Callable[[int, int, int], float]
 ) -> tuple[float, list[int]]:
-    """The cuts with the smallest largest `cost(stage, lo, hi)`, and among equals the smallest sum of squares."""
+    """Return the cuts with the smallest largest `cost(stage, lo, hi)`, and among equals the smallest sum of squares."""
     allowed = [cut for cut in range(1, layers) if cut not in forbidden]
     if len(allowed) < stages - 1:
         raise ValueError(f"{stages} stages need {stages - 1} cuts, but there are only {len(allowed)} places for one")

@@ -40,14 +40,14 @@ Array = np.ndarray[Any, Any]
 
 
 class Message(msgspec.Struct, frozen=True):
-    """What goes through a channel: a note of plain values, and arrays of any shape and dtype that NumPy names."""
+    """A message of a channel: a note of plain values, and arrays of any shape and dtype that NumPy names."""
 
     note: dict[str, Any]
     arrays: list[Any]
 
 
 class Wait(Protocol):
-    """Waits until a counter is at least a number, or raises."""
+    """A function that waits until a counter is at least a number, and returns its value, or raises."""
 
     def __call__(self, counter: Counter, at_least: int) -> int: ...
 
@@ -62,7 +62,7 @@ def _plain_wait(counter: Counter, at_least: int) -> int:
 
 
 class _End:
-    """What both ends have: the ring's name, its two counters, and the buffer while there is one."""
+    """State of either end: the ring's name, its two counters, and the buffer while there is one."""
 
     def __init__(self, box: Box, name: str, wait: Wait | None = None) -> None:
         self.name = name
@@ -85,12 +85,13 @@ class _End:
 
 
 class Writer(_End):
-    """The end that sends. There is one for each name, in one thread at a time.
+    """The end that sends. There is one for each name, used by one thread at a time.
 
-    slots
-        Messages that may be under way before `send` waits.
-    wait
-        How to wait for a counter; default: as long as the box's timeout.
+    Args:
+        box: in which the ring is.
+        name: of the ring.
+        slots: messages that may be under way before `send` waits; at least 1.
+        wait: how to wait for a counter; default: for as long as the box's timeout.
     """
 
     def __init__(self, box: Box, name: str, *, slots: int, wait: Wait | None = None) -> None:
@@ -106,10 +107,16 @@ class Writer(_End):
         """Bytes sent so far."""
 
     def send(self, note: dict[str, Any], arrays: Sequence[Array]) -> None:
-        """Copy a message into the ring; it may be read when this returns.
+        """Copy a message into the ring; the arrays may be changed when this returns.
 
-        Raises what waiting for a slot raises, PoolFullError if the servers have no room for the ring, and
-        ValueError for an array whose dtype has no name in NumPy (objects).
+        Args:
+            note: plain values, as msgpack has them.
+            arrays: of any shape; their dtypes need a name in NumPy.
+
+        Raises:
+            PoolFullError: the servers have no room for the ring.
+            ValueError: an array's dtype has no name in NumPy (objects).
+            ModumError: what waiting for a slot raises.
         """
         message = self._pack(note, arrays)
         if message.size > self._words:
@@ -124,11 +131,11 @@ class Writer(_End):
         self.nbytes += message.nbytes
 
     def drain(self) -> None:
-        """Wait until everything sent was read."""
+        """Wait until everything that was sent has been read."""
         self._wait_for_reader(self._count)
 
     def close(self) -> None:
-        """Delete the ring, with whatever was not read. Closing twice does nothing."""
+        """Delete the ring and whatever was not read. Closing twice does nothing."""
         if self._buffer is not None:
             self._let_go()
             try:
@@ -169,7 +176,13 @@ class Writer(_End):
 
 
 class Reader(_End):
-    """The end that receives. There is one for each name, in one thread at a time."""
+    """The end that receives. There is one for each name, used by one thread at a time.
+
+    Args:
+        box: in which the ring is.
+        name: of the ring.
+        wait: how to wait for a counter; default: for as long as the box's timeout.
+    """
 
     def __init__(self, box: Box, name: str, *, wait: Wait | None = None) -> None:
         super().__init__(box, name, wait)
@@ -179,16 +192,21 @@ class Reader(_End):
         """Bytes received so far."""
 
     def receive(self) -> Message:
-        """The next message, in the order of sending; its arrays are the caller's.
+        """Receive the next message, in the order of sending.
 
-        Raises what waiting for a message raises, and ProtocolError if the ring holds something else.
+        Returns:
+            The message; its arrays belong to the caller.
+
+        Raises:
+            ProtocolError: the ring holds something else than a message.
+            ModumError: what waiting for a message raises.
         """
         message = self.take()
         self.acknowledge()
         return message
 
     def take(self) -> Message:
-        """As `receive`, but its slot is free only after `acknowledge`, for which the message need not wait."""
+        """Receive a message without freeing its slot: `acknowledge` does that later."""
         self._wait(self._written, self._count + 1)
         words = self._fetch()
         self._count += 1
@@ -203,11 +221,11 @@ class Reader(_End):
             self._acknowledged = self._count
 
     def close(self) -> None:
-        """Let go of the ring, which is the writer's to delete."""
+        """Close the ring, which is the writer's to delete."""
         self._let_go()
 
     def _fetch(self) -> NDArray[np.int64]:
-        """The message's words: as many as the message before had at once, and then the rest if there is one."""
+        """Return the message's words: as many as the message before had at once, then the rest if there is one."""
         while True:
             if self._buffer is None:
                 self._buffer = self._box.open(self.name)
@@ -246,7 +264,12 @@ class Reader(_End):
 
 
 class Outbox:
-    """Sends in the background, in order. At most `bound` messages wait here; then `send` waits too."""
+    """Send in the background, in order. At most `bound` messages wait here; then `send` waits too.
+
+    Args:
+        writer: closed with this object.
+        bound: messages that may wait.
+    """
 
     def __init__(self, writer: Writer, bound: int) -> None:
         self._writer = writer
@@ -255,13 +278,13 @@ class Outbox:
         self._pending: deque[Future[None]] = deque()
 
     def send(self, note: dict[str, Any], arrays: Sequence[Array] = ()) -> None:
-        """Hand a message over; the arrays must not change any more. Raises what an earlier one raised."""
+        """Queue a message; the arrays must not change any more. Raises what sending an earlier one raised."""
         while self._pending and (self._pending[0].done() or len(self._pending) >= self._bound):
             self._pending.popleft().result()
         self._pending.append(self._thread.submit(self._writer.send, note, arrays))
 
     def drain(self) -> None:
-        """Wait until the other side has everything."""
+        """Wait until the other side has received everything."""
         while self._pending:
             self._pending.popleft().result()
         self._writer.drain()
@@ -278,7 +301,7 @@ class Outbox:
 
 
 class Inbox:
-    """Receives ahead in the background: `ask` for what will come, then `receive` it."""
+    """Receive ahead in the background: `ask` for what will come, then `receive` it."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -287,18 +310,18 @@ class Inbox:
         self._acknowledged: Future[None] | None = None
 
     def ask(self) -> None:
-        """One more message will come: fetch it as soon as it is there."""
+        """Announce that one more message will come, and fetch it as soon as it is there."""
         self._asked.append((self._thread.submit(self._reader.take), self._thread.submit(self._reader.acknowledge)))
 
     def receive(self) -> Message:
-        """The next message that was asked for. Raises what fetching it raised."""
+        """Return the next message that was asked for. Raises what fetching it raised."""
         if self._acknowledged is not None:
             self._acknowledged.result()
         message, self._acknowledged = self._asked.popleft()
         return message.result()
 
     def close(self) -> None:
-        """End the thread and let go of the ring."""
+        """End the thread and close the ring."""
         self._thread.shutdown(cancel_futures=True)
         self._reader.close()
 
@@ -308,7 +331,7 @@ def _words(nbytes: int) -> int:
 
 
 def _dtype(name: str) -> np.dtype[Any]:
-    """NumPy's dtype of this name; ml_dtypes has those that NumPy lacks (bfloat16)."""
+    """Return NumPy's dtype of this name; ml_dtypes has those that NumPy lacks (bfloat16)."""
     try:
         return np.dtype(name)
     except TypeError:

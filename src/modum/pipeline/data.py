@@ -19,10 +19,15 @@ __all__ = ["SharedData", "loader"]
 class SharedData:
     """Batches of sample indices, and the model's inputs and labels for each; made by `Pipeline.share`.
 
-    Attributes:
+    Args:
         samples: the pool from which the indices are drawn.
         inputs: takes a 1-D int64 array of indices and returns the model's inputs.
-        labels: likewise, what the loss wants.
+        labels: takes such an array and returns what the loss wants.
+
+    Attributes:
+        samples: as given.
+        inputs: as given.
+        labels: as given.
     """
 
     def __init__(self, samples: SharedSamples, inputs: Callable[[Any], Any], labels: Callable[[Any], Any]) -> None:
@@ -32,7 +37,7 @@ class SharedData:
 
     @property
     def progress(self) -> float:
-        """How much of the job had been handed out before the newest block: 0 to 1."""
+        """Fraction of the job, 0 to 1, that had been handed out before the newest block."""
         return self.samples.progress
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
@@ -40,14 +45,17 @@ class SharedData:
 
 
 def loader(data: Any) -> tuple[Callable[[Any], Any], int | None]:
-    """Return what loads a batch of indices, and how many samples there are; None for a function.
+    """Return a function that loads a batch of the data by its indices.
 
     Args:
-        data: an array or tensor with the samples in its first axis, a tuple, list or dict of such, or a function that
-            takes a 1-D int64 array of indices.
+        data: an array or tensor with the samples along the first axis, a tuple, list or dict of such, or a function
+            that takes a 1-D int64 array of indices.
+
+    Returns:
+        The function, and the number of samples; None for a function, which does not tell.
 
     Raises:
-        ValueError: arrays are not equally long.
+        ValueError: arrays differ in length.
     """
     if callable(data):
         return data, None

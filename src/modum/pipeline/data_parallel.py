@@ -24,6 +24,9 @@ __all__ = ["StageVector", "share_stage"]
 class StageVector(Vector):
     """The floating weights of a stage as one flat float32 vector, read and set through the stage.
 
+    Args:
+        stage: with at least one floating weight.
+
     Raises:
         ValueError: a floating weight is not float32.
     """
@@ -106,10 +109,20 @@ class StageVector(Vector):
 
 
 def share_stage(job: Job, stage: Stage, rule: UpdateRule, name: str, timeout: float) -> Worker | None:
-    """Share the stage with the same stage of the other pipelines; None for layers without weights.
+    """Share the stage's weights with the same stage of the other pipelines.
+
+    Args:
+        job: its groups are ignored: a worker exchanges alone.
+        stage: of this worker.
+        rule: how the weights move together.
+        name: of the shared weights in the box.
+        timeout: seconds to wait for the first pipeline.
+
+    Returns:
+        What exchanges them; None for layers without weights.
 
     Raises:
-        MismatchError: the weights or the settings differ from those of the first one.
+        MismatchError: the weights or the settings differ from those of the first pipeline.
         DeadlineError: the first one took longer than `timeout` seconds.
     """
     if not any(_is_floating(weight.array) for weight in stage.weights()):

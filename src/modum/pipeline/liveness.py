@@ -72,10 +72,10 @@ class StageRoster:
             raise DeadlineError(f"{error}; not there: {missing}") from None
 
     def waiting(self, phase: str, *, starting: bool = False) -> Wait:
-        """Return a way to wait for a counter, for at most the timeout.
+        """Return a function that waits for a counter, for at most the timeout.
 
-        It raises `StageError` if a stage has failed or (unless `starting`) is not there, and `DeadlineError` with this
-        stage and `phase` when time is up.
+        It raises `StageError` if a stage has failed or (unless `starting`) is gone, and `DeadlineError`, naming this
+        stage and `phase`, when time is up.
         """
 
         def wait(counter: Counter, at_least: int) -> int:
@@ -103,17 +103,20 @@ class StageRoster:
         self._stopped.set()
 
     def leave(self) -> None:
-        """Give the place up, having done everything. Does nothing the second time."""
+        """Give the place up with everything done. Does nothing the second time."""
         if self._member is not None:
             self._member.leave(done=True)
 
     def abandon(self) -> None:
-        """Give the place up without having done everything: for the others this stage has died."""
+        """Give the place up without having done everything: the others see this stage as dead."""
         if self._member is not None:
             self._member.leave()
 
     def check(self, *, starting: bool = False) -> None:
-        """Look whether the others are well.
+        """Check that the other stages are alive and have not failed.
+
+        Args:
+            starting: whether stages may be missing because they have not come yet.
 
         Raises:
             StageError: a stage has failed, or (unless `starting`) is gone without having done everything.

@@ -35,10 +35,19 @@ class MicroBatch:
 
 
 def cut(batch: Array, parts: int, number: Callable[[], int], progress: float) -> Iterator[MicroBatch]:
-    """A batch in as many parts of equal size (to one sample), none of them empty; `number` gives the next number.
+    """Cut a batch into micro-batches of equal size (to one sample), none of them empty.
+
+    Args:
+        batch: 1-D array of sample indices.
+        parts: number of micro-batches; fewer if the batch has fewer samples.
+        number: gives the next micro-batch's number.
+        progress: of the job, 0 to 1.
+
+    Yields:
+        The micro-batches, in the order of their samples.
 
     Raises:
-        ValueError: it is no 1-D array, or has no sample.
+        ValueError: `batch` is not a 1-D array, or is empty.
     """
     if batch.ndim != 1 or batch.size == 0:
         raise ValueError(f"a batch is a 1-D array of at least one sample index, not of shape {batch.shape}")

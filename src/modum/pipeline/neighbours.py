@@ -18,14 +18,14 @@ __all__ = ["Neighbours"]
 
 
 class Neighbours:
-    """Four channels at most: activations come in and go out, and so do gradients, the other way.
+    """A stage's channels, at most four: activations in and out, and gradients out and in.
 
     Args:
         box: in which the channels are.
         prefix: of their names: of the pipeline.
         stage: this worker's.
         bound: messages that may be under way in each channel; sending never waits for as many.
-        waiting: makes a way to wait, for what its text says.
+        waiting: makes the function that waits for a counter, given the text for its errors.
 
     Attributes:
         forward_in: activations of the stage before; None on the first stage.
@@ -64,11 +64,11 @@ class Neighbours:
         return sum(outbox.nbytes for outbox in (self.forward_out, self.backward_out) if outbox is not None)
 
     def drain(self) -> None:
-        """Wait until the neighbours have everything that was sent."""
+        """Wait until the neighbours have received everything that was sent."""
         for outbox in (self.forward_out, self.backward_out):
             if outbox is not None:
                 outbox.drain()
 
     def close(self) -> None:
-        """End the threads and delete the rings that this stage writes; closing twice does nothing."""
+        """End the threads and delete the rings that this stage writes. Closing twice does nothing."""
         self._stack.close()

@@ -35,11 +35,11 @@ class Cuts:
 
     @property
     def stages(self) -> int:
-        """How many there are."""
+        """Number of stages."""
         return len(self.starts) + 1
 
     def bounds(self, stage: int) -> tuple[int, int]:
-        """The numbers of the first layer of a stage, and of the first one after it."""
+        """Return the number of a stage's first layer, and that of the first layer after it."""
         ends = (0, *self.starts, len(self.layers))
         return ends[stage], ends[stage + 1]
 
@@ -59,21 +59,24 @@ def agree(
     measure: Callable[[], Sequence[Layer]],
     name: str,
 ) -> Cuts:
-    """The cuts that all workers of the job use.
+    """Return the cuts that all workers of the job use.
 
     Args:
-        job: its world size must be a multiple of the stages; rank r is stage r modulo stages.
+        job: its world size must be a multiple of the stages; rank r computes stage `r % stages`.
         layers: names, in the order of computing.
-        stages: how many; None: as many as there are workers, or as `at` makes.
-        at: names of the layers that begin the stages 1, 2, ...; None: balanced by `measure`, which the first
-            worker calls for all.
+        stages: number of stages; None: as many as there are workers, or as `at` makes.
+        at: names of the first layers of stages 1, 2, ...; None: balanced by `measure`, which the first worker calls for
+            all.
         forbidden: numbers of layers before which no cut may lie, and why.
-        measure: the costs of the layers.
+        measure: returns the costs of the layers.
         name: of the pipeline in the box.
 
+    Returns:
+        The cuts, with this worker's stage.
+
     Raises:
-        ValueError: a name is not that of a layer, or a cut is not possible, or there are too many stages, or they do
-            not fit the number of workers.
+        ValueError: a name is not that of a layer, a cut is not possible, there are too many stages, or they do not fit
+            the number of workers.
         MismatchError: the first worker has another model or other cuts.
         DeadlineError: the first worker has not measured within five minutes.
     """
@@ -131,7 +134,7 @@ def _balanced(
     measure: Callable[[], Sequence[Layer]],
     name: str,
 ) -> list[int]:
-    """Measured by rank 0 alone: measurements differ, and all workers must cut alike."""
+    """Let rank 0 alone measure, as measurements differ and all workers must cut alike; return the cuts."""
     if stages == 1:
         return []
     cuts = job.box.value(f"{name}/cuts")

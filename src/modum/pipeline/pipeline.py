@@ -34,41 +34,38 @@ __all__ = ["Mode", "Pipeline"]
 
 
 class Pipeline:
-    """Trains a model that is cut into stages, one stage a worker; every worker makes one and calls the same methods.
+    """Train a model that is cut into stages, one stage per worker; every worker makes one and calls the same methods.
 
         with Pipeline(job, stage) as pipeline:
             for step in pipeline.train(pipeline.share(x, y, batch_size=64, epochs=3)):
                 scheduler.step()
             print(pipeline.evaluate(batches, inputs=..., labels=...))
 
-    Rank r of the job is stage `r % stages` of pipeline (replica) `r // stages`. Activations go forward and
+    Rank r of the job computes stage `r % stages` of pipeline (replica) `r // stages`. Activations go forward and
     gradients back through channels of the box; each stage alternates one forward and one backward pass (1F1B).
 
-    job
-        From `modum.connect`.
-    stage
-        What this worker computes: from `modum.torch.partition` or `modum.keras.partition`, or one of your own.
-    mode
-        `"asynchronous"`: a stage updates its weights after every backward pass, and nobody waits for a flush. The
-        gradients of stage s of S are those of weights S - 1 - s updates old, the same for forward and backward pass of
-        a batch (PipeDream: Narayanan et al., SOSP 2019, section 3.3). `"synchronous"`: a batch is cut into
-        `micro_batches`, whose gradients are averaged for one update, and the next batch begins after it (the flush of
-        GPipe: Huang et al., NeurIPS 2019). The same steps as the unsplit model, to rounding, if the loss is a mean over
-        samples and no layer looks at the whole batch.
-    micro_batches
-        Parts of a batch; 1 in the asynchronous mode, where it must be left alone. About 4 times the stages keep the
-        synchronous mode's workers busy.
-    ahead
-        Batches more that may be on the wire of each cut. 0 is PipeDream's schedule, which keeps all stages busy while
-        what they send arrives in no time. Where `PipelineStatistics.waited_seconds` is large beside `compute_seconds`
-        on every stage, 1 hides the time on the wire; it doubles the staleness, and so the versions of the weights.
-    rule
-        How the same stages of several pipelines share their weights; `Elastic()` by default, unused with one pipeline.
-    name
-        Of the pipeline in the box; must be new there.
-    timeout
-        Seconds that this worker waits for another one, before it gives up with an error. One that died is found out
-        within a few seconds, whatever this says.
+    In the `"asynchronous"` mode a stage updates its weights after every backward pass, and nobody waits for a flush.
+    The gradients of stage s of S are those of weights S - 1 - s updates old, the same for forward and backward pass of
+    a batch (PipeDream: Narayanan et al., SOSP 2019, section 3.3). In the `"synchronous"` mode a batch is cut into
+    `micro_batches`, whose gradients are averaged for one update, and the next batch begins after it (the flush of
+    GPipe: Huang et al., NeurIPS 2019): the same steps as the unsplit model, to rounding, if the loss is a mean over
+    samples and no layer looks at the whole batch.
+
+    Args:
+        job: from `modum.connect`.
+        stage: what this worker computes: from `modum.torch.partition` or `modum.keras.partition`, or one of your own.
+        mode: `"asynchronous"` or `"synchronous"`.
+        micro_batches: parts of a batch; 1 in the asynchronous mode, where it must be left alone. About 4 times the
+            stages keep the synchronous mode's workers busy.
+        ahead: additional batches that may be on the wire of each cut. 0 is PipeDream's schedule, which keeps all stages
+            busy while what they send arrives in no time. Where `PipelineStatistics.waited_seconds` is large beside
+            `compute_seconds` on every stage, 1 hides the time on the wire; it doubles the staleness, and so the
+            versions of the weights.
+        rule: how the same stages of several pipelines share their weights; `Elastic()` by default, unused with one
+            pipeline.
+        name: of the pipeline in the box; must be new there.
+        timeout: seconds that this worker waits for another one before it raises. One that died is found out within a
+            few seconds, whatever this says.
 
     Raises:
         ValueError: the settings do not fit each other, or the job.
@@ -134,7 +131,7 @@ class Pipeline:
 
     @property
     def place(self) -> str:
-        """What this worker is called in errors."""
+        """Name of this worker in errors."""
         return self._roster.place
 
     def share(
@@ -152,16 +149,19 @@ class Pipeline:
         Every worker calls it and gives it to `train`; only the first stage of each pipeline draws from it.
 
         Args:
-            x: the model's inputs: an array or tensor with the samples in its first axis, a tuple, list or dict of such,
-                or a function that takes a 1-D int64 array of indices and returns those of that batch.
-            y: what the loss wants, likewise.
+            x: the model's inputs: an array or tensor with the samples along the first axis, a tuple, list or dict of
+                such, or a function that takes a 1-D int64 array of indices and returns those of that batch.
+            y: what the loss wants, in the same forms as `x`.
             batch_size: samples in a batch.
-            epochs: how often each sample is handed out.
-            size: samples; needed if `x` and `y` are functions.
+            epochs: how many times each sample is handed out.
+            size: number of samples; needed if `x` and `y` are functions.
             **options: `block`, `seed` and `timeout` of `SharedSamples`.
 
+        Returns:
+            The batches, for one call of `train`.
+
         Raises:
-            ValueError: the size is missing, or arrays are not equally long.
+            ValueError: the size is missing, or arrays differ in length.
         """
         inputs, first = loader(x)
         labels, second = loader(y)
@@ -187,16 +187,19 @@ class Pipeline:
         inputs: Callable[[Array], Any] | None = None,
         labels: Callable[[Array], Any] | None = None,
     ) -> Iterator[Step]:
-        """Train on batches of sample indices; yields after every update of this stage.
+        """Train on batches of sample indices.
 
         Iterate to the end: what the loop's body does (a learning rate schedule, say) happens between this stage's
         updates, after the same number of them on every stage.
 
         Args:
-            batches: from `share`; or other 1-D index arrays. Iterated on the first stage, to which the others leave the
-                choice.
-            inputs: called on the first stage: the model's inputs for an index array; what `share` made has its own.
-            labels: called on the last stage: what the loss wants for it; likewise.
+            batches: from `share`; or other 1-D index arrays. Iterated on the first stage, whose choice the others
+                follow.
+            inputs: called on the first stage: returns the model's inputs for an index array; not needed with `share`.
+            labels: called on the last stage: returns what the loss wants for an index array; not needed with `share`.
+
+        Yields:
+            A `Step` after every update of this stage.
 
         Raises:
             StageError: another stage failed or died; the message has its name and error.
@@ -216,17 +219,32 @@ class Pipeline:
         inputs: Callable[[Array], Any] | None = None,
         labels: Callable[[Array], Any] | None = None,
     ) -> dict[str, float]:
-        """Loss and metrics as means over samples, without training; all stages of the pipeline call it and get them.
+        """Return loss and metrics without training; all stages of the pipeline call it, and all get them.
 
-        Arguments and errors are those of `train`.
+        Args:
+            batches: as in `train`.
+            inputs: as in `train`.
+            labels: as in `train`.
+
+        Returns:
+            Means over the samples, by name.
+
+        Raises:
+            ValueError: there was no batch.
+            StageError: another stage failed or died; the message has its name and error.
+            DeadlineError: nothing came from a neighbour within the timeout.
+            RuntimeError: an earlier loop over `train` was left before its end.
         """
         with self._together("evaluation"):
             return self._schedule.evaluate(batches, *_loaders(batches, inputs, labels))
 
     def finish(self, timeout: float = 600.0) -> None:
-        """With several pipelines: do a last exchange, wait until all have, and take the shared weights.
+        """With several pipelines: do a last exchange, wait until all have done theirs, and take the shared weights.
 
-        Call it once, after training and before `model`. With one pipeline it does nothing but report.
+        Call it once, after training and before `model`. With one pipeline it only reports.
+
+        Args:
+            timeout: seconds to wait for the other pipelines.
 
         Raises:
             DeadlineError: other pipelines were still training after `timeout` seconds.
@@ -238,16 +256,16 @@ class Pipeline:
             self._job.flush()
 
     def model(self) -> Any:
-        """The whole model, gathered from all stages, on the first stage; None on the others.
+        """Return the whole model, gathered from all stages, on the first stage; None on the others.
 
-        What it is depends on the front end: a state dict for PyTorch, a model for Keras. All stages of the pipeline
-        call it; the first one needs memory for the whole model meanwhile.
+        Its form depends on the front end: a state dict for PyTorch, a model for Keras. All stages of the pipeline call
+        it; the first one needs memory for the whole model meanwhile.
         """
         with self._together("gathering the weights"):
             return self._gather()
 
     def statistics(self) -> PipelineStatistics:
-        """What this worker has done so far."""
+        """Return what this worker has done so far."""
         schedule = self._schedule
         return PipelineStatistics(
             updates=schedule.updates,
@@ -260,7 +278,10 @@ class Pipeline:
         )
 
     def close(self, error: BaseException | None = None) -> None:
-        """Leave the pipeline; with an `error`, the other stages end with it too. Closing twice does nothing.
+        """Leave the pipeline. Closing twice does nothing.
+
+        Args:
+            error: why this worker stops early: the other stages stop with it.
 
         Raises:
             RuntimeError: a loop over `train` was left before its end, and the other stages cannot go on.
@@ -308,7 +329,7 @@ class Pipeline:
 
     @contextmanager
     def _together(self, phase: str) -> Iterator[None]:
-        """All stages do something; if it fails here, they are told, and this worker can do nothing more."""
+        """Guard what all stages do together; if it fails here, tell them, and let this worker do nothing more."""
         if self._stopped or self._left:
             raise RuntimeError(f"{self.place}: {phase}: this pipeline has ended, or a loop over train() was left early")
         try:
@@ -336,7 +357,7 @@ class Pipeline:
     # ---- inside
 
     def _step(self, batch: Sequence[MicroBatch]) -> Step:
-        """The batch's results from those of its micro-batches, and a report of them."""
+        """Report a batch's results, put together from those of its micro-batches, and return them."""
         means: dict[str, float] = {}
         for micro in batch:
             for name, value in (micro.results or {}).items():

@@ -26,12 +26,12 @@ _END: Final = {"end": True}
 
 
 class Schedule:
-    """Trains and evaluates one stage, micro-batch by micro-batch.
+    """Train and evaluate one stage, micro-batch by micro-batch.
 
     Args:
         stage: what is computed.
         neighbours: where activations and gradients come from and go to.
-        place: what this worker is called in errors.
+        place: name of this worker in errors.
         mode: see `Pipeline`.
         micro_batches: parts of a batch, cut on the first stage.
         depth: micro-batches that may be between their forward and their backward pass.
@@ -41,7 +41,7 @@ class Schedule:
         number: micro-batches begun so far.
         most_versions: of the weights, at one time.
         computed: seconds in the stage: forward, backward and update.
-        waited: seconds for activations, gradients and batches.
+        waited: seconds spent waiting for activations, gradients and batches.
     """
 
     def __init__(
@@ -59,7 +59,15 @@ class Schedule:
     def train(
         self, batches: Iterable[Any], inputs: Callable[[Array], Any], labels: Callable[[Array], Any]
     ) -> Iterator[list[MicroBatch]]:
-        """Yield the micro-batches of a batch after the update that they have led to.
+        """Train on batches of sample indices.
+
+        Args:
+            batches: 1-D index arrays; iterated on the first stage.
+            inputs: returns the model's inputs for an index array; called on the first stage.
+            labels: returns what the loss wants for an index array; called on the last stage.
+
+        Yields:
+            The micro-batches of a batch, after the update that they have led to.
 
         Raises:
             ProtocolError: something else came from a neighbour than was due.
@@ -93,11 +101,19 @@ class Schedule:
     def evaluate(
         self, batches: Iterable[Any], inputs: Callable[[Array], Any], labels: Callable[[Array], Any]
     ) -> dict[str, float]:
-        """Return loss and metrics as means over samples, without training; the same on all stages.
+        """Evaluate batches of sample indices without training.
+
+        Args:
+            batches: as in `train`.
+            inputs: as in `train`.
+            labels: as in `train`.
+
+        Returns:
+            Loss and metrics as means over samples, by name; the same on all stages.
 
         Raises:
             ValueError: there was no batch.
-            ModumError: as `train`.
+            ModumError: as in `train`.
         """
         stage, neighbours = self._stage, self._neighbours
         sums: Array = np.zeros(1)

@@ -31,8 +31,8 @@ class Weight:
 class Stage(ABC):
     """Consecutive layers of a model, their weights and their optimizer, on one worker.
 
-    Micro-batches are numbered from 0 on. For each, `forward` and `backward` are called once, in the same order;
-    between them the forward passes of later micro-batches and updates may come. What crosses a cut is a list of arrays,
+    Micro-batches are numbered from 0 on. `forward` and `backward` are called once for each, in the same order; between
+    them the forward passes of later micro-batches and updates may come. What crosses a cut is a list of arrays,
     whatever they mean to the stages on both sides.
     """
 
@@ -64,10 +64,10 @@ class Stage(ABC):
 
     @abstractmethod
     def forward(self, number: int, inputs: Any, labels: Any = None, weight: float = 1.0) -> Sequence[Array]:
-        """The outputs of a micro-batch, computed for training with the weights of this moment.
+        """Compute the outputs of a micro-batch, for training, with the current weights.
 
-        These weights count for `backward(number)` too, however `update` moves them in between (weight
-        stashing: Narayanan et al., PipeDream, SOSP 2019, section 3.3).
+        These weights count for `backward(number)` too, however `update` moves them in between (weight stashing:
+        Narayanan et al., PipeDream, SOSP 2019, section 3.3).
 
         Args:
             number: of the micro-batch.
@@ -77,12 +77,12 @@ class Stage(ABC):
             weight: the micro-batch's share of its batch, a factor on every loss before it is differentiated.
 
         Returns:
-            What the next stage gets. The last stage returns `results` as one float64 array.
+            The arrays for the next stage. The last stage returns `results` as one float64 array.
         """
 
     @abstractmethod
     def backward(self, number: int, gradients: Sequence[Array]) -> Sequence[Array]:
-        """The gradients of the inputs; those of the weights are added up for `update`.
+        """Compute the gradients of the inputs, and add those of the weights up for `update`.
 
         Args:
             number: of the micro-batch.
@@ -90,16 +90,16 @@ class Stage(ABC):
                 stage.
 
         Returns:
-            What the stage before gets; empty for the first stage.
+            The gradients for the stage before; empty for the first stage.
         """
 
     @abstractmethod
     def update(self) -> None:
-        """One step of the optimizer with the gradients since the last one."""
+        """Take one step of the optimizer with the gradients since the last one."""
 
     @abstractmethod
     def evaluate(self, inputs: Any, labels: Any = None) -> Sequence[Array]:
-        """As `forward`, but for inference: nothing is kept or changed."""
+        """Compute the outputs for inference, without keeping or changing anything."""
 
     @property
     @abstractmethod
@@ -108,7 +108,7 @@ class Stage(ABC):
 
     @abstractmethod
     def weights(self) -> list[Weight]:
-        """Everything that the saved model needs of this stage, in an order that is always the same."""
+        """Return everything that the saved model needs of this stage, always in the same order."""
 
     @abstractmethod
     def assign(self, weights: Mapping[str, Array]) -> None:
@@ -116,4 +116,4 @@ class Stage(ABC):
 
     @abstractmethod
     def assemble(self, weights: Mapping[str, Array]) -> Any:
-        """The whole model, in the framework's own form, from the weights of all stages."""
+        """Return the whole model, in the framework's own form, from the weights of all stages."""

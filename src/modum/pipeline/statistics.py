@@ -29,7 +29,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PipelineStatistics:
-    """What this worker has done so far. Times are in seconds."""
+    """What a worker of a pipeline has done so far. Times are in seconds."""
 
     updates: int
     micro_batches: int

@@ -20,7 +20,7 @@ _END: Final = {"end": True}
 
 
 def send_weights(stage: Stage, box: Box, prefix: str, roster: StageRoster) -> None:
-    """To the first stage; returns when it has them."""
+    """Send a stage's weights to the first stage; return when it has them."""
     wait = roster.waiting("sending weights to stage 0")
     with closing(Writer(box, f"{prefix}/weights/{stage.index}", slots=_SLOTS, wait=wait)) as writer:
         for weight in stage.weights():
@@ -30,7 +30,7 @@ def send_weights(stage: Stage, box: Box, prefix: str, roster: StageRoster) -> No
 
 
 def all_weights(stage: Stage, box: Box, prefix: str, roster: StageRoster) -> dict[str, Array]:
-    """Those of the whole model by name, in the order of the stages; on the first stage."""
+    """Return the weights of the whole model by name, in the order of the stages; called on the first stage."""
     found = {weight.name: weight.array for weight in stage.weights()}
     for index in range(1, stage.stages):
         wait = roster.waiting(f"waiting for weights of stage {index}")

@@ -15,26 +15,21 @@ SERVER_PASSES = 2
 class Cluster:
     """Workers, groups and memory servers, and how fast the ways between them are.
 
-    All bandwidths are bytes per second; those of links are of one direction, and both are used at once.
+    All bandwidths are bytes per second; those of links are per direction, and both directions are used at once.
 
-    workers, group_size
-        `workers` is a multiple of `group_size`; consecutive ranks make a group.
-    servers
-        Memory servers; buffers are striped over them as `modum.box` does it.
-    link
-        Of a worker's network card.
-    server_link
-        Of a memory server's network card; `None`: as fast as a worker's.
-    server_memory
-        At which a memory server combines numbers in its memory, reads and writes counted.
-    bus
-        Between the workers of a group (NVLink, PCIe, or the network), in each direction.
-    copy
-        At which a worker copies its own weights: the snapshot before an exchange, the correction after it.
-    latency
-        Seconds for a message, one way.
-    colocated
-        The servers run on the first workers' machines and share their links; every worker has its own machine.
+    Attributes:
+        workers: number of workers, a multiple of `group_size`.
+        group_size: workers in a group; consecutive ranks make a group.
+        servers: number of memory servers; buffers are striped over them as `modum.box` does it.
+        link: bandwidth of a worker's network card.
+        server_link: bandwidth of a memory server's network card; None: as fast as a worker's.
+        server_memory: bandwidth at which a memory server combines numbers in its memory, reads and writes counted.
+        bus: bandwidth between the workers of a group (NVLink, PCIe, or the network), in each direction.
+        copy: bandwidth at which a worker copies its own weights: the snapshot before an exchange, the correction after
+            it.
+        latency: seconds for a message, one way.
+        colocated: whether the servers run on the first workers' machines and share their links; every worker has its
+            own machine.
     """
 
     workers: int = 8
@@ -69,7 +64,7 @@ class Cluster:
 
     @property
     def groups(self) -> int:
-        """Groups of workers; each exchanges as one."""
+        """Number of groups of workers; each exchanges as one."""
         return self.workers // self.group_size
 
     @property
@@ -78,13 +73,13 @@ class Cluster:
         return self.server_link or self.link
 
     def largest_part(self, nbytes: int) -> float:
-        """The share of a buffer of `nbytes` that lies on the server that has most of it: 1 / servers at best."""
+        """Return the share of a buffer of `nbytes` that lies on the server that has most of it: 1 / servers at best."""
         return max(Layout(nbytes, 0, self.servers, stripe_bytes(nbytes, self.servers)).segments()) / nbytes
 
     def flow(self, nbytes: int, exchanging: int) -> float:
-        """Bytes per second, each way, at which each of `exchanging` groups gets its exchange of `nbytes` done.
+        """Return the bytes per second, each way, of one exchange while `exchanging` groups exchange `nbytes` each.
 
-        Every place gives all exchanges an equal share (what TCP does about), and an exchange is as fast as its
+        Every place is shared equally among the exchanges (roughly as TCP does), and an exchange is as fast as its
         slowest place.
         """
         part, members = self.largest_part(nbytes), self.group_size
@@ -96,28 +91,28 @@ class Cluster:
         return min(self.link / (own * (1 - part) + part * (exchanging - own)) if self.workers > 1 else memory, memory)
 
     def tail(self, nbytes: int) -> float:
-        """Seconds that an exchange takes beyond its bytes: the round trip, and the last chunk's way back."""
+        """Return the seconds of an exchange beyond its bytes: the round trip, and the last chunk's way back."""
         last = min(CHUNK, nbytes * self.largest_part(nbytes) / self.group_size)
         alone = self.flow(nbytes, 1)
         return 2 * self.latency + (last / self.largest_part(nbytes) / alone if self.workers > self._free else 0.0)
 
     @property
     def _free(self) -> int:
-        """Workers whose exchange crosses no link: a single one on its own server's machine."""
+        """Number of workers whose exchange crosses no link: a single one on its own server's machine."""
         return 1 if self.colocated else 0
 
     def group_average(self, nbytes: int) -> float:
-        """Seconds of a ring all-reduce of `nbytes` inside a group: 2 (m - 1) / m of the bytes through each bus."""
+        """Return the seconds of a ring all-reduce of `nbytes` in a group: 2 (m - 1) / m of them through each bus."""
         members = self.group_size
         return 2 * (members - 1) / members * nbytes / self.bus + 2 * (members - 1) * self.latency * (members > 1)
 
     def ring(self, nbytes: int, workers: int | None = None) -> float:
-        """Seconds of a ring all-reduce of `nbytes` over the links of all `workers`."""
+        """Return the seconds of a ring all-reduce of `nbytes` over the links of `workers`, by default all."""
         workers = workers or self.workers
         return 2 * (workers - 1) / workers * nbytes / self.link + 2 * (workers - 1) * self.latency
 
     def boundary(self, nbytes: int) -> float:
-        """Seconds for which an exchange holds its workers up: snapshot, correction, and its way to the members."""
+        """Return the seconds that an exchange holds its workers up: snapshot, correction, the way to the members."""
         members = self.group_size
         spread = (members - 1) / members * nbytes / self.bus
         return (nbytes / members + nbytes) / self.copy + spread
@@ -127,10 +122,10 @@ class Cluster:
 class Place:
     """One place that bytes go through while all groups exchange at the planned interval.
 
-    name
-        What it is.
-    demand, capacity
-        Bytes per second, both directions together where it is a link.
+    Attributes:
+        name: what it is.
+        demand: bytes per second that the job asks for, both directions together where it is a link.
+        capacity: bytes per second that the place has, likewise.
     """
 
     name: str
@@ -139,5 +134,5 @@ class Place:
 
     @property
     def load(self) -> float:
-        """Share of the capacity that is asked for; more than 1 cannot be had."""
+        """Share of the capacity that is asked for; more than 1 means that the job is slowed down."""
         return self.demand / self.capacity

@@ -28,7 +28,7 @@ BUCKETS = (1 << 20, 25 << 20)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """What a job will do. Seconds, bytes, and bytes per second."""
+    """What to expect of a job. Times are in seconds, sizes in bytes, speeds in bytes per second."""
 
     cluster: Cluster
     nbytes: int
@@ -68,10 +68,10 @@ def estimate(
     interval: int | Auto = "auto",
     overlap: bool = True,
 ) -> Estimate:
-    """Plan a job.
+    """Estimate a job in its steady state.
 
     With `overlap` an exchange costs only its boundary (snapshot and correction); without it, all of it. A synchronous
-    all-reduce over all workers waits for its ring, less what hides under the backward pass.
+    all-reduce over all workers waits for its ring, except for what hides under the backward pass.
 
     Args:
         cluster: the machines.
@@ -80,6 +80,9 @@ def estimate(
         rule: a name in `modum.rules.RULES`, with settings if need be ("downpour:staleness=divide"), or "allreduce".
         interval: steps between exchanges.
         overlap: whether exchanges run beside compute.
+
+    Returns:
+        The estimate.
 
     Raises:
         ValueError: an argument is out of its range, or the rule is unknown.
@@ -141,10 +144,10 @@ def estimate(
 
 
 def all_reduce_step(cluster: Cluster, nbytes: int, step_seconds: float, *, overlap: bool = True) -> float:
-    """Seconds of a step of `step_seconds` whose gradients are averaged over all workers.
+    """Return the seconds of a step of `step_seconds` whose gradients are averaged over all workers.
 
-    With `overlap`, buckets are reduced one after another while the backward pass goes on: bucket i is ready
-    when its share of the backward pass is done, as in PyTorch's DistributedDataParallel.
+    With `overlap`, buckets are reduced one after another while the backward pass goes on: bucket i is ready when its
+    share of the backward pass is done, as in PyTorch's DistributedDataParallel.
     """
     whole = cluster.ring(nbytes)
     if not overlap:
@@ -190,7 +193,7 @@ def _places(cluster: Cluster, nbytes: int, moved: int, per_second: float, step: 
 
 
 def _worker_memory(cluster: Cluster, nbytes: int) -> int:
-    """The snapshot of this member's slice; in a group also one flat vector as scratch."""
+    """Return the bytes of the snapshot of this member's slice and, in a group, of a flat vector as scratch."""
     members = cluster.group_size
     return math.ceil(nbytes / members) + (nbytes if members > 1 else 0)
 

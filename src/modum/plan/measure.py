@@ -39,13 +39,14 @@ def measure_copy(nbytes: int = 64 << 20) -> float:
 
 
 def measure_step(command: Sequence[str], environment: Mapping[str, str]) -> float:
-    """Run a script as the only worker of a job, and return the seconds of its local step.
-
-    The script is started with a memory server of its own and ended after some steps.
+    """Run a script as the only worker of a job, with its own memory server, and end it after some steps.
 
     Args:
         command: starts a script that trains with `modum.connect`, such as ["python", "train.py"].
         environment: variables of the script, to which those of the job are added.
+
+    Returns:
+        Seconds of a local step.
 
     Raises:
         ValueError: it ended, or ran for `STEP_TIMEOUT` seconds, before it had reported enough steps.

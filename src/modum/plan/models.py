@@ -20,11 +20,14 @@ MOST_HEADER = 100_000_000
 
 
 def model_bytes(model: str) -> int:
-    """Bytes of the weights of `model`: a file, or an amount such as `100MB`.
+    """Return the bytes of a model's weights. Optimizer state and integers do not count.
 
-    Files: `.prototxt` (a Caffe net whose inputs have shapes), `.caffemodel` and Caffe's `.h5`, `.keras`
-    and Keras' `.h5`, `.safetensors`, and PyTorch's `.pt`, `.pth` and `.bin`. What an optimizer keeps,
-    and integers, do not count.
+    Args:
+        model: an amount such as `100MB`, or a file: `.prototxt` (a Caffe net whose inputs have shapes), `.caffemodel`
+            and Caffe's `.h5`, `.keras` and Keras' `.h5`, `.safetensors`, and PyTorch's `.pt`, `.pth` and `.bin`.
+
+    Returns:
+        Bytes of all tensors of a floating dtype.
 
     Raises:
         ValueError: there is no such file, its kind is unknown, or it cannot be read; the message says which.
@@ -72,7 +75,7 @@ def _caffemodel(path: Path) -> int:
 
 
 def _hdf5(path: Path | BytesIO) -> int:
-    """All float datasets but the optimizer's."""
+    """Return the bytes of all float datasets but the optimizer's."""
     import h5py
 
     total = 0
@@ -130,7 +133,7 @@ def _torch(path: Path) -> int:
 
 
 def _state(content: Any) -> Any:
-    """The model's part of a checkpoint that has other things beside it."""
+    """Return the model's part of a checkpoint that has other things beside it."""
     if isinstance(content, dict):
         for key in ("state_dict", "model_state_dict", "model"):
             if isinstance(content.get(key), dict):

@@ -19,12 +19,16 @@ HALVINGS = 60
 
 
 def mean_exchange(groups: int, think: float, flow: Callable[[int], float], nbytes: int) -> float:
-    """Seconds that `nbytes` take each of `groups` on average.
+    """Return the mean seconds of an exchange that holds its group up.
 
-    think
-        Seconds between the end of an exchange and the start of the group's next one.
-    flow
-        Bytes per second that each of k exchanges gets.
+    Args:
+        groups: number of groups.
+        think: seconds between the end of an exchange and the start of the group's next one.
+        flow: bytes per second that each of k exchanges gets, as a function of k.
+        nbytes: of an exchange.
+
+    Returns:
+        Seconds, at least `nbytes / flow(1)`.
     """
     if groups == 1 or think <= 0:
         return nbytes / flow(groups)
@@ -42,13 +46,20 @@ def mean_exchange(groups: int, think: float, flow: Callable[[int], float], nbyte
 def overlapped_exchange(
     groups: int, cycle: float, flow: Callable[[int], float], nbytes: int, extra: float
 ) -> float | None:
-    """Seconds of an exchange that runs beside compute, where a group begins one every `cycle` seconds.
+    """Return the mean seconds of an exchange that runs beside compute.
 
-    `extra` seconds of it leave the box alone. Between two exchanges a group leaves the box alone for
-    what remains of the cycle, which depends on the answer: it is found by halving.
+    Between two exchanges a group leaves the box alone for what remains of the cycle, which depends on the answer: it is
+    found by bisection.
+
+    Args:
+        groups: number of groups.
+        cycle: seconds from the start of an exchange to the start of the group's next one.
+        flow: bytes per second that each of k exchanges gets, as a function of k.
+        nbytes: of an exchange.
+        extra: seconds of an exchange in which it leaves the box alone.
 
     Returns:
-        None if exchanges last longer than the cycle: the box has no time left.
+        Seconds; None if exchanges last longer than the cycle: the box has no time left.
     """
     low, high = nbytes / flow(1), cycle - extra
     if high < low or (groups > 1 and nbytes / flow(groups) > high):

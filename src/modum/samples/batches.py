@@ -7,7 +7,7 @@ from modum.samples.shared import SharedSamples
 
 
 class Batches:
-    """What a loop trains on, to be gone through once.
+    """Batches of data to train on; can be iterated once.
 
     Args:
         samples: the pool from which the indices are drawn; its `progress` and `epoch` are for schedules.

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 class SamplePools:
-    """The first pools of all workers are one, and so are the second ones: a loop may make one for each epoch.
+    """Number the pools of a job: the first pools of all workers are one, and so are the second ones.
+
+    A loop may make one for each epoch.
 
     Args:
         job: whose workers share the samples.
@@ -32,10 +34,13 @@ class SamplePools:
         """Make the next pool; what is done of it is reported to the job.
 
         Args:
-            size: samples of the data set.
+            size: number of samples.
             batch_size: samples in a batch, of the whole group.
-            epochs: how often each sample is handed out.
+            epochs: how many times each sample is handed out.
             **options: `block`, `seed`, `timeout` and `group` of `SharedSamples`.
+
+        Returns:
+            The pool.
 
         Raises:
             ValueError: an argument is out of its range.

@@ -37,8 +37,9 @@ class Prefetch:
     `batches` yields them, from whatever thread; `trained` confirms the oldest ones. A new pass begins with what the
     pass before yielded and nobody trained on: a loop may look at the first batch, stop anywhere, or start anew.
 
-    together
-        Batches that the loop fetches before it trains on any of them (Keras: `steps_per_execution`).
+    Args:
+        samples: the pool.
+        together: batches that the loop fetches before it trains on any of them (Keras: `steps_per_execution`).
     """
 
     def __init__(self, samples: SharedSamples, together: int = 1) -> None:
@@ -55,7 +56,7 @@ class Prefetch:
         self._changed = threading.Condition()
 
     def batches(self) -> Iterator[NDArray[np.int64]]:
-        """1-D index arrays until all samples of all epochs are taken. A new call ends the one before."""
+        """Yield 1-D index arrays until all samples of all epochs are taken. A new call ends the one before."""
         with self._changed:
             self._pass += 1
             self._yielded = 0
@@ -66,12 +67,12 @@ class Prefetch:
             yield indices
 
     def trained(self) -> tuple[int, bool]:
-        """The loop has trained on what it fetched together.
+        """Confirm that the loop has trained on what it fetched together.
 
         Returns:
             How many batches that were, and whether they end an epoch: what comes next here is of another one, or there
-            is nothing more. To know, it waits for the others at the very end of the job, lest a block comes back of a
-            worker that died; but not with several batches together, where it had to end the pass before.
+            is nothing more. To know, it waits for the others at the very end of the job, in case a block comes back of
+            a worker that died; but not with several batches together, where it had to end the pass before.
 
         Raises:
             DeadlineError: others still work on the last blocks after the timeout of the samples.
@@ -145,7 +146,7 @@ class Prefetch:
         self._changed.notify_all()
 
     def _take(self, starving: bool, idle: bool) -> int | None:
-        """A block's number, `_DONE`, `_PAUSE`, or None: look again. All members of a group take the same."""
+        """Return a block's number, `_DONE`, `_PAUSE`, or None: look again. All members of a group take the same."""
         group = self.samples.group
         if group.rank != 0:
             return group.broadcast(0)

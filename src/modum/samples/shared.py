@@ -17,7 +17,7 @@ __all__ = ["Report", "SharedSamples"]
 
 
 class Report(Protocol):
-    """What is told about progress."""
+    """A function that is told about progress."""
 
     def __call__(self, *, samples: int, total: int) -> None:
         """Take note of what was done.
@@ -121,10 +121,13 @@ class SharedSamples:
             self.done(item)
 
     def take(self, timeout: float) -> int | None:
-        """Take the number of the next block, or None when all are done; of a group, the leader alone takes.
+        """Take the next block. In a group, only the leader takes.
 
         Args:
             timeout: seconds to wait for the last blocks.
+
+        Returns:
+            The block's number, or None when all are done.
 
         Raises:
             DeadlineError: others still work on the last blocks.
@@ -138,12 +141,12 @@ class SharedSamples:
         return self.permutation.batches(block, self.group.rank)
 
     def done(self, block: int) -> None:
-        """Say that all samples of a block were done. All members of a group do; the leader's word counts."""
+        """Confirm that all samples of a block were done. All members of a group call it; the leader's call counts."""
         if self.group.rank == 0:
             self._queue.done(block)
 
     def processed(self, samples: int) -> None:
-        """Report that so many samples more were done here."""
+        """Report that `samples` more were done here."""
         if self._report is not None:
             self._report(samples=samples, total=self.total)
 
