@@ -17,10 +17,19 @@ PARAMETERS = ("data_param", "hdf5_data_param", "image_data_param", "memory_data_
 
 
 def split_batches(net: NetParameter, member: int, members: int) -> tuple[NetParameter, float]:
-    """The net with the batches of one member, and what its gradients count in the mean over all members.
+    """Cut the batches of a net for the members of a group.
 
-    Batches are cut as evenly as can be, the first members having one record more; the factor makes a mean over members
-    the mean over records. What a layer without a batch size makes (Input, Python) is not cut.
+    Batches are cut as evenly as can be, the first members having one record more. Layers without a batch size (Input,
+    Python) are left as they are.
+
+    Args:
+        net: as read from its file.
+        member: number of the member, from 0.
+        members: of the group.
+
+    Returns:
+        The net with this member's batches, and the factor of its gradients, with which a mean over members is the mean
+        over records.
 
     Raises:
         ModelError: a batch has fewer records than there are members.

@@ -33,12 +33,12 @@ class Blob(ABC):
     @property
     @abstractmethod
     def data(self) -> NDArray[np.float32]:
-        """The values."""
+        """Values of the blob."""
 
     @property
     @abstractmethod
     def diff(self) -> NDArray[np.float32]:
-        """The gradient of the loss with respect to the values, as the last backward pass left it."""
+        """Gradient of the loss with respect to the values, as the last backward pass left it."""
 
     @property
     @abstractmethod
@@ -47,31 +47,31 @@ class Blob(ABC):
 
     @abstractmethod
     def reshape(self, *shape: int) -> None:
-        """Give it another shape; its values are zero then. Takes effect in other blobs with the next forward pass."""
+        """Change the shape; the values become zero. Takes effect in other blobs with the next forward pass."""
 
     @property
     def count(self) -> int:
-        """How many numbers it has."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def num(self) -> int:
-        """The first of four axes."""
+        """Length of the first of four axes."""
         return self._legacy(0)
 
     @property
     def channels(self) -> int:
-        """The second of four axes."""
+        """Length of the second of four axes."""
         return self._legacy(1)
 
     @property
     def height(self) -> int:
-        """The third of four axes."""
+        """Length of the third of four axes."""
         return self._legacy(2)
 
     @property
     def width(self) -> int:
-        """The last of four axes."""
+        """Length of the last of four axes."""
         return self._legacy(3)
 
     def _legacy(self, axis: int) -> int:
@@ -150,7 +150,7 @@ class Activation(Blob):
             self._diff = None
 
     def gradient(self) -> Tensor:
-        """The tensor behind `diff`: autograd's, once a backward pass has kept it; else one to be written to."""
+        """Return the tensor behind `diff`: autograd's, once a backward pass has kept it; else one to be written to."""
         tensor = self.tensor
         if self._diff is None or self._diff.shape != tensor.shape:
             self._diff = torch.zeros_like(tensor, requires_grad=False)
@@ -162,7 +162,7 @@ class Activation(Blob):
         return self._diff is not None and self._diff.shape == self.tensor.shape
 
     def keep_gradient(self, gradient: Tensor | None) -> None:
-        """What a backward pass found; None: nothing came here."""
+        """Keep what a backward pass found; None: no gradient came here."""
         self._diff = gradient
 
 
@@ -182,7 +182,7 @@ class LayerView:
 
 
 def as_array(tensor: Tensor) -> NDArray[np.float32]:
-    """A NumPy view, or a copy that cannot be written to for a tensor that lies elsewhere."""
+    """Return a NumPy view, or a copy that cannot be written to for a tensor that lies elsewhere."""
     array: NDArray[np.float32] = tensor.detach().cpu().numpy()
     if tensor.device.type != "cpu":
         array.flags.writeable = False

@@ -53,20 +53,20 @@ class _Seeing(Net):
         self.crop_dims = np.array(self.blobs[name].shape[2:])
 
     def predict_crops(self, crops: Iterable[NDArray[Any]]) -> Array:
-        """The first output [crops, ...] for images of about the input's size."""
+        """Return the first output [crops, ...] for images of about the input's size."""
         (name,) = self.inputs
         batch = np.stack([self.transformer.preprocess(name, crop) for crop in crops])
         return forward_all(self, None, {name: batch})[self.outputs[0]]
 
 
 class Classifier(_Seeing):
-    """Classifies pictures.
+    """Classify pictures.
 
         classifier = Classifier("deploy.prototxt", "net.caffemodel", image_dims=(256, 256), raw_scale=255)
         print(classifier.predict([load_image("cat.jpg")]).argmax(1))
 
-    image_dims
-        The size (height, width) that pictures get before the input's size is cut out of them; the input's if left out.
+    `image_dims` is the size (height, width) that pictures get before the input's size is cut out of them; by default
+    the input's.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Classifier(_Seeing):
         self.image_dims = np.array(self.crop_dims if image_dims is None else image_dims)
 
     def predict(self, inputs: Iterable[NDArray[Any]], oversample: bool = True) -> Array:
-        """The net's output [pictures, classes]: the mean over ten crops of each picture, or of its middle alone."""
+        """Return the net's output [pictures, classes]: the mean over ten crops, or that of the middle crop."""
         images = [resize_image(image, self.image_dims) for image in inputs]
         if oversample:
             predictions = self.predict_crops(ten_crops(images, self.crop_dims))
@@ -94,10 +94,9 @@ class Classifier(_Seeing):
 
 
 class Detector(_Seeing):
-    """Looks at windows of pictures, as R-CNN does (Girshick et al. 2014).
+    """Classify windows of pictures, as R-CNN does (Girshick et al. 2014).
 
-    context_pad
-        So many pixels of the input are to show what lies around the window; where that is beyond the picture, the mean.
+    `context_pad` pixels of the input on each side show what lies around the window; beyond the picture, the mean.
     """
 
     def __init__(
@@ -114,7 +113,7 @@ class Detector(_Seeing):
         self.context_pad = context_pad or 0
 
     def detect_windows(self, images_windows: Iterable[tuple[str, Iterable[Sequence[float]]]]) -> list[dict[str, Any]]:
-        """For each window (ymin, xmin, ymax, xmax) of each picture: a dictionary of window, prediction and filename."""
+        """Return a dictionary of window, prediction and filename for each window (ymin, xmin, ymax, xmax)."""
         windows = [(name, np.asarray(window)) for name, some in images_windows for window in some]
         images = {name: load_image(name) for name, _ in windows}
         if not windows:
@@ -126,7 +125,7 @@ class Detector(_Seeing):
         ]
 
     def crop(self, im: NDArray[Any], window: NDArray[Any]) -> Array:
-        """A window of a picture, with what lies around it."""
+        """Return a window of a picture, with what lies around it."""
         top, left, bottom, right = (float(edge) for edge in window)
         if not self.context_pad:
             return im[int(top) : int(bottom), int(left) : int(right)]
@@ -145,6 +144,6 @@ class Detector(_Seeing):
         return found
 
     def _mean_image(self) -> Array:
-        """What becomes zeros in the net."""
+        """Return the image that becomes zeros in the net."""
         (name,) = self.inputs
         return self.transformer.deprocess(name, np.zeros(self.blobs[name].shape[1:], np.float32))

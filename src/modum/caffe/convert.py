@@ -46,13 +46,20 @@ DECODING_AHEAD = 16
 
 
 def convert_idx(images: FilePath, labels: FilePath, database: FilePath, *, report: Report | None = None) -> int:
-    """An LMDB of the grey images in the IDX file `images` [n, height, width] and their `labels` [n].
+    """Write an LMDB of the grey images in IDX files; record i has key `%08d` of i, one channel, and raw bytes.
 
-    The files may be compressed (.gz). Record i has key `%08d` of i, one channel, and raw bytes. Returns n.
+    Args:
+        images: file of images [n, height, width], as it is or compressed (.gz).
+        labels: file of their labels [n], likewise.
+        database: directory to make.
+        report: called with the number of images written so far, and of all.
+
+    Returns:
+        The number of images.
 
     Raises:
-        DataError: a file is missing or not IDX, or there are not as many labels as images, or
-            there is something at `database`.
+        DataError: a file is missing or not IDX, or there are not as many labels as images, or there is something at
+            `database`.
     """
     pictures = _read_idx(Path(images), 3)
     classes = _read_idx(Path(labels), 1)
@@ -79,10 +86,16 @@ def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 
 
 def convert_cifar(batches: Sequence[FilePath], database: FilePath, *, report: Report | None = None) -> int:
-    """An LMDB of the images in CIFAR's binary batches, in their order.
+    """Write an LMDB of the images in CIFAR's binary batches; record i has key `%05d` of i, 3 x 32 x 32, and raw bytes.
 
-    A batch is a sequence of images, each a byte for the label and 32 x 32 bytes of red, green and blue: CIFAR-10's
-    format. Record i has key `%05d` of i, 3 x 32 x 32, and raw bytes. Returns the number of images.
+    Args:
+        batches: files, in their order: images of a byte for the label and 32 x 32 bytes of red, green and blue each
+            (CIFAR-10's format).
+        database: directory to make.
+        report: called with the number of images written so far, and of all.
+
+    Returns:
+        The number of images.
 
     Raises:
         DataError: a batch is missing, or is not a whole number of images, or there is something at `database`.
@@ -181,7 +194,16 @@ def convert_images(
 def mean_image(
     database: FilePath, mean: FilePath | None = None, *, backend: str = "LMDB", report: Report | None = None
 ) -> NDArray[np.float32]:
-    """The mean of all images of a database, [channels, height, width], written to the file `mean` if one is named.
+    """Compute the mean of all images of a database.
+
+    Args:
+        database: of images of one shape.
+        mean: file to write it to, such as `mean.binaryproto`; None: none.
+        backend: "LMDB" or "LEVELDB".
+        report: called with the number of images read so far, and of all.
+
+    Returns:
+        The mean, float32 [channels, height, width].
 
     Raises:
         DataError: the database cannot be read, or its images differ in shape.

@@ -12,7 +12,13 @@ _chosen = [torch.device("cpu")]
 
 
 def parse_gpus(text: str) -> list[int]:
-    """The numbers in `"0,2"`; all GPUs of this machine for `"all"`; none for an empty text.
+    """Return the numbers of GPUs that a text names.
+
+    Args:
+        text: numbers as in `"0,2"`; `"all"` for all GPUs of this machine; empty for none.
+
+    Returns:
+        The numbers, in order.
 
     Raises:
         CaffeError: it is neither, or there is no such GPU here.
@@ -38,7 +44,7 @@ def parse_gpus(text: str) -> list[int]:
 
 
 def use(gpu: int | None) -> torch.device:
-    """Prepare a GPU for nets whose batches all have one shape, or the CPU for None; returns the device."""
+    """Prepare a GPU for nets whose batches all have one shape, or the CPU for None; return the device."""
     if gpu is None:
         return torch.device("cpu")
     torch.backends.cudnn.benchmark = True
@@ -47,27 +53,27 @@ def use(gpu: int | None) -> torch.device:
 
 
 def set_mode_cpu() -> None:
-    """Make nets on the CPU, from now on."""
+    """Make nets compute on the CPU, from now on."""
     _chosen[0] = torch.device("cpu")
 
 
 def set_mode_gpu() -> None:
-    """Make nets on the GPU of `set_device`, from now on."""
+    """Make nets compute on the GPU of `set_device`, from now on."""
     _chosen[0] = use(_chosen[0].index or 0)
 
 
 def set_device(gpu: int) -> None:
-    """Make nets on this GPU, from now on."""
+    """Make nets compute on this GPU, from now on."""
     _chosen[0] = use(gpu)
 
 
 def default_device() -> torch.device:
-    """Where nets are made whose maker says nothing else."""
+    """Return the device of nets that are made without one."""
     return _chosen[0]
 
 
 def describe(gpu: int) -> list[str]:
-    """What Caffe's `device_query` tells of a GPU, line by line."""
+    """Return what Caffe's `device_query` shows of a GPU, line by line."""
     found = torch.cuda.get_device_properties(gpu)
     return [
         f"Device id:                     {gpu}",

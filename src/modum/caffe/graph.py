@@ -92,8 +92,15 @@ class Graph:
 def build(net: NetParameter, phase: int, generator: torch.Generator | None, *, fuse: bool = False) -> Graph:
     """Make the layers of a filtered net, connect them, and let them make their blobs.
 
-    `fuse` lets a batch normalization do the work of the Scale layer that follows it in place: faster, and the blob
-    between them is not to be seen.
+    Args:
+        net: with the layers of one phase alone.
+        phase: `TRAIN` or `TEST`.
+        generator: fills the parameters; None: torch's default one.
+        fuse: let a batch normalization do the work of the Scale layer that follows it in place: faster, and the blob
+            between them is not to be seen.
+
+    Returns:
+        The graph.
 
     Raises:
         ModelError: an unknown layer, a bottom that no layer makes, a top that two layers make, blobs that cannot be

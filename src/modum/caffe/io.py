@@ -43,7 +43,7 @@ INTERPOLATIONS = ("nearest-exact", "bilinear", None, "bicubic")
 
 
 def load_image(path: str | PathLike[str], color: bool = True) -> Array:
-    """The picture in a file: [height, width, 3], or [height, width, 1] in grey. An alpha channel is left out."""
+    """Return the picture in a file: [height, width, 3], or [height, width, 1] in grey. Alpha channels are dropped."""
     with Image.open(path) as picture:
         if picture.mode.startswith("I"):  # 16 bits of grey
             image: Array = np.asarray(picture, np.float32)[:, :, None] / np.float32(2**16 - 1)
@@ -59,7 +59,7 @@ def load_image(path: str | PathLike[str], color: bool = True) -> Array:
 
 
 def resize_image(im: NDArray[Any], new_dims: Sequence[int] | NDArray[np.integer], interp_order: int = 1) -> Array:
-    """`im` [height, width, channels] in the size `new_dims` (height, width), float32.
+    """Return `im` [height, width, channels] in the size `new_dims` (height, width), float32.
 
     `interp_order` is 0 for the nearest pixel, 1 for linear and 3 for cubic interpolation between pixels.
     """
@@ -73,7 +73,7 @@ def resize_image(im: NDArray[Any], new_dims: Sequence[int] | NDArray[np.integer]
 
 
 def oversample(images: Iterable[NDArray[Any]], crop_dims: Sequence[int] | NDArray[np.integer]) -> Array:
-    """Ten crops of each image: its corners and its middle, then these five mirrored; [10 n, height, width, channels].
+    """Return ten crops of each image, its corners and its middle, then these mirrored: [10 n, height, width, channels].
 
     `crop_dims` is (height, width).
     """
@@ -90,7 +90,7 @@ def oversample(images: Iterable[NDArray[Any]], crop_dims: Sequence[int] | NDArra
 
 
 def blobproto_to_array(blob: BlobProto, return_diff: bool = False) -> NDArray[np.floating]:
-    """The values of a blob, or its gradient."""
+    """Return the values of a blob, or its gradient."""
     if not return_diff:
         return from_blob(blob, "the blob")
     shape = blobproto_to_array(blob).shape
@@ -100,25 +100,32 @@ def blobproto_to_array(blob: BlobProto, return_diff: bool = False) -> NDArray[np
 
 
 def array_to_blobproto(arr: ArrayLike, diff: ArrayLike | None = None) -> BlobProto:
-    """A blob with the values `arr`, and the gradient `diff` if there is one."""
+    """Return a blob with the values `arr`, and the gradient `diff` if there is one."""
     blob = BlobProto()
     to_blob(np.asarray(arr, np.float32), blob, None if diff is None else np.asarray(diff, np.float32))
     return blob
 
 
 def arraylist_to_blobprotovector_str(arraylist: Sequence[ArrayLike]) -> bytes:
-    """Several arrays as one message, in bytes."""
+    """Return several arrays as one message, in bytes."""
     content: bytes = BlobProtoVector(blobs=[array_to_blobproto(array) for array in arraylist]).SerializeToString()
     return content
 
 
 def blobprotovector_str_to_arraylist(content: bytes) -> list[NDArray[np.floating]]:
-    """The arrays in what `arraylist_to_blobprotovector_str` made."""
+    """Return the arrays in what `arraylist_to_blobprotovector_str` made."""
     return [blobproto_to_array(blob) for blob in BlobProtoVector.FromString(content).blobs]
 
 
 def array_to_datum(arr: NDArray[Any], label: int | None = None) -> Datum:
-    """A record of a database from an array [channels, height, width]: uint8 as bytes, all else as numbers.
+    """Make a record of a database from an array.
+
+    Args:
+        arr: [channels, height, width]; uint8 is stored as bytes, everything else as numbers.
+        label: of the record.
+
+    Returns:
+        The record.
 
     Raises:
         ValueError: the array has not three axes.
@@ -137,20 +144,20 @@ def array_to_datum(arr: NDArray[Any], label: int | None = None) -> Datum:
 
 
 def datum_to_array(datum: Datum) -> NDArray[Any]:
-    """The array [channels, height, width] in a record: uint8, or float64 as pycaffe gives it. The label is left out."""
+    """Return the array [channels, height, width] in a record, uint8, or float64 as pycaffe does, without the label."""
     numbers = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, float)
     return numbers.reshape(datum.channels, datum.height, datum.width)
 
 
 class Transformer:
-    """From images as they are loaded to what the inputs of a net want, and back.
-
-    inputs
-        The shape (batch, channels, height, width) of each input, by name.
+    """Transform images as they are loaded to what the inputs of a net expect, and back.
 
     Each step is done if it was set, in this order: resize to the input's size, transpose, swap channels, multiply by
     the raw scale (255, say), subtract the mean, multiply by the input scale. Input names that the net does not have
-    are a ValueError everywhere.
+    raise `ValueError` everywhere.
+
+    Args:
+        inputs: the shape (batch, channels, height, width) of each input, by name.
     """
 
     def __init__(self, inputs: Mapping[str, Sequence[int]]) -> None:
@@ -197,7 +204,7 @@ class Transformer:
         self.input_scale[in_] = scale
 
     def preprocess(self, in_: str, data: NDArray[Any]) -> Array:
-        """An image [height, width, channels] as the input wants it."""
+        """Return an image [height, width, channels] as the input expects it."""
         size = self._shape(in_)[2:]
         image = data.astype(np.float32)
         if image.shape[:2] != size:
@@ -210,7 +217,7 @@ class Transformer:
         return image * np.float32(self.input_scale.get(in_, 1.0))
 
     def deprocess(self, in_: str, data: NDArray[Any]) -> Array:
-        """What `preprocess` would make `data` of, but for its size."""
+        """Reverse `preprocess`, except for the size."""
         image = data.astype(np.float32).reshape(data.shape[-3:]) / np.float32(self.input_scale.get(in_, 1.0))
         image = (image + self.mean.get(in_, np.float32(0))) / np.float32(self.raw_scale.get(in_, 1.0))
         if in_ in self.channel_swap:

@@ -47,18 +47,16 @@ class Net:
         net.blobs["data"].data[...] = images
         print(net.forward()["prob"])
 
-    model
-        A prototxt file, or the message that was read from one; it is filtered by phase, stages and level here.
-    phase, weights
-        `TRAIN` or `TEST`, and a `.caffemodel` or `.h5` file to copy from (several: in this order). pycaffe's
-        older order `Net(model, weights, phase)` is understood as well.
-    seed
-        Of the fillers; None draws from PyTorch's global generator.
-    device
-        Where the layers compute; None: as `set_mode_gpu` and its like say, the CPU at first.
-    fuse
-        Compute a batch normalization and the Scale layer that follows it in place as one: faster, but the blob that
-        they share never has what was between them.
+    Args:
+        model: a prototxt file, or the message that was read from one; it is filtered by phase, stages and level here.
+        phase: `TRAIN` or `TEST`. pycaffe's older order `Net(model, weights, phase)` is understood as well.
+        weights: a `.caffemodel` or `.h5` file to copy from, or several, in this order.
+        stages: of the state that the net is filtered by.
+        level: of that state.
+        seed: of the fillers; None draws from PyTorch's global generator.
+        device: on which the layers compute; None: as set by `set_mode_gpu` and the like, the CPU at first.
+        fuse: compute a batch normalization and the Scale layer that follows it in place as one: faster, but the blob
+            that they share never has what was between them.
 
     Raises:
         ModelError: something is wrong with the net; the message has file, line and layer.
@@ -128,23 +126,23 @@ class Net:
 
     @property
     def top_names(self) -> dict[str, list[str]]:
-        """The names of each layer's tops."""
+        """Names of each layer's tops."""
         return OrderedDict((step.name, list(step.spec.top)) for step in self._steps)
 
     @property
     def bottom_names(self) -> dict[str, list[str]]:
-        """The names of each layer's bottoms."""
+        """Names of each layer's bottoms."""
         return OrderedDict((step.name, list(step.spec.bottom)) for step in self._steps)
 
     @property
     def blob_loss_weights(self) -> dict[str, float]:
-        """What each blob counts in the loss: 0 for most."""
+        """Weight of each blob in the loss: 0 for most."""
         weights = self._graph.weights
         return OrderedDict((name, weights.get(number, 0.0)) for number, name in enumerate(self._graph.names))
 
     @property
     def loss(self) -> float:
-        """The weighted sum of all losses of the last forward pass."""
+        """Weighted sum of all losses of the last forward pass."""
         return float(self._total())
 
     def forward(
@@ -154,10 +152,17 @@ class Net:
         end: str | None = None,
         **inputs: NDArray[Any],
     ) -> Arrays:
-        """Run the layers from `start` to `end` (their names, both included; None: the first, the last).
+        """Run the layers from `start` to `end`.
 
-        `inputs` fill inputs of the net, which take over their shapes. Returns the outputs of the net (with `end`
-        the tops of that layer) and `blobs` by name, as views that the next pass replaces.
+        Args:
+            blobs: names of blobs to return beside the outputs.
+            start: name of the first layer to run; None: the first of the net.
+            end: name of the last layer to run; None: the last of the net.
+            **inputs: arrays for inputs of the net, which take over their shapes.
+
+        Returns:
+            The outputs of the net (with `end` the tops of that layer) and `blobs`, by name: float32 views that the next
+            pass overwrites.
 
         Raises:
             ValueError: an input, blob or layer is not of this net.
@@ -183,12 +188,22 @@ class Net:
     ) -> Arrays:
         """Compute the gradients of all blobs and parameters; those of parameters are added to what is there.
 
-        It begins with the losses; with `start` at the tops of that layer, whose `diff` counts as it stands (the
-        user's, or the loss weight); with `gradients` at the blobs that they name. Returns the diffs of the net's
-        inputs (with `end`: of that layer's bottoms) and of `diffs` by name. An input has one only if the net says
-        `force_backward: true`.
+        The pass begins at the losses; with `start` at the tops of that layer, whose `diff` counts as it stands (the
+        user's, or the loss weight); with `gradients` at the blobs that they name. Where the forward pass was not
+        recorded (phase TEST) it is done again first, from the same data.
 
-        Where the forward pass was not recorded (phase TEST) it is done again first, from the same data.
+        Args:
+            diffs: names of blobs whose gradients are returned too.
+            start: name of the layer to begin at.
+            end: name of the layer to end at.
+            **gradients: of blobs, by name.
+
+        Returns:
+            The diffs of the net's inputs (with `end`: of that layer's bottoms) and of `diffs`, by name. An input has
+            one only if the net says `force_backward: true`.
+
+        Raises:
+            ValueError: a blob or layer is not of this net.
         """
         if not self._differentiable:
             self._differentiable = True
@@ -212,13 +227,13 @@ class Net:
         return {name: self._blob(name).diff for name in (*wanted, *(diffs or ()))}
 
     def forward_all(self, blobs: Sequence[str] | None = None, **inputs: NDArray[Any]) -> Arrays:
-        """As `forward`, for `inputs` of any number of rows, batch by batch; returns copies of all rows."""
+        """Run `forward` for `inputs` of any number of rows, batch by batch; return copies of all rows."""
         return forward_all(self, blobs, inputs)
 
     def forward_backward_all(
         self, blobs: Sequence[str] | None = None, diffs: Sequence[str] | None = None, **arrays: NDArray[Any]
     ) -> tuple[Arrays, Arrays]:
-        """As `forward` and `backward`, for `arrays` of any number of rows: inputs, and gradients of outputs."""
+        """Run `forward` and `backward` for `arrays` of any number of rows: inputs, and gradients of outputs."""
         return forward_backward_all(self, blobs, diffs, arrays)
 
     def clear_param_diffs(self) -> None:
@@ -229,7 +244,7 @@ class Net:
                     blob.tensor.grad.zero_()
 
     def reshape(self) -> None:
-        """Carry new shapes of inputs through all layers, so that all blobs have their shapes before a forward pass."""
+        """Propagate new shapes of inputs through all layers, so that all blobs have theirs before a forward pass."""
         shapes = self._graph.shapes
         for step in self._steps:
             if step.bottoms:
@@ -242,7 +257,10 @@ class Net:
                     self._values[number] = None
 
     def share_with(self, other: Net) -> None:
-        """Use the parameters of `other` in all layers of the same names, from now on.
+        """Use the parameters of another net in all layers of the same names, from now on.
+
+        Args:
+            other: the net that has the parameters.
 
         Raises:
             CaffeError: a layer of the same name has other blobs there.
@@ -259,7 +277,7 @@ class Net:
                 mine[index] = blob
 
     def save(self, path: str | Path, *, diff: bool = False) -> None:
-        """Write the weights to a `.caffemodel` (or `.h5`) file; with `diff` the gradients in their place too."""
+        """Write the weights to a `.caffemodel` (or `.h5`) file, and with `diff` their gradients too."""
         layers = [step.spec for step in self._steps]
         values = {name: [blob.data for blob in some] for name, some in self.params.items()}
         write_weights(path, layers, values, self.name)
@@ -268,10 +286,13 @@ class Net:
 
     @torch.no_grad()
     def copy_from(self, path: str | Path) -> None:
-        """Take over the weights of all layers that the file has under the same name.
+        """Copy the weights of all layers that a file has under the same name.
+
+        Args:
+            path: a `.caffemodel` or `.h5` file.
 
         Raises:
-            CaffeError: the file cannot be read, or a layer's blobs are not of the same number and shapes.
+            CaffeError: the file cannot be read, or a layer's blobs differ in number or shape.
         """
         for name, arrays in read_weights(Path(path)).items():
             view = self.layer_dict.get(name)
@@ -290,10 +311,14 @@ class Net:
                 blob.copy_(torch.from_numpy(np.array(array, np.float32, order="C")).view(blob.shape))
 
     def set_input_arrays(self, data: NDArray[np.float32], labels: NDArray[np.float32]) -> None:
-        """What a MemoryData layer gives out from now on.
+        """Set what a MemoryData layer returns from now on.
+
+        Args:
+            data: [n, channels, height, width], n a multiple of the batch size.
+            labels: [n], or [n, 1, 1, 1].
 
         Raises:
-            ValueError: the net has no such layer.
+            ValueError: the net has no such layer, or the arrays do not fit it.
         """
         for step in self._steps:
             if step.spec.type == "MemoryData":
@@ -314,14 +339,14 @@ class Net:
         return self._steps
 
     def compute(self) -> Tensor:
-        """A forward pass without a gradient; returns the loss, and `output_values` has the outputs."""
+        """Do a forward pass without a gradient; return the loss. `output_values` has the outputs."""
         self._differentiable = False
         with torch.no_grad():
             self._run(self._steps)
         return self._total()
 
     def forward_backward(self) -> Tensor:
-        """A forward and a backward pass; gradients of parameters are added to what is there. Returns the loss."""
+        """Do a forward and a backward pass, adding to the gradients of parameters; return the loss."""
         self._differentiable = True
         self._run(self._steps)
         roots = [(top, torch.full_like(top, weight)) for top, weight in self._losses if top.requires_grad]
@@ -333,7 +358,7 @@ class Net:
         return self._total()
 
     def output_values(self) -> list[tuple[str, float, Tensor]]:
-        """Name, loss weight and newest value of every output."""
+        """Return name, loss weight and newest value of every output."""
         graph = self._graph
         return [
             (graph.names[number], graph.weights.get(number, 0.0), self._value(number).detach())
@@ -341,7 +366,7 @@ class Net:
         ]
 
     def debug_info(self, *, on: bool) -> None:
-        """Whether every pass logs the mean absolute values of all blobs and gradients from now on."""
+        """Set whether every pass logs the mean absolute values of all blobs and gradients."""
         self._trace = Trace(self._graph) if on else None
 
     def log_update(self, parameters: Parameters) -> None:
@@ -373,7 +398,7 @@ class Net:
     # -- the passes
 
     def run_step(self, step: Step, bottoms: list[Tensor]) -> list[Tensor]:
-        """The tops of one layer: computed from `bottoms`, or the user's, or the next batch."""
+        """Return the tops of one layer: computed from `bottoms`, or the user's, or the next batch."""
         if not bottoms:
             return self._feed(step)
         shapes = [tensor.shape for tensor in bottoms]
@@ -408,7 +433,7 @@ class Net:
             trace.forward()
 
     def _feed(self, step: Step) -> list[Tensor]:
-        """The tops of a layer without bottoms, on the device."""
+        """Return the tops of a layer without bottoms, on the device."""
         given = [self.blobs[name].tensor for name in step.spec.top] if step.fed else step.layer()
         tops = []
         for number, top in zip(step.tops, given, strict=True):
@@ -422,7 +447,7 @@ class Net:
         return tops
 
     def _fit(self, step: Step, shapes: list[torch.Size]) -> None:
-        """Tell a layer that its bottoms have other shapes now."""
+        """Reshape a layer whose bottoms have other shapes now."""
         tops = step.layer.reshape([tuple(shape) for shape in shapes])
         step.seen = shapes
         for number, shape in zip(step.tops, tops, strict=True):
@@ -441,7 +466,7 @@ class Net:
         return value
 
     def _roots(self, start: str | None, gradients: Mapping[str, NDArray[Any]]) -> list[tuple[Tensor, Tensor]]:
-        """Where a backward pass begins, and with which gradients."""
+        """Return where a backward pass begins, and with which gradients."""
         if gradients:
             for name, array in gradients.items():
                 self._blob(name).diff[...] = array
@@ -475,7 +500,7 @@ class Net:
         return self.blobs[name]
 
     def _sources(self) -> frozenset[int]:
-        """Blobs that no layer computes from others, and that some layer can send a gradient back to."""
+        """Return the blobs that no layer computes from others, and that some layer can send a gradient back to."""
         made = {number for step in self._steps if not step.bottoms for number in step.tops}
         return frozenset(
             number

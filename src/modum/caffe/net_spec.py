@@ -50,16 +50,16 @@ class Top:
     index: int
 
     def to_proto(self) -> NetParameter:
-        """The net that makes this top."""
+        """Return the net that makes this top."""
         return to_proto(self)
 
 
 def layer_function(kind: str) -> Callable[..., Any]:
-    """The function that makes layers of a type, `layers.Convolution` for one.
+    """Return the function that makes layers of a type, `layers.Convolution` for one.
 
     It takes the bottoms, then settings by keyword: those of the type itself (`num_output=20`) or of any layer
     (`param=[dict(lr_mult=1), dict(lr_mult=2)]`, `include=dict(phase=TEST)`), messages as dictionaries. Further ones are
-    `ntop` (1), the number of tops, and `in_place`. Returns the top, a tuple of several, or the layer if it has none.
+    `ntop` (1), the number of tops, and `in_place`. It returns the top, a tuple of several, or the layer if it has none.
     """
 
     def make(*bottoms: Top, ntop: int = 1, in_place: bool = False, **settings: Any) -> Any:
@@ -76,7 +76,7 @@ def layer_function(kind: str) -> Callable[..., Any]:
 
 
 def to_proto(*tops: Top | Made) -> NetParameter:
-    """The net that makes these tops; names are made up from the layers' types."""
+    """Return the net that makes these tops; names are made up from the layers' types."""
     return _write(tops, {})
 
 
@@ -110,16 +110,19 @@ class NetSpec:
         del self.tops[name]
 
     def to_proto(self) -> NetParameter:
-        """The net as a message: `Net` and `Solver` take it, and `str()` of it is the text of a prototxt file.
+        """Build the net as a message; `str()` of it is the text of a prototxt file.
+
+        Returns:
+            The message, which `Net` and `Solver` take.
 
         Raises:
-            ValueError: a layer has a setting that there is not, or of a value that it cannot have.
+            ValueError: a layer has a setting that does not exist, or a value that the setting cannot have.
         """
         return _write(self.tops.values(), {id(top): name for name, top in self.tops.items()})
 
 
 def _write(tops: Any, names: Mapping[int, str]) -> NetParameter:
-    """The layers that make `tops`, each behind those that it needs; `names` has names by the `id` of a top or layer."""
+    """Return the layers that make `tops`, each behind those that it needs; `names` has names by `id`."""
     net = NetParameter()
     written: dict[int, LayerParameter] = {}
     used = Counter[str]()

@@ -194,7 +194,14 @@ RULES: dict[str, type[Rule]] = {
 
 
 def make_rule(solver: SolverParameter, parameters: Parameters) -> Rule:
-    """The rule that the solver's `type` names.
+    """Return the rule that the solver's `type` names.
+
+    Args:
+        solver: its type, regularization and constants are read.
+        parameters: of the net.
+
+    Returns:
+        The rule, with a history of zeros.
 
     Raises:
         ModelError: the type or the regularization is unknown, or a value that the rule needs is out of its range.

@@ -56,7 +56,7 @@ POLICIES: dict[str, Callable[[SolverParameter, int, int], float]] = {
 
 
 class Policy:
-    """The learning rate over the iterations of one solver.
+    """Compute the learning rate over the iterations of one solver.
 
     =========  ==================================================
     policy     rate at iteration `i`
@@ -70,8 +70,11 @@ class Policy:
     sigmoid    `base_lr / (1 + exp(-gamma (i - stepsize)))`
     =========  ==================================================
 
+    Args:
+        solver: has the policy and its constants.
+
     Raises:
-        ModelError: the policy is unknown, or a value that it needs is missing; at construction.
+        ModelError: the policy is unknown, or a value that it needs is missing.
     """
 
     def __init__(self, solver: SolverParameter) -> None:
@@ -88,7 +91,7 @@ class Policy:
         self._rate = POLICIES[name]
 
     def rate(self, iteration: int) -> float:
-        """The rate of `iteration`, which never goes back while a solver runs."""
+        """Return the rate of `iteration`, which never decreases while a solver runs."""
         solver = self._solver
         if solver.lr_policy == "step":
             self.current_step = iteration // solver.stepsize

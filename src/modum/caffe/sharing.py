@@ -44,7 +44,15 @@ STOPPED = 1 << 40
 def sharing_rule(
     solver: SolverParameter, moving_rate: float | Auto | None = None, interval: int | Auto | None = None
 ) -> Hybrid:
-    """Return elastic averaging between groups, with the knobs given here, or in the solver file, or else automatic.
+    """Return elastic averaging between groups for a solver.
+
+    Args:
+        solver: its file, which may have the knobs.
+        moving_rate: overrides the file's; None: the file's, or else "auto".
+        interval: overrides the file's `update_interval`, likewise.
+
+    Returns:
+        The rule.
 
     Raises:
         ValueError: a value is out of its range.
@@ -101,7 +109,10 @@ class Sharing:
         return own
 
     def join(self, solver: Solver) -> None:
-        """Take part with the solver, whose net and weights are made, from the iteration that it is at.
+        """Take part with a solver from the iteration that it is at.
+
+        Args:
+            solver: with its net and weights made.
 
         Raises:
             MismatchError: the net or the settings differ from the first worker's.
@@ -138,17 +149,17 @@ class Sharing:
         self._samples = _batch_size(solver) * param.iter_size
 
     def announce(self) -> None:
-        """Log what becomes of the learning rate."""
+        """Log how the learning rate is scaled."""
         if (factor := self._scale.factor(self._scale.warmup_steps, self._job.groups)) != 1:
             _log.info("The learning rate grows to %g times the solver's: --learning-rate-scale", factor)
 
     @property
     def learning_rate_factor(self) -> float:
-        """By what the solver's learning rate is multiplied."""
+        """Factor of the solver's learning rate."""
         return self._worker.learning_rate_factor
 
     def step(self, iterations: int) -> None:
-        """Take part until all workers together have done so many iterations from where the job began."""
+        """Take part until all workers together have done `iterations` iterations from where the job began."""
         solver = self._solver
         limit = self._start + iterations
         solver.stopped = False
@@ -191,7 +202,7 @@ class Sharing:
 
     @contextmanager
     def shared_weights(self) -> Iterator[None]:
-        """Give the net the shared weights inside, and the worker's own again afterwards; may be nested."""
+        """Give the net the shared weights inside the `with` block, and restore its own afterwards; may be nested."""
         if self._lent:
             yield
             return

@@ -66,7 +66,16 @@ def _history(net: Net, rule: Rule, parameters: Parameters) -> list[NDArray[np.fl
 
 @torch.no_grad()
 def restore(net: Net, rule: Rule, parameters: Parameters, path: Path) -> tuple[int, int]:
-    """Bring back what `snapshot` wrote, the weights too; returns the iteration and the step of the policy.
+    """Restore what `snapshot` wrote, the weights too.
+
+    Args:
+        net: that gets the weights.
+        rule: that gets the history.
+        parameters: of the net.
+        path: of the state.
+
+    Returns:
+        The iteration, and the step of the policy.
 
     Raises:
         CaffeError: the state cannot be read, or is that of another net or solver type.

@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 class Action(StrEnum):
-    """What somebody (a signal, say) asks a solver to do between two iterations."""
+    """What a solver is asked to do between two iterations, by a signal for one."""
 
     NONE = "none"
     STOP = "stop"
@@ -46,7 +46,7 @@ class Action(StrEnum):
 
 
 class Solver:
-    """Trains a net as a solver file says.
+    """Train a net as a solver file says.
 
         solver = Solver("solver.prototxt")
         solver.step(100)
@@ -64,16 +64,16 @@ class Solver:
         job: from `modum.connect`; None: this solver trains alone. See `Sharing` for what a job means.
         rule: with a job, how the weights of all workers move together; None: elastic averaging between groups, with the
             `moving_rate` and `update_interval` of the solver's file, or else automatic ones.
-        name: with a job, what the shared model is called in the box.
+        name: with a job, the name of the shared model in the box.
         learning_rate_scale: with a job, see `LearningRateScale`.
         resume: a snapshot (`.solverstate` or `.solverstate.h5`) to go on from; with a job, every worker takes its
             weights and its history.
         stages: added to the state of the train net.
-        level: likewise.
+        level: added to the state of the train net.
         weights: files of weights to begin with, beside those that the solver names.
-        device: where the nets compute.
+        device: on which the nets compute.
         tests: whether to make the test nets.
-        asked: called after every iteration; returns what somebody (a signal, say) asks for.
+        asked: called after every iteration; returns what the solver is to do, on a signal for one.
 
     Raises:
         ModelError: something is wrong with the solver or with one of the nets.
@@ -147,9 +147,9 @@ class Solver:
     # -- what pycaffe has
 
     def step(self, iterations: int) -> None:
-        """Do so many iterations, with the tests, snapshots and log lines that fall due.
+        """Do `iterations` iterations, with the tests, snapshots and log lines that fall due.
 
-        With a job, take part until all workers together have done so many from where the job began.
+        With a job, take part until all workers together have done that many from where the job began.
         """
         if self._sharing is not None:
             self._sharing.step(iterations)
@@ -173,10 +173,14 @@ class Solver:
                 self.stopped = True
 
     def solve(self, resume: str | Path | None = None) -> None:
-        """Train until `max_iter`, from the beginning, from where this solver is, or from a snapshot's state.
+        """Train until `max_iter`.
+
+        Args:
+            resume: a snapshot's state to go on from; None: go on from where this solver is.
 
         Raises:
             ValueError: `resume` is given here to a solver with a job, whose weights are shared already.
+            CaffeError: the state cannot be read, or is not of this net and solver type.
         """
         param = self.param
         if self._sharing is not None:
@@ -191,7 +195,7 @@ class Solver:
         self.finish()
 
     def finish(self) -> None:
-        """Do what comes after the last iteration: a snapshot, the loss, a test; in a job, the first worker does."""
+        """Do what follows the last iteration: a snapshot, the loss, a test. In a job, the first worker does it."""
         param = self.param
         if self._sharing is not None and not self._sharing.finish():
             return
@@ -209,9 +213,9 @@ class Solver:
         _log.info("Optimization Done.")
 
     def snapshot(self) -> tuple[Path, Path]:
-        """Write the weights and the solver's state; returns the paths of the two files.
+        """Write the weights and the solver's state; return the paths of the two files.
 
-        In a job these are the shared weights, and the history is this worker's. For the first worker alone.
+        In a job these are the shared weights, and the history is this worker's. Only the first worker calls it.
         """
         with ExitStack() as stack:
             if self._sharing is not None:
@@ -221,7 +225,10 @@ class Solver:
             return snapshots.snapshot(self.net, self.rule, self.parameters, self.param, self._prefix, self.iter, step)
 
     def restore(self, path: str | Path) -> None:
-        """Go on from the state (`.solverstate` or `.solverstate.h5`) of a snapshot.
+        """Restore the state of a snapshot, its weights included.
+
+        Args:
+            path: the state (`.solverstate` or `.solverstate.h5`).
 
         Raises:
             CaffeError: it cannot be read, or is not of this net and solver type.
@@ -232,12 +239,12 @@ class Solver:
     # -- one iteration
 
     def iterate(self) -> None:
-        """Forward and backward passes, `iter_size` of them, and the update."""
+        """Do the forward and backward passes, `iter_size` of them, and the update of one iteration."""
         self.forward_backward()
         self.apply_update(self.iter)
 
     def forward_backward(self) -> Tensor:
-        """The gradients of one iteration, in `parameters.gradient`; returns and notes the loss."""
+        """Compute the gradients of one iteration into `parameters.gradient`; record and return the loss."""
         param = self.param
         display = self.due(param.display)
         if param.debug_info:
@@ -270,7 +277,7 @@ class Solver:
 
     @property
     def smoothed_loss(self) -> float:
-        """The mean of the last `average_loss` losses; 0 before the first."""
+        """Mean of the last `average_loss` losses; 0 before the first."""
         return float(sum(float(loss) for loss in self._losses)) / max(1, len(self._losses))
 
     def test_all(self) -> None:
@@ -282,7 +289,7 @@ class Solver:
                 self.test(index)
 
     def test(self, index: int = 0) -> dict[str, float]:
-        """Run one test net over its `test_iter` batches; logs and returns the mean of each of its outputs.
+        """Run one test net over its `test_iter` batches; log and return the mean of each of its outputs.
 
         An output of several numbers is returned as `name[i]`.
         """
@@ -334,15 +341,15 @@ class Solver:
     # -- the parts
 
     def due(self, interval: int) -> bool:
-        """Whether something that is done every so many iterations is to be done at this one."""
+        """Return whether something that is done every `interval` iterations is to be done now."""
         return interval > 0 and self.iter // interval > (self.iter - self.passed) // interval
 
     def label(self, interval: int) -> int:
-        """The iteration for which that is done: this one, or the last multiple that other workers have done."""
+        """Return the iteration for which that is done: this one, or the last multiple that other workers have done."""
         return self.iter // interval * interval
 
     def _rate(self, iteration: int) -> float:
-        """The learning rate of an iteration."""
+        """Return the learning rate of an iteration."""
         rate = self.policy.rate(iteration)
         return rate if self._sharing is None else rate * self._sharing.learning_rate_factor
 
@@ -394,7 +401,7 @@ class Solver:
         return self._read("train_net" if param.train_net else "net")
 
     def _read(self, field: str, index: int = 0) -> NetParameter:
-        """The net whose file a field names."""
+        """Return the net whose file a field names."""
         name = getattr(self.param, field)
         try:
             return read_net(Path(name if isinstance(name, str) else name[index]))
@@ -404,7 +411,7 @@ class Solver:
             raise MissingFileError(f"{place}: {field}: {error}{hint}") from None
 
     def _test_specs(self) -> list[tuple[NetParameter, NetState]]:
-        """The nets to test, each with its state: those that are given for testing, then the common one."""
+        """Return the nets to test, each with its state: those that are given for testing, then the common one."""
         param = self.param
         files = [self._read("test_net", index) for index in range(len(param.test_net))]
         specs: list[NetParameter] = [*param.test_net_param, *files]
@@ -427,7 +434,7 @@ class Solver:
 
 
 def _in_state(spec: NetParameter, phase: int, state: NetState) -> NetParameter:
-    """The net with a state: the phase, then its own, then the solver's word."""
+    """Return the net with a state: the phase, then its own, then the solver's."""
     merged = NetState()
     merged.phase = phase
     merged.MergeFrom(spec.state)

@@ -168,8 +168,13 @@ class PrefetchingLayer(Layer):
     def shard(self, worker: int, workers: int, seed: int = 0) -> None:
         """Load every `workers`-th record alone, from number `worker` on, counted from 0 over all rounds.
 
-        To be called before the first batch. All workers must give the same `seed`, which decides on the order of
-        shuffled records; what is random in crops and mirrored images depends on the worker as well.
+        To be called before the first batch.
+
+        Args:
+            worker: number of this worker, from 0.
+            workers: how many share the records.
+            seed: decides on the order of shuffled records, and must be equal in all workers; what is random in crops
+                and mirrored images depends on the worker as well.
 
         Raises:
             ValueError: `worker` is not one of 0 to `workers - 1`, or batches have been loaded.

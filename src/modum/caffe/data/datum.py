@@ -58,9 +58,12 @@ def pixels(datum: Datum, color: bool | None) -> Image:
 def stack(datums: Sequence[Datum]) -> NDArray[np.uint8] | None:
     """Return raw images of one shape as one array.
 
+    Args:
+        datums: at least one.
+
     Returns:
-        The images of `datums`, uint8 [images, channels, height, width]; None unless all are raw bytes of one shape and
-        of its size.
+        Their images, uint8 [images, channels, height, width]; None unless all are raw bytes of one shape and of its
+        size.
     """
     first = datums[0]
     shape = (first.channels, first.height, first.width)

@@ -51,10 +51,13 @@ class MemoryData(Layer):
         return [(self.batch_size, *self.row), (self.batch_size,)]
 
     def set_input_arrays(self, data: ArrayLike, labels: ArrayLike) -> None:
-        """Give `data` [rows, channels, height, width] as it is, untransformed, and `labels` [rows] or [rows, 1, 1, 1].
+        """Set the data of the next batches, which begin at the first row and are not transformed.
 
-        Float32 arrays are not copied: what is written into them later shows in later batches. The next batch begins
-        at the first row.
+        Float32 arrays are not copied: what is written into them later shows in later batches.
+
+        Args:
+            data: [rows, channels, height, width].
+            labels: [rows] or [rows, 1, 1, 1].
 
         Raises:
             ValueError: the shape is not that of this layer, or the rows are no multiple of its batch size.
@@ -70,7 +73,11 @@ class MemoryData(Layer):
         self._data, self._labels, self._position = torch.from_numpy(rows), torch.from_numpy(flat), 0
 
     def add(self, images: Sequence[Image] | NDArray[np.uint8], labels: Sequence[int]) -> None:
-        """Give `images`, each [channels, height, width], which are transformed as `transform_param` says.
+        """Set the data of the next batches, transformed as `transform_param` says.
+
+        Args:
+            images: each [channels, height, width].
+            labels: one for each image.
 
         Raises:
             ValueError: as `set_input_arrays` does for what comes out.

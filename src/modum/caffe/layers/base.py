@@ -94,11 +94,11 @@ class Layer(nn.Module):
         return weights
 
     def needs_gradient(self, bottom_index: int) -> bool:
-        """Whether a gradient can flow to this bottom: not to labels, indices and the like."""
+        """Return whether a gradient can flow to this bottom: not to labels, indices and the like."""
         return bottom_index not in self.without_gradient
 
     def setup(self, bottoms: Sequence[Shape], generator: torch.Generator | None = None) -> list[Shape]:
-        """Checks the layer against the shapes of its bottoms, makes and fills its parameters.
+        """Check the layer against the shapes of its bottoms; make and fill its parameters.
 
         Args:
             bottoms: the shape of each bottom.
@@ -118,22 +118,28 @@ class Layer(nn.Module):
         return self.reshape(bottoms)
 
     def make(self, bottoms: Sequence[Shape], generator: torch.Generator | None) -> None:
-        """Reads the definition and makes the parameters. Runs once, before the first `reshape`."""
+        """Read the definition and make the parameters. Runs once, before the first `reshape`."""
 
     @abstractmethod
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """The shapes of the tops for these bottoms. Must be called before `forward` gets bottoms of other shapes.
+        """Compute the shapes of the tops. Must be called before `forward` gets bottoms of other shapes.
+
+        Args:
+            bottoms: the shape of each bottom.
+
+        Returns:
+            The shapes of the tops.
 
         Raises:
             ModelError: the layer cannot take bottoms of these shapes.
         """
 
     def error(self, text: str, field: str = "") -> ModelError:
-        """An error that says where the layer, or a field of it, is defined and what the layer is called."""
+        """Return an error that says where the layer, or a field of it, is defined and what the layer is called."""
         return ModelError.at(self.spec, text, field)
 
     def add_blob(self, shape: Shape, filler: FillerParameter | None, generator: torch.Generator | None) -> nn.Parameter:
-        """Appends a parameter, filled by `filler` (None: zeros), or with what the net file itself has for it."""
+        """Append a parameter, filled by `filler` (None: zeros), or with what the net file itself has for it."""
         index = len(self.blobs)
         value = torch.zeros(shape)
         if index < len(self.spec.blobs):
@@ -151,14 +157,14 @@ class Layer(nn.Module):
         return parameter
 
     def fill(self, tensor: Tensor, filler: FillerParameter, generator: torch.Generator | None) -> None:
-        """Fills a tensor, in place; a `ModelError` that the filler is wrong tells the layer."""
+        """Fill a tensor in place; the `ModelError` for a wrong filler names the layer."""
         try:
             fill(tensor, filler, generator)
         except ModelError as error:
             raise self.error(str(error)) from None
 
     def axis(self, index: int, bottom: Shape, *, end: bool = False) -> int:
-        """The axis that `index` means in a bottom, counted from 0; negative ones count from the end.
+        """Return the axis that `index` means in a bottom, counted from 0; negative ones count from the end.
 
         With `end`, one more is allowed: the place behind the last axis.
         """
@@ -168,7 +174,7 @@ class Layer(nn.Module):
         return index % count
 
     def same_shapes(self, bottoms: Sequence[Shape]) -> None:
-        """Checks that all bottoms have the shape of the first."""
+        """Check that all bottoms have the shape of the first."""
         for index, shape in enumerate(bottoms):
             if shape != bottoms[0]:
                 raise self.error(
@@ -202,7 +208,7 @@ _types: dict[str, type[Layer]] = {}
 
 
 def register(*names: str) -> Callable[[type[AnyLayer]], type[AnyLayer]]:
-    """Class decorator: net files name this layer so in `type`."""
+    """Register a layer under the names that net files give as its `type`; a class decorator."""
 
     def note(layer: type[AnyLayer]) -> type[AnyLayer]:
         for name in names:
@@ -214,14 +220,21 @@ def register(*names: str) -> Callable[[type[AnyLayer]], type[AnyLayer]]:
 
 
 def layer_types() -> dict[str, type[Layer]]:
-    """All layer types by the name that net files use, the data layers too."""
+    """Return all layer types by the name that net files use, the data layers too."""
     for module in ("modum.caffe.layers", "modum.caffe.data"):
         importlib.import_module(module)
     return dict(sorted(_types.items()))
 
 
 def make_layer(spec: LayerParameter, phase: int) -> Layer:
-    """The layer that `spec` defines, not set up yet.
+    """Return the layer that a definition says, not set up yet.
+
+    Args:
+        spec: the definition, as in a net file.
+        phase: `TRAIN` or `TEST`.
+
+    Returns:
+        The layer.
 
     Raises:
         ModelError: there is no such layer type.
@@ -238,10 +251,10 @@ def make_layer(spec: LayerParameter, phase: int) -> Layer:
 
 
 def run(function: type[torch.autograd.Function], *arguments: Any) -> Any:
-    """`function.apply`, which PyTorch leaves without types."""
+    """Call `function.apply`, which PyTorch leaves without types."""
     return function.apply(*arguments)  # type: ignore[no-untyped-call]
 
 
 def count(shape: Shape) -> int:
-    """The number of elements of a blob."""
+    """Return the number of elements of a blob."""
     return math.prod(shape)

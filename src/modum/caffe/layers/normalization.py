@@ -108,10 +108,13 @@ class BatchNorm(Layer):
         return [bottom]
 
     def absorb(self, scale: Scale) -> bool:
-        """Computes the affine part of a Scale layer as well, which then hands its bottom on as it is.
+        """Compute the affine part of a Scale layer as well, which then returns its bottom unchanged.
 
         For a net in which the Scale layer takes nothing but this layer's top, works in place, and nothing else sees the
         blob in between: the numbers stay the same up to rounding, with one pass over memory instead of three.
+
+        Args:
+            scale: the layer that follows.
 
         Returns:
             Whether that was possible. If not, nothing changed.

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 
 class UserLayer:
-    """What `caffe.Layer` is: the base of classes that a Python layer names.
+    """Base of classes that a Python layer names, as `caffe.Layer` is in pycaffe.
+
+    Args:
+        layer_param: the layer's definition.
 
     Attributes:
         param_str: the string of that name in the net file.
@@ -69,12 +72,12 @@ class ArrayBlob(Blob):
         self._diff = self._diff.reshape(shape) if same else np.zeros(shape, self._diff.dtype)
 
     def take(self, data: NDArray[np.float32]) -> None:
-        """Makes `data` this blob's, without a copy, and its gradient zeros."""
+        """Make `data` this blob's, without a copy, and its gradient zeros."""
         self._data = data
         self._diff = np.zeros_like(data)
 
     def convert(self, dtype: np.dtype[Any]) -> None:
-        """Goes over to another dtype."""
+        """Convert to another dtype."""
         if self._data.dtype != dtype:
             self._data, self._diff = self._data.astype(dtype), self._diff.astype(dtype)
 
@@ -87,14 +90,14 @@ class UserBlobs:
         self._blobs: list[ArrayBlob] = []
 
     def add_blob(self, *shape: int) -> ArrayBlob:
-        """Makes one more parameter, of zeros. Its `data` is the parameter's own memory."""
+        """Make one more parameter, of zeros. Its `data` is the parameter's own memory."""
         self._layer.add_blob(shape, None, None)
         self._blobs.append(ArrayBlob())
         self.refresh()
         return self._blobs[-1]
 
     def refresh(self) -> None:
-        """Looks at the parameters' memory again, which may be another by now."""
+        """Look up the parameters' memory again, which may have changed."""
         for blob, parameter in zip(self._blobs, self._layer.blobs, strict=True):
             blob.take(parameter.detach().cpu().numpy())
 
