@@ -28,7 +28,8 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     except DataError as error:
         pytest.skip(f"no source of Fashion-MNIST is within reach: {error}")
     for part, name in (("train", "train"), ("t10k", "test")):
-        images, labels = (default_directory() / f"{part}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1"))
+        published = default_directory("fashion-mnist")
+        images, labels = (published / f"{part}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1"))
         convert_idx(images, labels, here / f"mnist_{name}_lmdb")
     return folder
 

@@ -12,6 +12,6 @@ def test_fashion_mnist_says_what_it_has_and_where() -> None:
         fashion_mnist()
     except DataError as error:
         pytest.skip(f"no source of Fashion-MNIST is within reach: {error}")
-    result = CliRunner().invoke(app, ["data", "fashion-mnist", "--into", str(default_directory())])
+    result = CliRunner().invoke(app, ["data", "fashion-mnist", "--into", str(default_directory("fashion-mnist"))])
     assert result.exit_code == 0
-    assert result.output == f"60000 training and 10000 test images in {default_directory()}\n"
+    assert result.output == f"60000 training and 10000 test images in {default_directory('fashion-mnist')}\n"

@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from modum.data import DataError, cifar10
-from modum.data.cifar import Archive, SheetsFromNpm, _batch
+from modum.data.cifar import Archive, SheetsFromNpm, batch_of
 
 NAMES = ["data_batch_1.bin", "data_batch_2.bin", "test_batch.bin"]
 
@@ -41,11 +41,11 @@ def test_an_archive_that_is_another_one_is_refused(archive: Path, tmp_path: Path
         Archive(archive.as_uri(), checksum).get(["data_batch_6.bin"], tmp_path, Console(quiet=True))
 
 
-def test_a_sheet_of_pictures_becomes_a_batch(tmp_path: Path) -> None:
+def test_a_sheet_of_pictures_becomes_abatch_of(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (10_000, 1024, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "sheet.png", compress_level=0)
     labels = np.arange(10_000).astype(np.uint8)
-    records = np.frombuffer(_batch(tmp_path / "sheet.png", labels), np.uint8).reshape(10_000, 3073)
+    records = np.frombuffer(batch_of(tmp_path / "sheet.png", labels), np.uint8).reshape(10_000, 3073)
     np.testing.assert_array_equal(records[:, 0], labels)
     np.testing.assert_array_equal(records[7, 1:].reshape(3, 1024), pixels[7].T)
 

@@ -24,7 +24,7 @@ def test_fashion_mnist_is_whole_and_balanced() -> None:
 
 def test_the_default_directory_follows_the_xdg_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert str(default_directory()) == "/somewhere/modum/fashion-mnist"
+    assert str(default_directory("fashion-mnist")) == "/somewhere/modum/fashion-mnist"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert str(default_directory()) == "/home/somebody/.cache/modum/fashion-mnist"
+    assert str(default_directory("fashion-mnist")) == "/home/somebody/.cache/modum/fashion-mnist"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from modum.box import Box, Server, new_token
+from modum.box import Box, Buffer, Server, new_token
 from modum.errors import BufferNotFoundError, MismatchError
 from modum.observe.progress import JobProgress, WorkerProgress, clear_progress, read_progress
 
@@ -122,7 +122,7 @@ def test_who_reports_does_not_wait_for_the_network(join: Join, monkeypatch: pyte
         begun.set()
         assert goes_on.wait(PATIENCE)
 
-    monkeypatch.setattr(worker._buffer, "write", write)
+    monkeypatch.setattr(Buffer, "write", write)
     worker.report(samples=1)
     assert begun.wait(PATIENCE)
     worker.report(samples=1)  # would hang
@@ -132,11 +132,13 @@ def test_who_reports_does_not_wait_for_the_network(join: Join, monkeypatch: pyte
 def test_what_writing_raised_comes_out_of_a_later_report(box: Box) -> None:
     worker = WorkerProgress(box, 0, 1)
     box.delete("modum/progress")
-    worker.report(samples=1)
-    assert worker._thread is not None
-    worker._thread.join(PATIENCE)
-    with pytest.raises(BufferNotFoundError):
+
+    def report() -> bool:
         worker.report(samples=1)
+        return False
+
+    with pytest.raises(BufferNotFoundError):
+        wait_for(report)
 
 
 def test_a_flush_without_news_writes_nothing(box: Box, join: Join) -> None:

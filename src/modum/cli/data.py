@@ -29,7 +29,7 @@ def fashion_mnist(
     from modum.data import default_directory
     from modum.data import fashion_mnist as load
 
-    directory = default_directory() if into is None else into
+    directory = default_directory("fashion-mnist") if into is None else into
     images = load(directory)
     print(f"{len(images.train_images)} training and {len(images.test_images)} test images in {directory}")
 

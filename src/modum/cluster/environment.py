@@ -20,6 +20,7 @@ __all__ = [
     "common_variables",
     "host_group",
     "integer_variable",
+    "workers_on_host",
 ]
 
 BOX_VARIABLE: Final = "MODUM_BOX"
@@ -180,6 +181,11 @@ def check_job(job: str) -> None:
             f"a job cannot be called {job!r}: names have up to 64 letters, digits, points, dashes and underscores\n"
             "HINT: modum run --name second, or MODUM_JOB=second"
         )
+
+
+def workers_on_host() -> int:
+    """Return how many workers share this host, as `modum run` and torchrun tell them; 1 where nobody told."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def host_group(local_world_size: int) -> "_Group":

@@ -1,7 +1,8 @@
 """Real data to train on, got once and checked."""
 
 from modum.data.cifar import cifar10
-from modum.data.fashion import Images, default_directory, fashion_mnist
+from modum.data.directory import default_directory
+from modum.data.fashion import Images, fashion_mnist
 from modum.data.idx import DataError
 from modum.data.shakespeare import Text, shakespeare
 

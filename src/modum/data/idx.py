@@ -23,10 +23,18 @@ class DataError(ModumError):
 
 
 def parse_idx(content: bytes, shape: Sequence[int]) -> NDArray[np.uint8]:
-    """The array of unsigned bytes in `content`, which must have `shape`; a writable copy.
+    """Return the array of unsigned bytes in the content of an IDX file.
 
-    Raises `DataError` if `content` is not IDX, has other elements than unsigned bytes, another shape, or more
-    or fewer elements than its header says.
+    Args:
+        content: of the file, decompressed.
+        shape: that it must have.
+
+    Returns:
+        A writable copy, uint8 of `shape`.
+
+    Raises:
+        DataError: `content` is not IDX, has other elements than unsigned bytes, another shape, or more or fewer
+            elements than its header says.
     """
     expected = struct.pack(f">HBB{len(shape)}I", 0, UNSIGNED_BYTE, len(shape), *shape)
     header = content[: len(expected)]

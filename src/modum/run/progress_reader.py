@@ -40,11 +40,11 @@ class ProgressReader:
         self._thread = threading.Thread(target=self._run, args=(servers, token, job), daemon=True)
         self._thread.start()
 
-    def finish(self, patience: float) -> None:
-        """Read once more and end; after `patience` seconds a box that hangs is left to time out by itself."""
+    def finish(self, timeout: float) -> None:
+        """Read once more and end; after `timeout` seconds a box that hangs is left to time out by itself."""
         self._leave.set()
         if self._thread is not None:
-            self._thread.join(patience)
+            self._thread.join(timeout)
 
     def _run(self, servers: Sequence[str], token: str | None, job: str) -> None:
         while not self._leave.is_set():

@@ -65,7 +65,7 @@ class Supervisor:
                 reason = error
             alive = len(self._alive)  # before the rest is stopped
             processes.stop(self._workers)
-            monitor.finish(patience=2.0 if reason is None else 0.2)  # while there is a box to read from
+            monitor.finish(timeout=2.0 if reason is None else 0.2)  # while there is a box to read from
             processes.stop(self._servers)
             self._console.show(monitor.latest, alive, len(self._done()), last=True)
             if reason is not None:

@@ -1,5 +1,5 @@
 """One compute thread and the same random numbers for each test."""
 
-from tests.torch.conftest import _seeded
+from tests.torch.conftest import seeded
 
-__all__ = ["_seeded"]
+__all__ = ["seeded"]

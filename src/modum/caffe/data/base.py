@@ -18,6 +18,7 @@ from modum.caffe.data.prefetch import Prefetcher
 from modum.caffe.errors import CaffeError
 from modum.caffe.layers.base import Layer, Range, Shape
 from modum.caffe.proto import LayerParameter
+from modum.cluster.environment import workers_on_host
 from modum.data import DataError
 
 __all__ = ["Batch", "Checkpoint", "Decoders", "Loader", "PrefetchingLayer", "Shape", "Source", "seed_from"]
@@ -219,7 +220,7 @@ class Decoders:
     """
 
     def __init__(self) -> None:
-        cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        cores = len(os.sched_getaffinity(0)) // workers_on_host()
         self._number = min(cores, MOST_DECODERS)
         self._threads: ThreadPoolExecutor | None = None
 
