@@ -3,12 +3,10 @@
 import functools
 import gzip
 import hashlib
-import http.server
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,22 +30,10 @@ def fill(directory: Path, contents: dict[str, bytes] = CONTENTS) -> Directory:
     return Directory(directory)
 
 
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
-
-
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
+def site(tmp_path: Path, serve: Callable[[Path], str]) -> Site:
     """A web site on this machine that has the contents."""
-    directory = fill(tmp_path / "site").path
-    handler = functools.partial(QuietHandler, directory=str(directory))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield Site(f"http://127.0.0.1:{server.server_port}/")
-        server.shutdown()
-        thread.join()
+    return Site(serve(fill(tmp_path / "site").path))
 
 
 def test_files_that_are_there_are_used_without_any_source(tmp_path: Path) -> None:
@@ -103,7 +89,7 @@ def test_when_no_source_works_the_error_has_every_reason_and_the_way_out(
     assert title == "cannot get Numbers:"
     assert f"{forged}: two.gz is damaged: the SHA-256 of its content is" in reasons[0]
     assert "Debian package modum-test-data: apt-get is not on this machine" in reasons[1]
-    assert f"{site}: HTTP Error 404: File not found" in reasons[2]
+    assert f"{site}: 404 Client Error: File not found" in reasons[2]
     assert "http://127.0.0.1:1/: " in reasons[3]
     assert "Connection refused" in reasons[3]
     assert advice == f"Put the files into {tmp_path / 'here'}."

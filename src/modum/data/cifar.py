@@ -1,13 +1,11 @@
 """CIFAR-10: 60,000 colour pictures of 32 x 32 in ten classes (Krizhevsky 2009), as its six binary batches."""
 
-import hashlib
 import json
 import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
-import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,9 @@ import numpy as np
 from rich.console import Console
 
 from modum.data.directory import default_directory
+from modum.data.download import download
 from modum.data.idx import DataError
-from modum.data.sources import TIMEOUT, DataSet, Source
+from modum.data.sources import DataSet, Source
 
 __all__ = ["CIFAR10", "cifar10"]
 
@@ -36,15 +35,11 @@ class Archive(Source):
         return self.url
 
     def get(self, names: Iterable[str], into: Path, console: Console) -> None:
-        with tempfile.TemporaryFile(dir=into) as file:
-            with console.status(f"downloading {self}"), urllib.request.urlopen(self.url, timeout=TIMEOUT) as answer:  # noqa: S310
-                shutil.copyfileobj(answer, file)
-            file.seek(0)
-            found = hashlib.file_digest(file, "md5" if len(self.checksum) == 32 else "sha256").hexdigest()
-            if found != self.checksum:
-                raise OSError(f"the checksum is {found} instead of {self.checksum}")
-            file.seek(0)
-            with tarfile.open(fileobj=file) as archive:
+        algorithm = "md5" if len(self.checksum) == 32 else "sha256"
+        with tempfile.TemporaryDirectory(dir=into) as scratch:
+            file = Path(scratch) / "archive"
+            download(self.url, file, console, checksum=f"{algorithm}:{self.checksum}")
+            with tarfile.open(file) as archive:
                 _unpack(archive, names, into)
 
 

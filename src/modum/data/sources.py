@@ -3,15 +3,12 @@
 import fcntl
 import gzip
 import hashlib
-import http.client
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-import urllib.parse
-import urllib.request
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,15 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from modum.data import debian
+from modum.data.download import download
 from modum.data.idx import DataError
 
 __all__ = ["DataSet", "DebianPackage", "Directory", "PythonPackage", "Site", "Source"]
-
-TIMEOUT = 30.0
-"""Seconds after which a web site that says nothing is given up."""
 
 
 class Source(ABC):
@@ -40,7 +34,7 @@ class Source(ABC):
 
     @abstractmethod
     def get(self, names: Iterable[str], into: Path, console: Console) -> None:
-        """Put the files called `names` into the directory `into`; raises `OSError` if that fails."""
+        """Put the files called `names` into the directory `into`; raise `OSError` if that fails."""
 
 
 @dataclass(frozen=True)
@@ -126,20 +120,8 @@ class Site(Source):
         return self.url
 
     def get(self, names: Iterable[str], into: Path, console: Console) -> None:
-        columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-            for name in names:
-                self._download(name, into / name, progress)
-
-    def _download(self, name: str, path: Path, progress: Progress) -> None:
-        try:
-            with urllib.request.urlopen(urllib.parse.urljoin(self.url, name), timeout=TIMEOUT) as answer:  # noqa: S310
-                size = answer.headers["Content-Length"]
-                task = progress.add_task(name, total=None if size is None else int(size))
-                with progress.wrap_file(answer, task_id=task) as body, path.open("wb") as file:
-                    shutil.copyfileobj(body, file)
-        except http.client.HTTPException as error:
-            raise OSError(f"{name}: {error!r}") from error
+        for name in names:
+            download(self.url + name, into / name, console)
 
 
 @dataclass(frozen=True)
@@ -155,13 +137,19 @@ class DataSet:
     """What a person can do where no source works."""
 
     def load(self, directory: Path) -> dict[str, bytes]:
-        """Decompressed contents of the files in `directory`, by name; all are got first if one is not whole.
+        """Read the files in a directory, after getting all of them if one is not whole.
 
-        Safe in several processes at once: one gets the files, the others wait for it. Files appear in
-        `directory` whole and checked, or not at all. Says on standard error what it gets from where.
+        Safe in several processes at once: one gets the files, the others wait for it. Files appear in `directory`
+        whole and checked, or not at all. Standard error shows what is got from where.
 
-        Raises `DataError`: with the reason of every source when none has the files, or if `directory` cannot
-        be written.
+        Args:
+            directory: where the files are kept; made if need be.
+
+        Returns:
+            Their contents, decompressed, by name.
+
+        Raises:
+            DataError: no source has the files (with the reason of every source), or `directory` cannot be written.
         """
         try:
             directory.mkdir(parents=True, exist_ok=True)
