@@ -74,6 +74,9 @@ class Transfer(Protocol):
     def collect(self) -> float | None:
         """Wait for the pending transfer and return the seconds that it took; None where none is pending.
 
+        Returns:
+            Seconds, or None.
+
         Raises:
             Exception: what the transfer raised.
         """
@@ -140,6 +143,9 @@ class Averaging:
 
     def step(self, steps: int = 1) -> None:
         """Say that a local step has ended, or several: apply what arrived, and start an exchange when one is due.
+
+        Args:
+            steps: local steps since the last call.
 
         Raises:
             ModumError: what the transfer in the background raised.

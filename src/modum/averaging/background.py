@@ -73,6 +73,9 @@ class BackgroundTransfer:
     def collect(self) -> float | None:
         """Return the seconds that the pending transfer took, waiting for it; None where none is pending.
 
+        Returns:
+            Seconds, or None.
+
         Raises:
             Exception: what a transfer, or what is called after it, raised; the transfer is over then as well.
         """

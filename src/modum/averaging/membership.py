@@ -53,6 +53,9 @@ class Membership:
     def wait_for_others(self, timeout: float) -> None:
         """Wait until no other group is alive.
 
+        Args:
+            timeout: seconds.
+
         Raises:
             DeadlineError: some still were after `timeout` seconds; the message names their sessions.
         """

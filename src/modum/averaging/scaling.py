@@ -14,7 +14,7 @@ class LearningRateScale:
     Elastic averaging by p groups advances like a batch p times larger, and larger batches bear larger steps.
 
     scale
-        ``None``: always 1. ``"linear"``: the number of groups alive (Goyal et al. 2017). ``"sqrt"``: its square root.
+        `None`: always 1. `"linear"`: the number of groups alive (Goyal et al. 2017). `"sqrt"`: its square root.
         A number: that factor.
     warmup_steps
         Local steps over which the factor grows linearly from 1 to its value.
@@ -33,7 +33,7 @@ class LearningRateScale:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be at least 0")
 
     def factor(self, step: int, groups: int) -> float:
-        """The factor for local step ``step`` (from 0) while ``groups`` groups are alive."""
+        """The factor for local step `step` (from 0) while `groups` groups are alive."""
         if self.scale is None:
             return 1.0
         followed = {"linear": float(groups), "sqrt": math.sqrt(groups)}

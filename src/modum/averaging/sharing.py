@@ -17,14 +17,24 @@ CREATE_SECONDS = 60.0
 
 
 def join(box: Box, name: str, vectors: Sequence[Vector], meta: dict[str, Any], timeout: float) -> list[Buffer]:
-    """Open the shared vectors of ``name``, one a dtype; the first worker makes them and writes its weights.
+    """Open the shared vectors of `name`, one a dtype; the first worker makes them and writes its weights.
 
     One worker at a time does this. If the first one died before its weights were written, the next one
     writes.
 
+    Args:
+        box: in which the buffers are.
+        name: of the shared model.
+        vectors: of this worker, one for each dtype.
+        meta: what must be equal in all workers.
+        timeout: seconds to wait for the worker that makes the buffers.
+
+    Returns:
+        The buffers, in the order of the vectors.
+
     Raises:
-        MismatchError: ``meta`` differs from the first worker's.
-        DeadlineError: others took longer than ``timeout`` seconds.
+        MismatchError: `meta` differs from the first worker's.
+        DeadlineError: others took longer than `timeout` seconds.
     """
     with box.lock(f"{name}/create", ttl=CREATE_SECONDS, timeout=timeout):
         buffers = [open_alike(box, f"{name}/{vector.dtype}", vector.size, vector.dtype, meta) for vector in vectors]

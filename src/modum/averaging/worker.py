@@ -80,6 +80,9 @@ class Worker:
             members: name under which the groups count each other, if not that of the model.
             steps: local steps taken before, in a run that this one goes on from: the learning rate warms up once.
 
+        Returns:
+            The running exchange; `close` leaves it.
+
         Raises:
             MismatchError: the model or the settings differ from the first worker's.
             DeadlineError: the first worker took longer than `timeout`.
@@ -102,6 +105,9 @@ class Worker:
 
     def stepped(self, steps: int = 1) -> None:
         """Say that so many local steps have ended: apply what arrived, and start an exchange when one is due.
+
+        Args:
+            steps: local steps since the last call.
 
         Raises:
             ModumError: what the transfer in the background raised.

@@ -27,6 +27,9 @@ def proof(token: str | None, role: str, session: bytes, slot: int, client_nonce:
         slot: which slot of the session the connection is for.
         client_nonce: of this handshake.
         server_nonce: of this handshake.
+
+    Returns:
+        The proof, to be compared with `hmac.compare_digest`.
     """
     text = b"\0".join([b"modum", role.encode(), session, str(slot).encode(), client_nonce.hex().encode(), server_nonce])
     return hmac.digest((token or "").encode(), text, "sha256")
@@ -49,6 +52,10 @@ def is_loopback(host: str) -> bool:
 
 def check_exposure(host: str, token: str | None) -> None:
     """Refuse to listen where strangers could come in.
+
+    Args:
+        host: address to listen on.
+        token: the job's token, or None.
 
     Raises:
         ValueError: `host` is not a loopback address and there is no token.

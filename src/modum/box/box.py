@@ -57,6 +57,11 @@ class BoxStatistics:
 class Box:
     """One client of a pool of memory servers; made by `Box.connect`. Any thread may call anything.
 
+    Args:
+        servers: of the pool, connected.
+        session: name of this client.
+        namespace: below which all names of this client stand.
+
     Attributes:
         servers: addresses of the servers, in the order that is the box's identity.
         transports: names of the transports by which they are reached, "local", "rdma" or "tcp".
@@ -99,6 +104,9 @@ class Box:
                 process may use, at most 4.
             namespace: what every name of this client stands below, so that jobs that share a box do not meet: "a" in
                 the namespace "b" is "b/a" to clients without one.
+
+        Returns:
+            The box, connected to all servers.
 
         Raises:
             ValueError: an argument is out of its range, or there is no such address or transport.
@@ -178,6 +186,9 @@ class Box:
             dtype: "float32", "bfloat16" or "int64".
             meta: anything that msgpack can hold, for those who open it.
 
+        Returns:
+            The buffer, open.
+
         Raises:
             ValueError: an argument is out of its range.
             BufferExistsError: the name is taken.
@@ -216,6 +227,9 @@ class Box:
 
         Args:
             name: within the client's namespace.
+
+        Returns:
+            The buffer.
 
         Raises:
             BufferNotFoundError: there is none of this name.
@@ -265,6 +279,9 @@ class Box:
             shape: as in `create`.
             dtype: as in `create`.
             meta: for a buffer that is made here; that of one which is there stays as it is (`Buffer.meta`).
+
+        Returns:
+            The buffer, whoever made it.
 
         Raises:
             MismatchError: it is there with another shape or dtype.
@@ -344,6 +361,9 @@ class Box:
             name: within the client's namespace.
             size: number of items, at least 1.
 
+        Returns:
+            The queue.
+
         Raises:
             ValueError: `size` is below 1, or the queue is there with another size.
         """
@@ -362,6 +382,9 @@ class Box:
             name: of the lease.
             ttl: seconds after which it is lost unless it is renewed.
             timeout: seconds to wait; None takes the box's.
+
+        Returns:
+            The lease, held by this client; a context manager that releases it.
 
         Raises:
             ValueError: `ttl` is not positive.

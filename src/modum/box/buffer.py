@@ -59,6 +59,11 @@ class Buffer:
     Offsets and counts are in elements of the flat array. Arrays are given in the buffer's dtype and C-contiguous;
     bfloat16 is `uint16` holding the bits, or `ml_dtypes.bfloat16`.
 
+    Args:
+        servers: of the box.
+        attachments: to the buffer's segment on each server.
+        closed: called when the buffer is closed.
+
     Attributes:
         name: of the buffer, with its namespace.
         shape: its extents.

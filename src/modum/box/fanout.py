@@ -85,6 +85,10 @@ class Fanout:
     def each(self, act: Callable[[int, Transport], T], chosen: Iterable[int] | None = None) -> list[T]:
         """Run `act(number, transport)` for all servers, or the chosen ones, at one time.
 
+        Args:
+            act: called with the number of a server and the transport to it, on a thread for each.
+            chosen: numbers of servers; None: all.
+
         Returns:
             What the calls returned, in order, once all of them have ended.
 

@@ -14,6 +14,12 @@ from modum.errors import ProtocolError
 def parse_address(text: str) -> tuple[str, int]:
     """Return (host, port) of `host`, `host:port` or `[ipv6]:port`; the default port is 7500.
 
+    Args:
+        text: the address.
+
+    Returns:
+        Host and port.
+
     Raises:
         ValueError: there is no host, or no valid port.
     """
@@ -90,6 +96,11 @@ def receive_exactly(connection: socket.socket, target: memoryview, *, idle: bool
 def send_frame(connection: socket.socket, header: Header, payload: bytes | memoryview = b"") -> None:
     """Send a whole frame.
 
+    Args:
+        connection: to send on.
+        header: of the frame.
+        payload: behind it, of the length that the header says.
+
     Raises:
         ConnectionError: the other side did not read for too long.
         OSError: the connection is gone.
@@ -124,6 +135,13 @@ def send_greeting(connection: socket.socket, op: Op, message: object, status: St
 
 def receive_greeting(connection: socket.socket, op: Op) -> tuple[Header, bytearray]:
     """Receive a message of the handshake: its header and its payload.
+
+    Args:
+        connection: to receive on.
+        op: kind of the message.
+
+    Returns:
+        The header and the payload.
 
     Raises:
         ProtocolError: it is not a message of the kind `op`, or it is too long.

@@ -113,6 +113,9 @@ class Bootstrap:
     def agree(self, problem: Exception | None) -> None:
         """Go through the last round: return if no worker has a problem.
 
+        Args:
+            problem: what went wrong in this worker, or None.
+
         Raises:
             Exception: this worker's own `problem`.
             ModumError: the first that another one has.

@@ -42,6 +42,9 @@ class ByHand(ClusterEnvironment):
 def check_by_hand(place: ClusterEnvironment) -> None:
     """Check that variables that were set by hand, or left over from another launcher, say nothing else than `place`.
 
+    Args:
+        place: as another environment says it.
+
     Raises:
         ValueError: RANK, WORLD_SIZE or LOCAL_RANK is there with another value.
     """

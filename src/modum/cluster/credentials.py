@@ -14,6 +14,12 @@ TRANSPORT_VARIABLE: Final = "MODUM_TRANSPORT"
 def token(path: str | os.PathLike[str] | None = None) -> str | None:
     """Return the job's token: from a file if `path` names one, else from MODUM_TOKEN, else None.
 
+    Args:
+        path: of a file that only its owner may read, or None.
+
+    Returns:
+        The token, or None.
+
     Raises:
         ValueError: the file is empty, or others than its owner may read it.
         OSError: the file cannot be read.

@@ -18,6 +18,9 @@ in an allocation of Slurm, torchrun once a host under mpirun or srun). The first
 def detect() -> ClusterEnvironment:
     """Return this process's place in the job, as the environment it was started in says it.
 
+    Returns:
+        The place, of the class of the launcher.
+
     Raises:
         ValueError: that environment is incomplete, or contradicts itself or one around it; the message has a hint what
             to type.

@@ -71,6 +71,9 @@ class ClusterEnvironment(ABC):
     def read(cls) -> Self:
         """Return the place of this process.
 
+        Returns:
+            The place.
+
         Raises:
             ValueError: the launcher's word is incomplete or wrong; the message has a hint.
         """
@@ -96,6 +99,9 @@ class ClusterEnvironment(ABC):
     def started(cls) -> int:
         """Return how many processes this launcher started, where it is one that starts many; only after `detect`.
 
+        Returns:
+            Number of processes.
+
         Raises:
             ValueError: it does not say.
         """
@@ -116,6 +122,9 @@ class ClusterEnvironment(ABC):
 
         Args:
             timeout: seconds that the first worker waits for the last one, each time.
+
+        Returns:
+            The place to meet, until it is closed.
 
         Raises:
             ModumError: there is no way to meet; the message has a hint.
@@ -198,6 +207,14 @@ def host_group(local_world_size: int) -> "_Group":
 
 def integer_variable(name: str, hint: str, default: int | None = None) -> int:
     """Return the environment variable `name` as an integer.
+
+    Args:
+        name: of the variable.
+        hint: what to type, for the error.
+        default: for a variable that is missing; None: it must be there.
+
+    Returns:
+        Its value.
 
     Raises:
         ValueError: it is none, or is missing and there is no `default`.

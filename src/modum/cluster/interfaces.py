@@ -68,6 +68,12 @@ def host_interfaces() -> list[Interface]:
 def chosen_interface(choice: str) -> Interface:
     """Return the interface that the user named, by its name or its address.
 
+    Args:
+        choice: name or address of an interface of this host.
+
+    Returns:
+        The interface.
+
     Raises:
         ValueError: there is none, or it has no address; the message shows those that there are.
     """
@@ -91,6 +97,14 @@ def interface_to(peer: str, peer_addresses: Iterable[str], own: Sequence[Interfa
     """Return the interface by which this host reaches the host `peer`: the route to it decides.
 
     Of several addresses of the peer those in a network of this host come first. `own` are `host_interfaces()`.
+
+    Args:
+        peer: name of the other host, for errors.
+        peer_addresses: under which it can be reached.
+        own: interfaces of this host, from `host_interfaces()`.
+
+    Returns:
+        One of `own`.
 
     Raises:
         ModumError: no route leads from one of `own` to one of these addresses.

@@ -22,6 +22,12 @@ class MungeError(ModumError):
 def seal(secret: bytes) -> bytes:
     """A credential (printable) from which nobody but processes of this user, in this cluster, can take `secret`.
 
+    Args:
+        secret: to be passed on.
+
+    Returns:
+        The credential, printable.
+
     Raises:
         MungeError: no libmunge, or no daemon.
     """
@@ -40,6 +46,12 @@ def seal(secret: bytes) -> bytes:
 
 def unseal(credential: bytes) -> bytes:
     """The secret in a credential that a process of this same user sealed.
+
+    Args:
+        credential: from `seal`.
+
+    Returns:
+        The secret.
 
     Raises:
         MungeError: it was not made for us, is old or was used before, or somebody else made it.

@@ -59,6 +59,9 @@ class Registration:
     def wait_for_others(self, timeout: float | None) -> None:
         """Wait until the other workers have left, or died.
 
+        Args:
+            timeout: seconds; None: without an end.
+
         Raises:
             DeadlineError: some are still there after `timeout` seconds; None waits without an end.
         """

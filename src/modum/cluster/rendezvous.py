@@ -28,6 +28,12 @@ class LauncherRendezvous(ABC):
     def gather(self, text: str) -> list[str]:
         """Return what every worker gave, by rank; all call it, equally often.
 
+        Args:
+            text: what this worker gives.
+
+        Returns:
+            The texts of all workers, by rank.
+
         Raises:
             DeadlineError: somebody did not come; the message names the ranks where the launcher lets us know.
         """

@@ -98,6 +98,12 @@ def allotted_tasks() -> int | None:
 def first_host(hosts: str) -> str:
     """Return the first host of a list such as `gpu[07-09,12],login1`: `gpu07`.
 
+    Args:
+        hosts: the list.
+
+    Returns:
+        The name of a host.
+
     Raises:
         ValueError: there is none.
     """
@@ -113,6 +119,9 @@ def tasks_on(tasks: str, node: int) -> int:
     Args:
         tasks: the list.
         node: number of the host, from 0.
+
+    Returns:
+        Number of tasks.
 
     Raises:
         ValueError: it is no such list, or too short.

@@ -62,6 +62,9 @@ def meet(
         token: what all workers have in their environment, if there is such a thing.
         timeout: seconds that the first worker waits for the last one.
 
+    Returns:
+        The place to meet.
+
     Raises:
         DeadlineError: rank 0 could not be reached in time.
         ModumError: there is no secret to share, no free port, or no address of the first host.

@@ -25,27 +25,27 @@ PIECE = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Downpour(UpdateRule):
-    """Downpour: every ``interval`` local steps ``u = W - B; G += u; B = G; W = G``.
+    """Downpour: every `interval` local steps `u = W - B; G += u; B = G; W = G`.
 
-    ``B`` is the shared weights as this worker took them last, so ``u`` is the sum of the updates that its optimizer
-    made since. Nothing pulls workers together but taking ``G``; all updates of all workers are applied in full, and
-    p workers move ``G`` about p times as far as one does. Where that is too far, make the learning rate smaller.
+    `B` is the shared weights as this worker took them last, so `u` is the sum of the updates that its optimizer
+    made since. Nothing pulls workers together but taking `G`; all updates of all workers are applied in full, and
+    p workers move `G` about p times as far as one does. Where that is too far, make the learning rate smaller.
 
     References: Dean et al., "Large Scale Distributed Deep Networks" (NIPS 2012), section 4.1, with the local
-    optimizer's updates in place of gradients; for ``staleness``: Zhang, Gupta, Lian, Liu, "Staleness-aware
+    optimizer's updates in place of gradients; for `staleness`: Zhang, Gupta, Lian, Liu, "Staleness-aware
     Async-SGD for Distributed Deep Learning" (IJCAI 2016), equation 4.
 
     interval
-        Local steps between exchanges. ``"auto"``: the fewest at which an exchange hides under compute.
+        Local steps between exchanges. `"auto"`: the fewest at which an exchange hides under compute.
     overlap
-        ``False``: the worker waits, and goes on from ``G``. ``True``: the exchange runs in the background on a
-        snapshot ``S`` of ``W``: ``u = S - B; G += u; B = G``; and when it has come back, ``W += B - S``. The steps
-        done meanwhile, ``W - S``, stay in ``W`` on top of the shared weights, and are part of the next ``u``: none
+        `False`: the worker waits, and goes on from `G`. `True`: the exchange runs in the background on a
+        snapshot `S` of `W`: `u = S - B; G += u; B = G`; and when it has come back, `W += B - S`. The steps
+        done meanwhile, `W - S`, stay in `W` on top of the shared weights, and are part of the next `u`: none
         is lost and none is added twice.
     staleness
-        ``None``: ``u`` is added in full. ``"divide"``: it is divided by its staleness, the number of updates by
-        other groups that ``G`` got between this group's taking it and adding to it (1 if there were fewer). What was
-        divided away is gone: the worker goes on from ``G``.
+        `None`: `u` is added in full. `"divide"`: it is divided by its staleness, the number of updates by
+        other groups that `G` got between this group's taking it and adding to it (1 if there were fewer). What was
+        divided away is gone: the worker goes on from `G`.
     """
 
     interval: int | Auto = "auto"

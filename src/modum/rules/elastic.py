@@ -12,28 +12,28 @@ if TYPE_CHECKING:
     from modum.parameters.vector import Vector
 
 AUTO_TOTAL = 0.9
-"""All groups together move the shared weights by this share of the way (``beta`` of EASGD)."""
+"""All groups together move the shared weights by this share of the way (`beta` of EASGD)."""
 
 AUTO_LIMIT = 0.5
-"""The largest moving rate that ``"auto"`` chooses: local and shared weights meet in the middle."""
+"""The largest moving rate that `"auto"` chooses: local and shared weights meet in the middle."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Elastic(UpdateRule):
-    """SEASGD: every ``interval`` local steps ``d = a (W - G); W -= d; G += d``.
+    """SEASGD: every `interval` local steps `d = a (W - G); W -= d; G += d`.
 
     Reference: Zhang, Choromanska, LeCun, "Deep learning with Elastic Averaging SGD" (NIPS 2015), equations 5
     and 6 in their asynchronous form (algorithm 1).
 
     moving_rate
-        ``a``, greater than 0 and at most 1. ``"auto"``: ``0.9 / p`` with ``p`` the number of groups alive,
+        `a`, greater than 0 and at most 1. `"auto"`: `0.9 / p` with `p` the number of groups alive,
         counted anew with every exchange, and never above 0.5.
     interval
-        Local steps between exchanges. ``"auto"``: the fewest at which an exchange hides under compute,
-        measured as it runs. Give a number when ``statistics().put_off`` keeps growing.
+        Local steps between exchanges. `"auto"`: the fewest at which an exchange hides under compute,
+        measured as it runs. Give a number when `statistics().put_off` keeps growing.
     overlap
-        ``True``: the exchange runs in the background on a snapshot of ``W`` and ``d`` is subtracted when it
-        arrives; compute never waits for the wire. ``False``: the worker waits, and every step follows the
+        `True`: the exchange runs in the background on a snapshot of `W` and `d` is subtracted when it
+        arrives; compute never waits for the wire. `False`: the worker waits, and every step follows the
         equations exactly.
     """
 

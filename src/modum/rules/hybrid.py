@@ -19,12 +19,12 @@ class Hybrid(UpdateRule):
     """HSGD: gradients are averaged inside a group before every step, and the group exchanges as one worker.
 
     The weights of a group's members stay identical; each member exchanges its own slice with the box. A group
-    of one is exactly ``between``, so a script that says ``Hybrid()`` runs alone, as single workers, or in
+    of one is exactly `between`, so a script that says `Hybrid()` runs alone, as single workers, or in
     groups, as it is launched.
 
     inside
-        The front end's handle of the group: for PyTorch a `torch.distributed.ProcessGroup`. ``None``: the
-        group that the job was launched with (``modum run --group-size``).
+        The front end's handle of the group: for PyTorch a `torch.distributed.ProcessGroup`. `None`: the
+        group that the job was launched with (`modum run --group-size`).
     between
         The rule between the groups and the box.
     """

@@ -20,7 +20,10 @@ def rule_from_text(text: str, **settings: Any) -> UpdateRule:
 
     Args:
         text: a name in `RULES`, and settings of that rule.
-        settings: more of them; those of the text come first.
+        **settings: more of them; those of the text come first.
+
+    Returns:
+        The rule.
 
     Raises:
         ValueError: there is no such rule or setting, or the value is none of its values.

@@ -26,7 +26,7 @@ class Flow(simpy.Event):
 
 
 class SharedLink:
-    """A fluid model: ``rate(k)`` bytes per second for each of ``k`` flows, as many TCP connections have it.
+    """A fluid model: `rate(k)` bytes per second for each of `k` flows, as many TCP connections have it.
 
     All flows have the same rate at any moment, so one number, the bytes that a flow from the beginning would have
     got so far, is enough to know when each ends: an arrival or a departure costs O(log k), and no flow is

@@ -22,7 +22,7 @@ class StepPool:
         """When the last step was."""
 
     def take(self, steps: int, members: int) -> int:
-        """Up to ``steps`` steps for each of ``members`` workers; 0 when nothing is left."""
+        """Up to `steps` steps for each of `members` workers; 0 when nothing is left."""
         steps = min(steps, -(-self._left // members))
         self._left -= min(self._left, steps * members)
         return steps

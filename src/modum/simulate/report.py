@@ -90,7 +90,7 @@ class Report:
         busy_seconds: float | None,
         curve: Curve | None,
     ) -> Report:
-        """Sum a record up; ``seconds`` is how long the job took."""
+        """Sum a record up; `seconds` is how long the job took."""
         cluster = scenario.cluster
         missed = sum(min(begin, seconds) for begin in record.begin) * cluster.group_size / scenario.step_seconds
         return cls(
@@ -114,7 +114,7 @@ class Report:
         )
 
     def throughput(self, parts: int = 60) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Steps per second in each of ``parts`` equal parts of the time: (their middles, the rates)."""
+        """Steps per second in each of `parts` equal parts of the time: (their middles, the rates)."""
         counts, edges = np.histogram(
             self.record.step_ends, bins=parts, range=(0.0, self.seconds), weights=self.record.step_counts
         )

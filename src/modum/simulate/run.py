@@ -31,6 +31,9 @@ def simulate(scenario: Scenario, *, train: bool = False) -> Report:
         scenario: what is run.
         train: whether the workers compute real gradients of a small classifier and average them as those of a job do;
             the report then has its accuracy over virtual seconds. What crosses the links is still `scenario.nbytes`.
+
+    Returns:
+        What happened, in virtual time.
     """
     environment = simpy.Environment()
     record = Record()

@@ -49,7 +49,7 @@ class StepTimes:
         return middle
 
     def take(self, steps: int) -> float:
-        """Seconds of the next ``steps`` steps together."""
+        """Seconds of the next `steps` steps together."""
         if self.constant is not None:
             return steps * self.constant
         total = 0.0
@@ -64,7 +64,7 @@ class StepTimes:
         return total
 
     def beyond(self, seconds: float, most: int) -> tuple[int, float]:
-        """The fewest steps, at most ``most``, that take at least ``seconds``, and what they take."""
+        """The fewest steps, at most `most`, that take at least `seconds`, and what they take."""
         if self.constant is not None:
             steps = min(most, hiding_steps(seconds, self.constant))
             return steps, steps * self.constant
@@ -89,7 +89,7 @@ class StepTimes:
 
 
 def time_to_failure(scenario: Scenario, workers: int, generator: np.random.Generator) -> float:
-    """Seconds until the first of ``workers`` fails."""
+    """Seconds until the first of `workers` fails."""
     if scenario.failure_seconds is None:
         return math.inf
     return float(generator.exponential(scenario.failure_seconds / workers))

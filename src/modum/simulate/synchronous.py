@@ -24,7 +24,7 @@ def synchronous_job(
 ) -> Generator[simpy.Event, object, None]:
     """Each step is as long as that of the slowest worker, and then waits for the ring.
 
-    A failure costs the step in which it happens and ``replace_seconds``; it is assumed that every step can be gone
+    A failure costs the step in which it happens and `replace_seconds`; it is assumed that every step can be gone
     back to, which real checkpoints do not give.
     """
     cluster = scenario.cluster

@@ -47,6 +47,9 @@ class Task:
         Args:
             weights: float32, 1-D.
             batch: indices of training samples, 1-D.
+
+        Returns:
+            float32, of the shape of `weights`.
         """
         first, bias, second, last = self.parts(weights)
         x, count = self.points[batch], len(batch)

@@ -63,6 +63,7 @@ class VirtualBuffer:
         incoming: what crosses when something is added or exchanged.
         outgoing: what crosses when something is read.
         tail: seconds until what has crossed is acknowledged.
+        version: returns how many operations have changed the shared weights.
         combined: called whenever the shared weights have taken something.
 
     Attributes:

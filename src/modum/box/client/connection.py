@@ -69,6 +69,9 @@ class Connection:
             phase: what for; its text stands in errors.
             risky: requests were sent and not answered, so that the server must still know the slot.
 
+        Returns:
+            What the server said of itself.
+
         Raises:
             AuthenticationError: one side does not hold the other's token.
             ConnectionLostError: the server is gone, was restarted, or has forgotten what it did for this client.
@@ -180,6 +183,11 @@ class Connection:
 
     def take_descriptor(self, segment: int, timeout: float, phase: object) -> int:
         """Have the server pass a descriptor of a segment's memory; only over a Unix socket.
+
+        Args:
+            segment: its number.
+            timeout: seconds.
+            phase: what for; its text stands in errors.
 
         Returns:
             The descriptor, which the caller closes.

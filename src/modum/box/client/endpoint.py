@@ -31,6 +31,12 @@ class Endpoint:
     def dial(self, timeout: float) -> socket.socket:
         """Connect within `timeout` seconds.
 
+        Args:
+            timeout: seconds.
+
+        Returns:
+            The connected socket.
+
         Raises:
             OSError: it cannot be done; no socket is left open.
         """
@@ -55,6 +61,9 @@ class Endpoint:
             slot: which slot of the session the connection is for.
             acknowledged: the last request of the slot whose reply has arrived.
             risky: requests were sent and not answered, so that the server must still know the slot.
+
+        Returns:
+            What the server said of itself.
 
         Raises:
             AuthenticationError: one side does not hold the other's token.

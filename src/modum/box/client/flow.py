@@ -58,6 +58,13 @@ class Flow:
     def receive(self, connection: socket.socket, request: Pending) -> Header | None:
         """Take what has come, and return the header of the reply to `request` once all of it is there.
 
+        Args:
+            connection: on which replies come.
+            request: the one whose reply is waited for.
+
+        Returns:
+            The header, or None while a part of it is still to come.
+
         Raises:
             ProtocolError: it is no reply to `request`.
             ConnectionError: the connection has ended.

@@ -58,6 +58,9 @@ class Carrier(Protocol):
     def progress(self) -> bool:
         """Move things on, and return whether something has come to its end.
 
+        Returns:
+            Whether a request has ended.
+
         Raises:
             ModumError: nothing moves any more.
         """

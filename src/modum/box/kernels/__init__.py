@@ -64,6 +64,13 @@ class Kernels(Protocol):
 def factor_for(dtype: str, factor: float) -> Any:
     """Return `factor` as a scalar of the arithmetic of `dtype`: single precision, or a whole number for int64.
 
+    Args:
+        dtype: of the buffer.
+        factor: as the caller gave it.
+
+    Returns:
+        A NumPy float32, or an int64.
+
     Raises:
         ValueError: int64 was given a factor that is not a whole number of at most 53 bits.
     """

@@ -77,6 +77,9 @@ class Locks:
     def take_trailer(self, timeout: float) -> None:
         """Lock the trailer, which is held for no longer than two writes to memory.
 
+        Args:
+            timeout: seconds.
+
         Raises:
             DeadlineError: it stayed locked for `timeout` seconds.
         """

@@ -113,6 +113,9 @@ def parse_header(data: bytes | bytearray | memoryview, *, limit: int = MAX_MESSA
         data: 64 bytes.
         limit: the largest payload, in bytes, that is accepted with a message.
 
+    Returns:
+        The header, checked.
+
     Raises:
         ProtocolError: for anything that docs/reference/wire-format.md does not allow, before the payload is looked at.
     """
@@ -152,6 +155,9 @@ def parse_header(data: bytes | bytearray | memoryview, *, limit: int = MAX_MESSA
 
 def check_request(header: Header) -> None:
     """Check what holds for requests only: the payload's length follows from the operation.
+
+    Args:
+        header: of a frame that a client sent.
 
     Raises:
         ProtocolError: the payload is not what the operation takes, or the frame is a reply.

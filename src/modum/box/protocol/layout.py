@@ -112,6 +112,13 @@ def paired_pieces(
 ) -> Iterator[tuple[int, int, Piece]]:
     """Cut an operation between two buffers so that either side of every piece lies within a chunk and a stripe.
 
+    Args:
+        target: layout of the buffer that changes.
+        offset: in it, in bytes.
+        source: layout of the buffer that is read.
+        source_offset: in it, in bytes.
+        nbytes: length of the operation.
+
     Yields:
         (server of the target, server of the source, piece).
     """

@@ -342,6 +342,13 @@ def encode(message: Any) -> bytes:
 def decode(data: bytes | bytearray | memoryview, kind: type[T]) -> T:
     """Read msgpack as a value of the type `kind`.
 
+    Args:
+        data: msgpack.
+        kind: of the value.
+
+    Returns:
+        The value.
+
     Raises:
         ProtocolError: the bytes are no such message.
     """
@@ -353,6 +360,12 @@ def decode(data: bytes | bytearray | memoryview, kind: type[T]) -> T:
 
 def decode_request(data: bytes | bytearray | memoryview) -> Request:
     """Read the payload of CALL.
+
+    Args:
+        data: msgpack.
+
+    Returns:
+        The request.
 
     Raises:
         ProtocolError: the bytes are no known request.

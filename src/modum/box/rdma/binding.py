@@ -214,6 +214,9 @@ _loading = threading.Lock()
 def library() -> Library:
     """Return the library, which is loaded on first use.
 
+    Returns:
+        The library; the same object every time.
+
     Raises:
         UcxError: it is not there, or too old.
     """

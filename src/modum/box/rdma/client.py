@@ -155,6 +155,11 @@ class OneSidedConnection:
     def wait(self, transfers: Sequence[Transfer], timeout: float, phase: object) -> None:
         """Wait until all of them have ended.
 
+        Args:
+            transfers: of this connection.
+            timeout: seconds without progress.
+            phase: what for; its text stands in errors.
+
         Raises:
             DeadlineError: nothing moved for `timeout` seconds.
             ConnectionLostError: the server is gone.

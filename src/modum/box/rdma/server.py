@@ -28,6 +28,9 @@ _TICK: Final = 0.25
 class Ring:
     """A slot's staging memory, which lives as long as the slot, and the worker through which its client comes in.
 
+    Args:
+        reachable: the memory that this server lets clients reach.
+
     Attributes:
         rail: number of the device that the memory is registered with; -1 for none yet.
         memory: the registration.
@@ -128,6 +131,9 @@ class Reachable:
             name: of the buffer, for errors.
             mapping: the segment's memory.
             rail: number of the device.
+
+        Returns:
+            Address and keys of the memory.
 
         Raises:
             ProtocolError: there is no device of this number.

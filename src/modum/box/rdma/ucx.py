@@ -202,6 +202,9 @@ class Request:
     def done(self) -> bool:
         """Return whether it has ended well.
 
+        Returns:
+            Whether it has ended.
+
         Raises:
             UcxError: it failed.
         """

@@ -96,6 +96,9 @@ class Dispatch:
             header: of the request.
             payload: of the request.
 
+        Returns:
+            The reply.
+
         Raises:
             ProtocolError: the request breaks the wire format; the connection is to be closed.
         """

@@ -58,6 +58,9 @@ class Primitives:
             ready: called with the condition held, after every change.
             timeout: seconds.
             poll: seconds after which to look again though nothing has changed here.
+
+        Returns:
+            Whether it was true at the end.
         """
         deadline = self._clock() + timeout
         with self.changed:
@@ -97,6 +100,13 @@ class Primitives:
 
     def counter_add(self, name: str, amount: int) -> int:
         """Add to a counter, and return its value before.
+
+        Args:
+            name: of the counter.
+            amount: may be negative.
+
+        Returns:
+            The value before.
 
         Raises:
             ValueError: the sum does not fit in 64 bits; the counter is unchanged.
@@ -143,6 +153,10 @@ class Primitives:
     def lease_renew(self, name: str, grant: int) -> None:
         """Give a lease its whole time again.
 
+        Args:
+            name: of the lease.
+            grant: number that it was granted with.
+
         Raises:
             LeaseLostError: this grant does not hold any more.
         """
@@ -152,6 +166,10 @@ class Primitives:
 
     def lease_release(self, name: str, grant: int) -> None:
         """Give a lease up.
+
+        Args:
+            name: of the lease.
+            grant: number that it was granted with.
 
         Raises:
             LeaseLostError: this grant does not hold any more.
@@ -181,6 +199,10 @@ class Primitives:
 
     def queue_open(self, name: str, size: int) -> None:
         """Make a queue, or check that it has this size.
+
+        Args:
+            name: of the queue.
+            size: number of items.
 
         Raises:
             ValueError: it is there with another size.
@@ -221,6 +243,11 @@ class Primitives:
 
     def queue_done(self, name: str, session: str, item: int) -> None:
         """Count an item as done.
+
+        Args:
+            name: of the queue.
+            session: that took the item.
+            item: its number.
 
         Raises:
             LeaseLostError: the session does not hold it: it was away too long, and the item went to another.

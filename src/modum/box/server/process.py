@@ -27,6 +27,9 @@ def server_command(memory: int, host: str = "127.0.0.1") -> list[str]:
     Args:
         memory: bytes that buffers may take.
         host: address on which it listens.
+
+    Returns:
+        The program and its arguments.
     """
     # -P: a file in the working directory must not stand in for a module of the same name.
     server = [sys.executable, "-P", "-m", "modum", "server", "--host", host, "--port", "0"]

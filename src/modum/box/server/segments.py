@@ -62,6 +62,12 @@ class Segments:
     def create(self, spec: Create) -> Segment:
         """Make a zero-filled segment.
 
+        Args:
+            spec: the request, checked by `check_create`.
+
+        Returns:
+            The segment.
+
         Raises:
             BufferExistsError: the name is taken.
             PoolFullError: the pool has not enough room left.
@@ -86,6 +92,12 @@ class Segments:
     def named(self, name: str) -> Segment:
         """Return the segment of this name.
 
+        Args:
+            name: of the buffer.
+
+        Returns:
+            The segment.
+
         Raises:
             BufferNotFoundError: there is none.
         """
@@ -96,6 +108,12 @@ class Segments:
 
     def numbered(self, number: int) -> Segment:
         """Return the segment of this number.
+
+        Args:
+            number: of the segment.
+
+        Returns:
+            The segment.
 
         Raises:
             BufferNotFoundError: there is none.
@@ -108,6 +126,12 @@ class Segments:
     def duplicate(self, number: int) -> int:
         """Return a descriptor of a segment's memory, which the caller closes.
 
+        Args:
+            number: of the segment.
+
+        Returns:
+            A new file descriptor.
+
         Raises:
             BufferNotFoundError: there is no segment of this number.
         """
@@ -116,6 +140,12 @@ class Segments:
 
     def delete(self, name: str) -> int:
         """Forget a segment and return its number; clients that have it mapped are told by its trailer.
+
+        Args:
+            name: of the buffer.
+
+        Returns:
+            The number that the segment had.
 
         Raises:
             BufferNotFoundError: there is none of this name.
@@ -150,6 +180,9 @@ class Segments:
 
 def check_create(spec: Create) -> None:
     """Check a request to create a segment, before anything is allocated.
+
+    Args:
+        spec: the request.
 
     Raises:
         ValueError: dtype, shape and sizes do not fit together.

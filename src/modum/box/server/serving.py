@@ -68,6 +68,12 @@ def serve_slot(connection: socket.socket, session: str, slot: Slot, dispatch: Di
 
     A request that breaks the wire format is answered with REFUSED, and ends it.
 
+    Args:
+        connection: after the handshake.
+        session: of the client.
+        slot: of the session.
+        dispatch: does what is asked for.
+
     Raises:
         OSError: the connection broke.
     """

@@ -50,6 +50,12 @@ class ReplyCache:
     def reply_to(self, sequence: int) -> Reply:
         """Return what was answered to an earlier request.
 
+        Args:
+            sequence: number of the request.
+
+        Returns:
+            The reply, as it was sent.
+
         Raises:
             ProtocolError: it is older than the window, and was acknowledged long ago.
         """
@@ -94,6 +100,9 @@ class Slot:
             nbytes: at most `CHUNK`.
             staged: whether the payload lies in the ring, where the client put it.
 
+        Returns:
+            Memory of `nbytes` bytes.
+
         Raises:
             ProtocolError: it is said to be staged, and this slot has no ring.
         """
@@ -109,6 +118,13 @@ class Slot:
 
     def party(self, segments: Segments, number: int) -> Party:
         """Return this slot's own hold on a segment.
+
+        Args:
+            segments: of the server.
+            number: of the segment.
+
+        Returns:
+            The hold; the same object every time.
 
         Raises:
             BufferNotFoundError: there is no segment of this number.
@@ -209,6 +225,13 @@ class Sessions:
 
     def slot(self, name: str, number: int) -> Slot:
         """Return a slot of a session.
+
+        Args:
+            name: of the session.
+            number: of the slot.
+
+        Returns:
+            The slot.
 
         Raises:
             ProtocolError: there is none.

@@ -25,6 +25,12 @@ TRANSPORTS: Final[dict[str, type[Transport]]] = {
 def check_choice(choice: str | None) -> str:
     """Return the transport that was asked for; "auto" for None.
 
+    Args:
+        choice: a name in `TRANSPORTS`, "auto", or None.
+
+    Returns:
+        The name, or "auto".
+
     Raises:
         ValueError: there is no such transport.
         TransportError: this machine cannot use it.
@@ -51,6 +57,9 @@ def open_transport(
         session: 16 random bytes that name this client.
         threads: how many threads an operation may use where the client computes.
         timeout: seconds.
+
+    Returns:
+        The transport, connected.
 
     Raises:
         ValueError: it is no address.

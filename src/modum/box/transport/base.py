@@ -89,6 +89,9 @@ class Transport(ABC):
 
         Args:
             welcome: what the server said of itself; None asks only whether this machine could use the transport.
+
+        Returns:
+            The reason, in words for an error, or None.
         """
 
     @classmethod
@@ -101,6 +104,9 @@ class Transport(ABC):
             welcome: what the server said of itself.
             threads: how many threads an operation may use where the client computes.
             timeout: seconds.
+
+        Returns:
+            The transport, which owns the connections.
 
         Raises:
             TransportError: the way cannot be made after all; the message says why, and `connections` are as they were.
@@ -126,6 +132,13 @@ class Transport(ABC):
     def attach(self, info: SegmentInfo, timeout: float) -> Attachment:
         """Take hold of a segment.
 
+        Args:
+            info: of the segment, as the server tells it.
+            timeout: seconds.
+
+        Returns:
+            The hold on the segment.
+
         Raises:
             BufferNotFoundError: it was deleted.
             ConnectionLostError, DeadlineError: the server cannot be reached any more.
@@ -135,12 +148,23 @@ class Transport(ABC):
     def run(self, work: Work) -> None:
         """Do the work, and return when it is acknowledged.
 
+        Args:
+            work: an operation on one segment.
+
         Raises:
             ModumError: see `Connection.transact` and `apply`; what was not acknowledged may have been applied, once.
         """
 
     def call(self, request: Request, kind: type[T], timeout: float) -> T:
         """Make a request, and return its answer of the type `kind`.
+
+        Args:
+            request: to the server.
+            kind: of the answer.
+            timeout: seconds.
+
+        Returns:
+            The answer.
 
         Raises:
             ModumError, ValueError: what the server reported, or it cannot be reached any more.
