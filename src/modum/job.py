@@ -225,7 +225,7 @@ class _LaunchedJob(Job):
         self.leave(wait=not failed)
 
     def leave(self, *, wait: bool) -> None:
-        """See `close`; without `wait` nobody is waited for."""
+        """Leave as `close` does; without `wait`, without waiting for anybody."""
         if os.getpid() != self._process:
             return  # a forked child has no part in it
         atexit.unregister(self.close)

@@ -33,7 +33,7 @@ class LearningRateScale:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be at least 0")
 
     def factor(self, step: int, groups: int) -> float:
-        """The factor for local step `step` (from 0) while `groups` groups are alive."""
+        """Return the factor for local step `step` (from 0) while `groups` groups are alive."""
         if self.scale is None:
             return 1.0
         followed = {"linear": float(groups), "sqrt": math.sqrt(groups)}

@@ -34,7 +34,7 @@ _MessageT = TypeVar("_MessageT", bound=Message)
 
 
 def from_blob(blob: BlobProto, path: str | PathLike[str]) -> NDArray[np.floating]:
-    """The values of `blob`, float32 or float64, in its shape; `path` is for the error that they do not fit it.
+    """Return the values of `blob`, float32 or float64, in its shape; `path` is for the error that they do not fit it.
 
     A blob with any of the old fields num, channels, height and width has these four dimensions.
     """
@@ -72,10 +72,19 @@ def to_blob(array: NDArray[np.floating], blob: BlobProto, diff: NDArray[np.float
 
 
 def read_mean(path: str | PathLike[str]) -> NDArray[np.float32]:
-    """The mean image in the file `path` (`.binaryproto`): float32, channels x height x width.
+    """Read a mean image.
 
     Other arrays are kept in such files too, InfogainLoss's matrix for one; they come in the file's shape, less a first
-    dimension of 1 if there are four. Raises `CaffeError` if the file cannot be read.
+    dimension of 1 if there are four.
+
+    Args:
+        path: of the file (`.binaryproto`).
+
+    Returns:
+        float32, [channels, height, width].
+
+    Raises:
+        CaffeError: the file cannot be read.
     """
     mean = from_blob(parse_file(BlobProto(), path), path).astype(np.float32, copy=False)
     return mean[0] if mean.ndim == 4 and mean.shape[0] == 1 else mean
@@ -113,7 +122,7 @@ def write_message(message: Message, path: str | PathLike[str]) -> None:
 
 
 def is_hdf5(path: str | PathLike[str]) -> bool:
-    """Whether the file `path` begins as an HDF5 file does; raises `CaffeError` if it cannot be read."""
+    """Return whether the file `path` begins as an HDF5 file does; raises `CaffeError` if it cannot be read."""
     try:
         with Path(path).open("rb") as file:
             return file.read(len(_HDF5)) == _HDF5
@@ -123,7 +132,7 @@ def is_hdf5(path: str | PathLike[str]) -> bool:
 
 @contextmanager
 def open_hdf5(path: str | PathLike[str]) -> Iterator[h5py.File]:
-    """The HDF5 file `path`, to be read; what goes wrong inside of the `with` is a `CaffeError`."""
+    """Yield the HDF5 file `path`, to be read; what goes wrong inside of the `with` is a `CaffeError`."""
     try:
         with h5py.File(path, "r") as file:
             yield file
@@ -133,7 +142,7 @@ def open_hdf5(path: str | PathLike[str]) -> Iterator[h5py.File]:
 
 @contextmanager
 def replace_file(path: str | PathLike[str]) -> Iterator[Path]:
-    """A path to write to, which becomes `path` if nothing is raised inside of the `with`, and is removed otherwise."""
+    """Yield a path to write to, which becomes `path` when the `with` block ends, and is removed if it raises."""
     temporary = Path(f"{path}.part")
     try:
         yield temporary
@@ -143,13 +152,13 @@ def replace_file(path: str | PathLike[str]) -> Iterator[Path]:
 
 
 def unreadable(path: str | PathLike[str], error: OSError) -> CaffeError:
-    """The error that the file `path` cannot be read, for the reason that the system gave."""
+    """Return the error that the file `path` cannot be read, for the reason that the system gave."""
     kind = MissingFileError if isinstance(error, FileNotFoundError) else CaffeError
     return kind(f"{path}: cannot be read: {error.strerror}")
 
 
 def _varint(number: int) -> bytes:
-    """`number`, not negative, as protobuf writes it: seven bits a byte, the lowest first."""
+    """Return `number`, not negative, as protobuf writes it: seven bits a byte, the lowest first."""
     encoded = bytearray()
     while number > 127:
         encoded.append(number & 127 | 128)

@@ -74,7 +74,7 @@ def convert_idx(images: FilePath, labels: FilePath, database: FilePath, *, repor
 
 
 def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """The array of bytes in the IDX file at `path`, which must have so many dimensions."""
+    """Return the array of bytes in the IDX file at `path`, which must have so many dimensions."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:

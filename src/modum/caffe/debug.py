@@ -26,18 +26,18 @@ class Trace:
         self._records: list[tuple[Step, list[Tensor], list[Tensor]]] = []
 
     def begin(self) -> None:
-        """A pass begins: forget the one before."""
+        """Begin a pass and forget the one before."""
         self._records = []
 
     def record(self, step: Step, bottoms: Sequence[Tensor], tops: Sequence[Tensor]) -> None:
-        """A layer was run."""
+        """Record that a layer was run."""
         for tensor in bottoms:
             if tensor.requires_grad:
                 tensor.retain_grad()
         self._records.append((step, list(bottoms), list(tops)))
 
     def forward(self) -> None:
-        """Tell about a forward pass."""
+        """Log a forward pass."""
         names = self._graph.names
         for step, _, tops in self._records:
             for number, top in zip(step.tops, tops, strict=True):
@@ -46,7 +46,7 @@ class Trace:
                 _log.info("    [Forward] Layer %s, param blob %d data: %g", step.name, index, _mean(blob))
 
     def backward(self) -> None:
-        """Tell about the backward pass after it, and forget both."""
+        """Log the backward pass after it, and forget both."""
         names = self._graph.names
         for step, bottoms, _ in reversed(self._records):
             for number, bottom in zip(step.bottoms, bottoms, strict=True):
@@ -65,7 +65,7 @@ class Trace:
         )
 
     def update(self, parameters: Parameters) -> None:
-        """Tell about an update: the new weights, and what was subtracted."""
+        """Log an update: the new weights, and what was subtracted."""
         for learnable in parameters.learnables:
             tensor = learnable.tensor
             if tensor.grad is not None:

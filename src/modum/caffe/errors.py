@@ -26,14 +26,14 @@ class ModelError(CaffeError):
 
     @classmethod
     def at(cls, message: "Message", problem: str, field: str = "", index: int = 0) -> Self:
-        """The error that `message`, or the `index`-th `field` of it, has this `problem`; its place goes in front."""
+        """Return the error that `message`, or the `index`-th `field` of it, has this `problem`, and its place."""
         place = where(message, field, index)
         layer = f'layer "{message.name}": ' if message.DESCRIPTOR.name in ("LayerParameter", "V1LayerParameter") else ""
         return cls(f"{place}: {layer}{problem}" if place else f"{layer}{problem}")
 
 
 def where(message: "Message", field: str = "", index: int = 0) -> str:
-    """Where `message` was read from, such as `train_val.prototxt:123`; empty if that is not known.
+    """Return where `message` was read from, such as `train_val.prototxt:123`; empty if that is not known.
 
     `message` is a net, a solver or a layer (copies know it too). `field` is the path of a field in it, such as
     `"pooling_param.stride"`, and `index` says which of several; a field that is not in the file has the place of the

@@ -16,10 +16,16 @@ __all__ = ["fill"]
 
 
 def fill(tensor: torch.Tensor, filler: FillerParameter, generator: torch.Generator | None = None) -> None:
-    """Fill `tensor`, of any floating type, as `filler` says, in place, taking random numbers from `generator`.
+    """Fill a tensor in place as a filler says.
 
-    Raises `ModelError`, which knows no place, for an unknown type, for `sparse` with another type than gaussian, and
-    for a bilinear filler of a tensor that is not a set of square images.
+    Args:
+        tensor: of any floating type.
+        filler: the definition.
+        generator: of random numbers; None: torch's default one.
+
+    Raises:
+        ModelError: the type is unknown, `sparse` is set with another type than gaussian, or a bilinear filler is for a
+            tensor that is not a set of square images. It knows no place in a file.
     """
     if filler.type not in _FILLERS:
         raise ModelError(f'filler "{filler.type}" is not known; there are {", ".join(_FILLERS)}')
@@ -64,7 +70,7 @@ def _msra(tensor: torch.Tensor, filler: FillerParameter, generator: torch.Genera
 
 
 def _bilinear(tensor: torch.Tensor, filler: FillerParameter, generator: torch.Generator | None) -> None:
-    """The kernel with which a deconvolution of stride f = ceil(side / 2) interpolates, in each image of the tensor."""
+    """Fill each image with the kernel by which a deconvolution of stride f = ceil(side / 2) interpolates."""
     if tensor.dim() != 4 or tensor.shape[2] != tensor.shape[3]:
         raise ModelError(f'filler "bilinear" needs a blob of four axes, the last two equal, not {list(tensor.shape)}')
     side = tensor.shape[3]

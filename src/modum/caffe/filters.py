@@ -7,10 +7,20 @@ __all__ = ["filter_net", "meets"]
 
 
 def filter_net(net: NetParameter, state: NetState) -> NetParameter:
-    """A copy of `net` with the layers that it has in `state`.
+    """Select the layers that a net has in a state.
 
     A layer with `include` rules is there if any of them is met; one with `exclude` rules if none is met; one with
-    neither always. Raises `ModelError` for a layer with both.
+    neither always.
+
+    Args:
+        net: the whole net.
+        state: phase, level and stages.
+
+    Returns:
+        A copy of `net` with these layers.
+
+    Raises:
+        ModelError: a layer has both kinds of rules.
     """
     filtered = NetParameter()
     filtered.CopyFrom(net)
@@ -28,7 +38,7 @@ def filter_net(net: NetParameter, state: NetState) -> NetParameter:
 
 
 def meets(state: NetState, rule: NetStateRule) -> bool:
-    """Whether `state` has the rule's phase, a level between its bounds, all of its stages and no `not_stage`."""
+    """Return whether `state` has the rule's phase, a level between its bounds, all of its stages and no `not_stage`."""
     return not (
         (rule.HasField("phase") and rule.phase != state.phase)
         or (rule.HasField("min_level") and state.level < rule.min_level)

@@ -234,5 +234,5 @@ def _share(step: Step, index: int, owner: Learnable, settings: ParamSpec) -> Non
 
 
 def view_as(tensor: Tensor, shape: Shape) -> Tensor:
-    """The same numbers in another shape."""
+    """Return the same numbers in another shape."""
     return tensor.detach().view(shape)

@@ -30,14 +30,14 @@ class Batched(Protocol):
 
 
 def forward_all(net: Batched, blobs: Sequence[str] | None, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-    """The outputs of `net` and `blobs` for all rows of `inputs`; the last batch is filled up with zeros."""
+    """Return the outputs of `net` and `blobs` for all rows of `inputs`; the last batch is filled up with zeros."""
     return _joined([_copy(net.forward(blobs, None, None, **batch)) for batch in _batches(net, inputs)], inputs)
 
 
 def forward_backward_all(
     net: Batched, blobs: Sequence[str] | None, diffs: Sequence[str] | None, arrays: Mapping[str, NDArray[Any]]
 ) -> tuple[Arrays, Arrays]:
-    """The outputs and `blobs`; and the gradients of the inputs and of `diffs`.
+    """Return the outputs and `blobs`; and the gradients of the inputs and of `diffs`.
 
     `arrays` has rows for inputs, and gradients for outputs.
     """
@@ -56,7 +56,7 @@ def _copy(arrays: Arrays) -> Arrays:
 
 
 def _batches(net: Batched, arrays: Mapping[str, NDArray[Any]]) -> Iterator[Arrays]:
-    """The rows of `arrays` in batches of the net's size."""
+    """Yield the rows of `arrays` in batches of the net's size."""
     if not arrays:
         return
     size = next(iter(net.blobs.values())).shape[0]
@@ -72,6 +72,6 @@ def _batches(net: Batched, arrays: Mapping[str, NDArray[Any]]) -> Iterator[Array
 
 
 def _joined(batches: Sequence[Arrays], arrays: Mapping[str, NDArray[Any]]) -> Arrays:
-    """All rows, without those that filled up the last batch."""
+    """Return all rows, without those that filled up the last batch."""
     rows = len(next(iter(arrays.values()))) if arrays else None
     return {name: np.concatenate([np.atleast_1d(batch[name]) for batch in batches])[:rows] for name in batches[0]}

@@ -85,8 +85,13 @@ _FIELDS: dict[str, tuple[str, dict[str, str] | None]] = {
 def upgrade_v0(net: NetParameter) -> None:
     """Turn the V0 layers in `net.layers` into V1 layers, in place.
 
-    Settings that a layer's type does not have are left out with a warning, as Caffe does. Raises `ModelError` for a
-    type that V0 did not have, and for a padding that is not in front of a convolution or pooling.
+    Settings that a layer's type does not have are left out with a warning, as Caffe does.
+
+    Args:
+        net: with V0 layers.
+
+    Raises:
+        ModelError: a type that V0 did not have, or a padding that is not in front of a convolution or pooling.
     """
     old = list(net.layers)
     makers = {"": V1LayerParameter()}
@@ -107,7 +112,7 @@ def upgrade_v0(net: NetParameter) -> None:
 
 
 def _without_padding(layer: V1LayerParameter, makers: dict[str, V1LayerParameter]) -> V1LayerParameter:
-    """A copy of `layer` that pads by itself, if its bottom is made by a padding layer."""
+    """Return a copy of `layer` that pads by itself, if its bottom is made by a padding layer."""
     merged = V1LayerParameter()
     merged.CopyFrom(layer)
     for index, bottom in enumerate(layer.bottom):

@@ -35,7 +35,7 @@ class GlogFormatter(logging.Formatter):
 
 
 def output_line(title: str, index: int, name: str, value: float, weight: float) -> str:
-    """How one number of a net's outputs is written; `title` is `Train` or `Test`."""
+    """Return how one number of a net's outputs is written; `title` is `Train` or `Test`."""
     loss = f" (* {weight:g} = {weight * value:g} loss)" if weight else ""
     return f"    {title} net output #{index}: {name} = {value:g}{loss}"
 

@@ -63,7 +63,7 @@ class Rule(ABC):
         """Move `w`; leave what was subtracted in `g`."""
 
     def rebind(self) -> None:
-        """The parameters' flat tensors are others now; the history stays."""
+        """Use the parameters' flat tensors, which have been replaced; the history stays."""
         self._pieces = self._cut()
 
     def _cut(self) -> list[tuple[Tensor, Tensor, list[Tensor], float, float]]:

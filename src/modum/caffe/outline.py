@@ -34,7 +34,7 @@ class Entry:
 
 
 def outline(text: str) -> list[Entry]:
-    """The fields of `text` in their order; raises `OutlineError` if brackets, colons or quotes are not in order."""
+    """Return the fields of `text` in order; raise `OutlineError` if brackets, colons or quotes are not in order."""
     return _Reader(text).fields(None)
 
 
@@ -49,7 +49,7 @@ class _Reader:
         self._advance()
 
     def fields(self, opening: Entry | None, closing: str = "") -> list[Entry]:
-        """The fields up to `closing`, which is consumed; of a message that `opening` starts, or of the whole text."""
+        """Return the fields up to `closing`, which is consumed; of the message of `opening`, or of the whole text."""
         entries: list[Entry] = []
         while self._token != closing:
             if not self._token and opening is not None:
@@ -62,7 +62,7 @@ class _Reader:
         return entries
 
     def _field(self) -> list[Entry]:
-        """One field, or as many as there are messages in `name: [{...}, {...}]`."""
+        """Return one field, or as many as there are messages in `name: [{...}, {...}]`."""
         if not re.match(r"[A-Za-z_]", self._token):
             raise OutlineError(self._line, f"the name of a field is missing before {self._token or 'the end'}")
         first = Entry(self._token, self._line, self._start)
@@ -103,7 +103,7 @@ class _Reader:
         return self.fields(entry, _OPENING[opening])
 
     def _scalar(self, entry: Entry) -> list[str]:
-        """A word, or strings beside one another, which are one value."""
+        """Return a word, or strings beside one another, which are one value."""
         value: list[str] = []
         while self._token[:1] in ('"', "'") if value else not re.match(r"[{}<>\[\]:,;]|$", self._token):
             value.append(self._token)

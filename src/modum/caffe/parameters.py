@@ -69,6 +69,6 @@ class Parameters:
                 tensor.grad = self.view(self.gradient, learnable).view(tensor.shape)
 
     def view(self, flat: Tensor, learnable: Learnable) -> Tensor:
-        """The part of `flat` that belongs to `learnable`, in its shape."""
+        """Return the part of `flat` that belongs to `learnable`, in its shape."""
         start = self._starts[id(learnable)]
         return flat[start : start + learnable.tensor.numel()].view(learnable.tensor.shape)

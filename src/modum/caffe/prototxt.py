@@ -31,10 +31,18 @@ _MISSPELT = 0.85  # ratio of difflib from which a name is taken for another one
 
 
 def read_net(path: str | PathLike[str], *, text: str | None = None) -> NetParameter:
-    """The net in the file `path`, or in `text` if that is given, with all of its layers in `layer`.
+    """Read a net; old definitions are upgraded as Caffe upgrades them.
 
-    Old definitions are upgraded as Caffe upgrades them. Raises `ModelError`, naming file and line, if Caffe would not
-    take the file, or if it relies on an extension of Caffe that changes the arithmetic.
+    Args:
+        path: of the file.
+        text: its content, where it has been read already.
+
+    Returns:
+        The net, with all of its layers in `layer`.
+
+    Raises:
+        ModelError: Caffe would not take the file, or it relies on an extension of Caffe that changes the arithmetic;
+            the message names file and line.
     """
     net = parse(NetParameter(), path, text)
     upgrade_net(net)
@@ -42,9 +50,17 @@ def read_net(path: str | PathLike[str], *, text: str | None = None) -> NetParame
 
 
 def read_solver(path: str | PathLike[str], *, text: str | None = None) -> SolverParameter:
-    """The solver in the file `path`, or in `text` if that is given, and the nets written inside of it, upgraded.
+    """Read a solver, and the nets written inside of it, upgraded. Modum's own fields are kept: see `extras`.
 
-    Modum's own fields are kept: see `extras`. Raises `ModelError` as `read_net` does.
+    Args:
+        path: of the file.
+        text: its content, where it has been read already.
+
+    Returns:
+        The solver.
+
+    Raises:
+        ModelError: as `read_net` does.
     """
     solver = parse(SolverParameter(), path, text)
     upgrade_solver(solver, fspath(path))
@@ -52,7 +68,7 @@ def read_solver(path: str | PathLike[str], *, text: str | None = None) -> Solver
 
 
 def extras(solver: SolverParameter) -> dict[str, float | int]:
-    """The fields that only Modum understands and that the solver file sets.
+    """Return the fields that only Modum understands and that the solver file sets.
 
     `moving_rate` (a float) is the rate of elastic averaging, `update_interval` the iterations between two exchanges.
     """
@@ -96,7 +112,7 @@ def parse(message: _MessageT, path: str | PathLike[str], text: str | None = None
 
 
 def _decode(content: bytes) -> str:
-    """The text in a file that may have come from Windows, or have comments in any encoding; those mean nothing."""
+    """Return the text in a file from Windows or with comments in any encoding, which do not matter."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -107,12 +123,12 @@ def _decode(content: bytes) -> str:
 
 
 def write_text(message: Message) -> str:
-    """`message` in the text format, as Caffe reads it."""
+    """Return `message` in the text format, as Caffe reads it."""
     return text_format.MessageToString(without_source(message))
 
 
 def without_source(message: _MessageT) -> _MessageT:
-    """A copy of `message` without what Modum notes in it about the file that it came from."""
+    """Return a copy of `message` without what Modum notes in it about the file that it came from."""
     copy = type(message)()
     copy.CopyFrom(message)
     for field, value in copy.ListFields():
@@ -189,7 +205,7 @@ def _warn_once(warning: str) -> None:
 
 
 def _layer_name(entry: Entry) -> str:
-    """`layer "conv1": ` if `entry` is a layer with a name."""
+    """Return `layer "conv1": ` if `entry` is a layer with a name."""
     if entry.name not in ("layer", "layers") or entry.children is None:
         return ""
     names = [" ".join(child.value) for child in entry.children if child.name == "name"]
@@ -197,7 +213,7 @@ def _layer_name(entry: Entry) -> str:
 
 
 def _layer_at(entries: list[Entry], line: int) -> str:
-    """The layer that `line` is in."""
+    """Return the layer that `line` is in."""
     inside = [entry for entry in entries if entry.line <= line and entry.children is not None]
     if not inside:
         return ""

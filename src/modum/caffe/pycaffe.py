@@ -26,7 +26,7 @@ __all__ = [
 
 
 def get_solver(solver: str | Path) -> Solver:
-    """The solver that a file describes, of the type that it says."""
+    """Return the solver that a file describes, of the type that it says."""
     return Solver(solver)
 
 
@@ -36,7 +36,7 @@ def set_random_seed(seed: int) -> None:
 
 
 def layer_type_list() -> list[str]:
-    """The names of all layer types."""
+    """Return the names of all layer types."""
     return list(layer_types())
 
 

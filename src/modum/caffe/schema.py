@@ -23,9 +23,17 @@ _SCALARS = ("double", "float", "int32", "int64", "uint32", "uint64", "bool", "st
 
 
 def parse_schema(text: str, name: str) -> FileDescriptorProto:
-    """The descriptor of the file `name` whose content is `text`: what protoc makes of it, types resolved.
+    """Parse a `.proto` file into its descriptor, with types resolved, as protoc does.
 
-    Raises `SyntaxError`, naming the offending word, for anything outside of the subset.
+    Args:
+        text: its content.
+        name: of the file.
+
+    Returns:
+        The descriptor.
+
+    Raises:
+        SyntaxError: the text has something outside of the subset; the message names the word.
     """
     return _Parser(text, name).file()
 

@@ -263,7 +263,7 @@ class Sharing:
 
 
 def _shared_tensors(solver: Solver) -> list[SharedTensor]:
-    """All parameters: those that learn in the order of `Parameters`, then the others: statistics, for the box."""
+    """Return all parameters: those that learn, in the order of `Parameters`, then the others as statistics."""
     learning = solver.parameters.learnables
     others = [one for one in solver.net.learnables if one not in learning]
     return [
@@ -274,7 +274,7 @@ def _shared_tensors(solver: Solver) -> list[SharedTensor]:
 
 
 def _batch_size(solver: Solver) -> int:
-    """Samples in a batch: the length of the first top that no layer computes from others."""
+    """Return samples in a batch: the length of the first top that no layer computes from others."""
     net = solver.net
     for step in net.steps:
         if not step.bottoms and step.tops:
@@ -284,7 +284,7 @@ def _batch_size(solver: Solver) -> int:
 
 
 def _settings(solver: SolverParameter) -> dict[str, str]:
-    """What the solver files of all workers must have in common, by name."""
+    """Return what the solver files of all workers must have in common, by name."""
     return {
         field.name: str(value)
         for field, value in solver.ListFields()

@@ -53,7 +53,7 @@ def snapshot(
 
 
 def _history(net: Net, rule: Rule, parameters: Parameters) -> list[NDArray[np.float32]]:
-    """One blob a parameter for every slot of the rule; zeros for parameters that do not learn."""
+    """Return one blob a parameter for every slot of the rule; zeros for parameters that do not learn."""
     learning = set(map(id, parameters.learnables))
     return [
         parameters.view(slot, learnable).cpu().numpy()
@@ -106,6 +106,6 @@ def restore(net: Net, rule: Rule, parameters: Parameters, path: Path) -> tuple[i
 
 
 def _found(model: Path, state: Path) -> Path:
-    """The weights: where the state says, or else beside the state, for snapshots that were moved."""
+    """Return the weights: where the state says, or else beside the state, for snapshots that were moved."""
     beside = state.parent / model.name
     return beside if not model.exists() and beside.exists() else model

@@ -23,9 +23,12 @@ __all__ = ["State", "read_state", "write_state"]
 class State:
     """What a solver goes on from.
 
-    `iteration` is the number of iterations done, `learned_net` the file with the weights, `current_step` the number of
-    steps that the policies step and multistep have taken. `history` has the solver's arrays in Caffe's order: one for
-    each parameter, then, for AdaDelta and Adam, a second one for each.
+    Attributes:
+        iteration: number of iterations done.
+        learned_net: the file with the weights.
+        history: the solver's arrays in Caffe's order: one for each parameter, then, for AdaDelta and Adam, a second one
+            for each.
+        current_step: number of steps that the policies step and multistep have taken.
     """
 
     iteration: int
@@ -35,7 +38,7 @@ class State:
 
 
 def read_state(path: str | PathLike[str]) -> State:
-    """The state in the file `path`; raises `CaffeError` if it cannot be read."""
+    """Return the state in the file `path`; raises `CaffeError` if it cannot be read."""
     if not is_hdf5(path):
         state = parse_file(SolverState(), path)
         if not state.HasField("iter"):
@@ -66,10 +69,18 @@ def write_state(
     history: Sequence[NDArray[np.floating]],
     current_step: int = 0,
 ) -> None:
-    """Write a state (see `State`) to the file `path`, as HDF5 if its name ends in `.h5`.
+    """Write a state to a file, which appears when it is complete.
 
-    The file appears when it is complete. Raises `CaffeError` if a binary file would be too large, and `OSError` if it
-    cannot be written.
+    Args:
+        path: of the file; HDF5 if it ends in `.h5`.
+        iteration: see `State`.
+        learned_net: see `State`.
+        history: see `State`.
+        current_step: see `State`.
+
+    Raises:
+        CaffeError: a binary file would be too large.
+        OSError: it cannot be written.
     """
     if not str(path).endswith(".h5"):
         message = SolverState(iter=iteration, learned_net=learned_net, current_step=current_step)

@@ -59,9 +59,13 @@ _DATA = {"DATA": "data_param", "IMAGE_DATA": "image_data_param", "WINDOW_DATA": 
 
 
 def upgrade_net(net: NetParameter) -> None:
-    """Bring `net` up to date, in place; nothing happens to one that is.
+    """Upgrade a net in place to today's definitions.
 
-    Raises `ModelError` for a net with both `layers` and `layer`, and for inputs whose shapes are not all given.
+    Args:
+        net: of any age.
+
+    Raises:
+        ModelError: the net has both `layers` and `layer`, or inputs whose shapes are not all given.
     """
     if any(layer.HasField("layer") for layer in net.layers):
         upgrade_v0(net)
@@ -81,10 +85,17 @@ def upgrade_net(net: NetParameter) -> None:
 
 
 def upgrade_solver(solver: SolverParameter, path: str) -> None:
-    """Bring `solver`, which was read from `path`, and the nets inside of it up to date, in place.
+    """Upgrade a solver, and the nets inside of it, in place.
 
     A solver without `snapshot_prefix` gets its own path without the suffix; one whose prefix is a directory gets its
-    own name in there. Raises `ModelError` for a solver with both `solver_type` and `type`.
+    own name in there.
+
+    Args:
+        solver: of any age.
+        path: that it was read from.
+
+    Raises:
+        ModelError: the solver has both `solver_type` and `type`.
     """
     if solver.HasField("solver_type"):
         if solver.HasField("type"):

@@ -41,11 +41,18 @@ __all__ = [
 
 
 def read_weights(path: str | PathLike[str]) -> dict[str, list[NDArray[np.floating]]]:
-    """The blobs of each layer that has any in the file `path`, by the layer's name, in Caffe's order.
+    """Read the weights in a file. Files of V1 and V0 nets are read as well.
 
-    Arrays are float32, or float64 where the file is, and have the file's shape; a file from before Caffe had shapes has
-    four dimensions for each, which `same_shape` knows. Files of V1 and V0 nets are read as well.
-    Raises `CaffeError` if the file cannot be read.
+    Args:
+        path: of a `.caffemodel` or `.h5` file.
+
+    Returns:
+        The blobs of each layer that has any, by the layer's name, in Caffe's order: float32, or float64 where the file
+        is, in the file's shape. A file from before Caffe had shapes has four dimensions for each, which `same_shape`
+        knows.
+
+    Raises:
+        CaffeError: the file cannot be read.
     """
     if is_hdf5(path):
         with open_hdf5(path) as file:
@@ -69,11 +76,18 @@ def write_weights(
     name: str = "",
     diffs: Mapping[str, Sequence[NDArray[np.floating]]] | None = None,
 ) -> None:
-    """Write `layers` with their `blobs`, by the layer's name, to the file `path`, for a net of this `name`.
+    """Write weights to a file, which appears when it is complete, and replaces one of that name.
 
-    `diffs` has a gradient for each blob, if those are to be written too.
-    The file appears when it is complete, and replaces one of that name. Raises `CaffeError` if a binary file would have
-    2 GiB or more, which Caffe could not read, and `OSError` if it cannot be written.
+    Args:
+        path: of the file; HDF5 if it ends in `.h5`.
+        layers: of the net.
+        blobs: of each layer, by its name.
+        name: of the net.
+        diffs: a gradient for each blob, if those are to be written too.
+
+    Raises:
+        CaffeError: a binary file would have 2 GiB or more, which Caffe could not read.
+        OSError: it cannot be written.
     """
     if str(path).endswith(".h5"):
         with replace_file(path) as temporary, h5py.File(temporary, "w") as file:
@@ -94,7 +108,7 @@ def write_weights(
 
 
 def same_shape(found: Sequence[int], wanted: Sequence[int]) -> bool:
-    """Whether an array of shape `found` in a file of weights fits a blob of shape `wanted`.
+    """Return whether an array of shape `found` in a file of weights fits a blob of shape `wanted`.
 
     They are equal, or `found` has the four dimensions of an old file: `wanted` with 1 in front.
     """
@@ -103,7 +117,7 @@ def same_shape(found: Sequence[int], wanted: Sequence[int]) -> bool:
 
 
 def _read_group(group: h5py.Group, prefix: str = "") -> dict[str, list[NDArray[np.floating]]]:
-    """The datasets of each layer in `group`; a slash in a layer's name makes groups inside of groups."""
+    """Return the datasets of each layer in `group`; a slash in a layer's name makes groups inside of groups."""
     weights: dict[str, list[NDArray[np.floating]]] = {}
     for name, member in group.items():
         if isinstance(member, h5py.Dataset):

@@ -254,7 +254,7 @@ def _list(text: str) -> list[str]:
 
 
 def _arguments(context: typer.Context) -> list[str]:
-    """The options of this command that differ from their defaults, but for those that ask for workers."""
+    """Return the options of this command that differ from their defaults, but for those that ask for workers."""
     return [
         f"{option.opts[0]}={value.value if isinstance(value, StrEnum) else value}"
         for option in context.command.params
@@ -299,7 +299,7 @@ def _launch(context: typer.Context, workers: int, group_size: int, box: str) -> 
 
 
 def _scale(text: str) -> Literal["linear", "sqrt"] | float:
-    """The option's value; ValueError if it is neither a word that it knows nor a number."""
+    """Return the option's value; ValueError if it is neither a word that it knows nor a number."""
     if text == "linear":
         return "linear"
     if text == "sqrt":
@@ -308,9 +308,10 @@ def _scale(text: str) -> Literal["linear", "sqrt"] | float:
 
 
 def _signals(on_interrupt: Effect, on_hangup: Effect, *, launched: bool) -> "Callable[[], Action]":
-    """What the signals since the last call ask for, one each; after SIGINT meant to stop, a second interrupts at once.
+    """Return a function that tells what the signals since the last call ask for, one each.
 
-    Workers that were launched leave that to their launcher: it ends everything once they no longer handle SIGINT.
+    After SIGINT meant to stop, a second interrupts at once. Workers that were launched leave that to their launcher: it
+    ends everything once they no longer handle SIGINT.
     """
     from modum.caffe.solver import Action
 

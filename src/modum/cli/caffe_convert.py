@@ -157,7 +157,7 @@ def _write_mean(database: Path, file: Path, backend: str) -> None:
 
 @contextmanager
 def _progress(title: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on a terminal; elsewhere nothing, and `None` to report to."""
+    """Yield a bar on a terminal; elsewhere nothing, and `None` to report to."""
     if not sys.stderr.isatty():
         yield None
         return

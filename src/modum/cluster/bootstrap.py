@@ -190,7 +190,7 @@ class Bootstrap:
             return _Offer(servers=[], interface="", store=None, problem=_describe(error))
 
     def _interface(self) -> Interface:
-        """That by which the other hosts reach this one."""
+        """Return that by which the other hosts reach this one."""
         if self._one_machine:
             return _LOOPBACK
         me = self._hellos[self._place.rank]

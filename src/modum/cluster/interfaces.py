@@ -40,7 +40,7 @@ class Interface(msgspec.Struct, frozen=True):
         return f"{self.address} ({self.name})"
 
     def is_next_to(self, address: str) -> bool:
-        """Whether `address` is in the network of this interface, with no router between."""
+        """Return whether `address` is in the network of this interface, with no router between."""
         network = ipaddress.ip_network(f"{self.address}/{self.prefix}", strict=False)
         return ipaddress.ip_address(address) in network
 

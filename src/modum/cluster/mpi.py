@@ -113,7 +113,7 @@ def _found() -> dict[str, _Flavour]:
 
 
 def _communicator(place: Mpi) -> Any:
-    """A communicator of all workers, for Modum alone; MPI is initialized if nobody has done so.
+    """Return a communicator of all workers, for Modum alone; MPI is initialized if nobody has done so.
 
     Raises:
         ModumError: mpi4py is missing, or its library is not the one whose mpirun started this process.

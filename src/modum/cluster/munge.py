@@ -45,7 +45,7 @@ def seal(secret: bytes) -> bytes:
 
 
 def unseal(credential: bytes) -> bytes:
-    """The secret in a credential that a process of this same user sealed.
+    """Return the secret in a credential that a process of this same user sealed.
 
     Args:
         credential: from `seal`.

@@ -11,17 +11,12 @@ __all__ = ["worker_command", "worker_environment"]
 
 
 def worker_command(plan: RunConfig) -> list[str]:
-    """One worker: the user's script or module, in the interpreter that this is."""
+    """Return the command of one worker: the user's script or module, in the interpreter that this is."""
     return [sys.executable, *plan.command]
 
 
 def worker_environment(plan: RunConfig, rank: int, box: Sequence[str], token: str | None, port: int) -> dict[str, str]:
-    """The launcher's own environment, with the place of one worker in the job.
-
-    The worker computes on one thread and its OpenMP threads sleep while they wait, as co-located workers that
-    spin for each other's cores are several times slower; what the user has set stays. TensorFlow has thread pools
-    of its own, takes a GPU's whole memory if it is not told otherwise, and greets every worker with several lines.
-    """
+    """Return the launcher's own environment, with the place of one worker in the job."""
     environment = {
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",

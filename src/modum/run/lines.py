@@ -16,7 +16,7 @@ class LineSplitter:
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> list[str]:
-        """The lines that `data` completes, without their ends."""
+        """Return the lines that `data` completes, without their ends."""
         self._rest += data
         end = self._rest.rfind(b"\n") + 1
         if len(self._rest) - end > _LONGEST:
@@ -25,7 +25,7 @@ class LineSplitter:
         return [_text(line) for line in complete.removesuffix(b"\n").split(b"\n")] if complete else []
 
     def finish(self) -> list[str]:
-        """The line that was begun and never ended, if any."""
+        """Return the line that was begun and never ended, if any."""
         rest, self._rest = self._rest, bytearray()
         return [_text(rest)] if rest else []
 

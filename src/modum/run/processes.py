@@ -136,7 +136,7 @@ class Process:
             self._sink(stream, lines)
 
     def handles(self, number: signal.Signals) -> bool:
-        """Whether it has installed a handler for this signal."""
+        """Return whether it has installed a handler for this signal."""
         with contextlib.suppress(OSError):
             status = Path(f"/proc/{self.pid}/status").read_text()
             caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
@@ -149,7 +149,7 @@ class Process:
             os.killpg(self.pid, number)
 
     def has_ended(self) -> bool:
-        """Whether it ended. It is not reaped, so that its process group's number cannot be anybody else's."""
+        """Return whether it ended, without reaping it: nobody else can get its process group's number."""
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def reap(self, timeout: float | None = None) -> None:

@@ -41,7 +41,7 @@ class Signals:
         os.close(self._writer)
 
     def fileno(self) -> int:
-        """The descriptor to wait on."""
+        """Return the descriptor to wait on."""
         return self._reader
 
     def drain(self) -> None:

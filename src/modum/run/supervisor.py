@@ -184,7 +184,7 @@ class _ServerError(Exception):
 
 
 def _last_words(process: Process) -> str:
-    """The end of what it wrote to its standard error: its traceback, if that is there."""
+    """Return the end of what it wrote to its standard error: its traceback, if that is there."""
     lines = list(process.tail)
     if _TRACEBACK in lines:
         lines = lines[lines.index(_TRACEBACK) :]

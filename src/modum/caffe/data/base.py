@@ -49,7 +49,7 @@ class Loader(ABC):
 
     @abstractmethod
     def shapes(self) -> list[Shape]:
-        """The shapes of the first batch; reads its first record. Called once, before `begin`."""
+        """Return the shapes of the first batch; reads its first record. Called once, before `begin`."""
 
     def begin(self, seed: int, worker: int, workers: int) -> None:
         """Let the next batch be the first one of worker `worker` of `workers`; equal arguments give equal batches.
@@ -63,7 +63,7 @@ class Loader(ABC):
 
     @abstractmethod
     def load(self, checkpoint: Checkpoint) -> Batch:
-        """The next batch."""
+        """Return the next batch."""
 
     def close(self) -> None:  # noqa: B027 - not all loaders keep something open
         """Give files and threads back; safe to repeat."""
@@ -110,7 +110,7 @@ class Feed:
         self.prefetcher: Prefetcher[Batch] | None = None
 
     def start(self, depth: int, name: str) -> Prefetcher[Batch]:
-        """The thread, started if there is none."""
+        """Return the thread, started if there is none."""
         if self.prefetcher is None:
             self.prefetcher = Prefetcher(self.loader.load, depth, name)
         return self.prefetcher
@@ -149,7 +149,7 @@ class PrefetchingLayer(Layer):
         """
 
     def make(self, bottoms: Sequence[Shape], generator: torch.Generator | None) -> None:
-        """Opens the data and reads the first record. Raises `ModelError` for anything that is wrong with it."""
+        """Open the data and read the first record. Raise `ModelError` for anything that is wrong with it."""
         self.close()
         if not self.spec.data_param.prefetch:
             raise self.error("data_param: prefetch must be positive")
@@ -163,7 +163,7 @@ class PrefetchingLayer(Layer):
         self._turn = (seed_from(generator) if self._feed.loader.needs_random else 0, 0, 1)
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """The shapes of the first batch."""
+        """Return the shapes of the first batch."""
         return self._shapes
 
     def shard(self, worker: int, workers: int, seed: int = 0) -> None:
@@ -187,7 +187,7 @@ class PrefetchingLayer(Layer):
         self._turn = (seed if workers > 1 else self._turn[0], worker, workers)
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        """The next batch. Waits for it where it is not loaded yet.
+        """Return the next batch. Waits for it where it is not loaded yet.
 
         Raises `ModelError`, naming layer and record, if a record cannot be used, and `ValueError` after `close`.
         """
@@ -225,7 +225,7 @@ class Decoders:
         self._threads: ThreadPoolExecutor | None = None
 
     def map(self, function: Callable[[A], B], items: Iterable[A], checkpoint: Checkpoint) -> list[B]:
-        """`function` of each of `items`, in order; raises what it raised first."""
+        """Return `function` of each of `items`, in order; raises what it raised first."""
         results = []
         if self._number < 2:
             for item in items:
@@ -252,5 +252,5 @@ class Decoders:
 
 
 def seed_from(generator: torch.Generator | None) -> int:
-    """A seed drawn from `generator`, or from torch's own."""
+    """Return a seed drawn from `generator`, or from torch's own."""
     return int(torch.randint(2**62, (), generator=generator))

@@ -31,7 +31,7 @@ def naming(name: Callable[[], str]) -> Iterator[None]:
 
 
 def parse(record: bytes | memoryview) -> Datum:
-    """The message in `record`, copied; raises `DataError` if it is none."""
+    """Return the message in `record`, copied; raises `DataError` if it is none."""
     datum = Datum()
     try:
         datum.ParseFromString(record)  # type: ignore[arg-type]  # any buffer will do
@@ -41,10 +41,18 @@ def parse(record: bytes | memoryview) -> Datum:
 
 
 def pixels(datum: Datum, color: bool | None) -> Image:
-    """The image of `datum`: bytes where it has any, else its `float_data`.
+    """Return the image of a record: its bytes where it has any, else its `float_data`.
 
-    `color` is for encoded images alone, as `decode` has it. Raises `DataError` if the image cannot be decoded, or
-    if there are more or fewer numbers than its channels, height and width say.
+    Args:
+        datum: the record.
+        color: for encoded images, see `decode`.
+
+    Returns:
+        [channels, height, width], uint8 or float32.
+
+    Raises:
+        DataError: the image cannot be decoded, or there are more or fewer numbers than its channels, height and width
+            say.
     """
     if datum.encoded:
         return decode(datum.data, color)

@@ -117,7 +117,7 @@ class HDF5Loader(Source):
 
 
 def _read_list(source: str) -> list[Path]:
-    """The paths in the list at `source`, one a line."""
+    """Return the paths in the list at `source`, one a line."""
     try:
         lines = Path(source).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -132,7 +132,7 @@ def _read_list(source: str) -> list[Path]:
 
 
 def _read_datasets(path: Path, names: Sequence[str]) -> list[NDArray[np.float32]]:
-    """The datasets `names` of the file at `path`, whole."""
+    """Return the datasets `names` of the file at `path`, whole."""
     datasets = []
     try:
         with h5py.File(path, "r") as file:
@@ -168,7 +168,7 @@ class HDF5Output(Layer):
     keeps_state: ClassVar[bool] = True
 
     def make(self, bottoms: Sequence[Shape], generator: torch.Generator | None) -> None:
-        """Makes the file."""
+        """Make the file."""
         self.close()
         path = self.spec.hdf5_output_param.file_name
         if not path:

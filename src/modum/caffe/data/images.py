@@ -99,9 +99,16 @@ class ImageListLoader(Source):
 
 
 def read_image_list(source: str | PathLike[str]) -> list[tuple[str, int]]:
-    """The paths and labels in the list at `source`: on each line a path, a space and a whole number.
+    """Read a list of image files: on each line a path, a space and a whole number.
 
-    Raises `DataError`, with the line, if it is missing, empty, or written otherwise.
+    Args:
+        source: the list.
+
+    Returns:
+        Paths and labels.
+
+    Raises:
+        DataError: the list is missing, empty, or written otherwise; the message has the line.
     """
     try:
         lines = Path(source).read_text(encoding="utf-8").splitlines()

@@ -91,7 +91,7 @@ class MemoryData(Layer):
         return ", ".join(map(str, self.row))
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        """The next rows. Raises `ModelError` if none were given."""
+        """Return the next rows. Raise `ModelError` if none were given."""
         if self._data is None:
             raise self.error("has no data yet: give it some by set_input_arrays()")
         rows = slice(self._position, self._position + self.batch_size)
@@ -157,7 +157,7 @@ class DummyData(Layer):
         self._generator.manual_seed(self._seed)
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        """The next batch; tensors of a constant filler are the same ones each time."""
+        """Return the next batch; tensors of a constant filler are the same ones each time."""
         first = not self._tops
         if first:
             self._tops = [torch.empty(shape) for shape in self._shapes]
@@ -187,7 +187,7 @@ class Input(Layer):
 
 
 def _shapes_for_tops(layer: Layer, where: str, shapes: Sequence[BlobShape]) -> list[Shape]:
-    """`shapes`, one for all tops or one for each. Raises `ModelError` if there are others, or not as many."""
+    """Return `shapes`, one for all tops or one for each. Raises `ModelError` if there are others, or not as many."""
     dimensions = [tuple(shape.dim) for shape in shapes]
     if len(dimensions) not in (1, layer.top_count):
         raise layer.error(f"{where}: {len(dimensions)} shape for {layer.top_count} tops: say one for all or one each")

@@ -22,10 +22,17 @@ DEEP = ("I", "I;16", "I;16B", "I;16L")
 
 
 def decode(content: bytes | memoryview, color: bool | None) -> NDArray[np.uint8]:
-    """The image encoded in `content`, [channels, height, width], channels in the order blue, green, red (, alpha).
+    """Decode an image. Orientation tags are ignored.
 
-    `color` True makes it three channels, False one, and None leaves those it has. Orientation tags are ignored.
-    Raises `DataError` if this is no image, or a damaged one.
+    Args:
+        content: of its file.
+        color: True makes it three channels, False one, and None leaves those it has.
+
+    Returns:
+        uint8 [channels, height, width], channels in the order blue, green, red (, alpha).
+
+    Raises:
+        DataError: this is no image, or a damaged one.
     """
     try:
         with Image.open(io.BytesIO(content)) as file:
@@ -46,9 +53,18 @@ def decode(content: bytes | memoryview, color: bool | None) -> NDArray[np.uint8]
 
 
 def read(path: str | os.PathLike[str], color: bool | None, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """The image in the file at `path` as `decode` gives it, resized to `size` (height, width) if that is given.
+    """Read an image file.
 
-    Raises `DataError`, which names the file, if it cannot be read or decoded.
+    Args:
+        path: of the file.
+        color: see `decode`.
+        size: (height, width) to resize to; None: as it is.
+
+    Returns:
+        The image, as `decode` gives it.
+
+    Raises:
+        DataError: the file cannot be read or decoded; the message names it.
     """
     try:
         image = decode(Path(path).read_bytes(), color)
@@ -74,7 +90,7 @@ def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
 
 
 def encode(image: NDArray[np.uint8]) -> bytes:
-    """`image` [channels, height, width], one channel or blue, green and red, as PNG: every pixel is kept."""
+    """Return `image` [channels, height, width], one channel or blue, green and red, as PNG: every pixel is kept."""
     rows = image[0] if len(image) == 1 else np.ascontiguousarray(image[::-1].transpose(1, 2, 0))
     stream = io.BytesIO()
     Image.fromarray(rows).save(stream, "PNG")

@@ -72,10 +72,14 @@ class Prefetcher(Generic[T]):
         self._finalizer = weakref.finalize(self, self._state.stop, thread)
 
     def get(self) -> T:
-        """The next result, when it is there.
+        """Wait for the next result.
 
-        Raises what `load` raised, once all results before that were given, then and at every later call;
-        `ValueError` after `close`.
+        Returns:
+            What `load` returned.
+
+        Raises:
+            Exception: what `load` raised, once all results before that were given, and at every later call.
+            ValueError: after `close`.
         """
         state = self._state
         with state.changed:

@@ -67,7 +67,7 @@ class Cursor(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """The number of records; LevelDB counts them one by one."""
+        """Return the number of records; LevelDB counts them one by one."""
 
     @abstractmethod
     def close(self) -> None:
@@ -75,10 +75,18 @@ class Cursor(ABC):
 
 
 def open_store(source: str | os.PathLike[str], backend: str) -> Cursor:
-    """A cursor at the first record of the database at `source`; `backend` is 'LMDB' or 'LEVELDB'.
+    """Open a database of records.
 
-    Raises `DataError`, which says what to type, if there is no such database, if it is of the other kind,
-    damaged or empty, or if the package that reads LevelDB is missing.
+    Args:
+        source: its folder, or the file of an LMDB.
+        backend: "LMDB" or "LEVELDB".
+
+    Returns:
+        A cursor at the first record.
+
+    Raises:
+        DataError: there is no such database, it is of the other kind, damaged or empty, or the package that reads
+            LevelDB is missing; the message says what to type.
     """
     path = Path(source)
     if not path.exists():
@@ -252,7 +260,7 @@ class LevelDBCursor(Cursor):
 
 
 def _take(view: Path) -> int:
-    """A descriptor that holds the lock of a new folder, which nobody else can have before it has its name."""
+    """Return a descriptor that holds the lock of a new folder, which nobody else can have before it has its name."""
     unnamed = view / f"{OWNER}.new"
     owner = os.open(unnamed, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     fcntl.flock(owner, fcntl.LOCK_EX)
@@ -278,7 +286,7 @@ def _remove_abandoned() -> None:
 
 
 def _leveldb_package() -> ModuleType:
-    """The package that reads LevelDB: plyvel, or its continuation for newer Pythons."""
+    """Return the package that reads LevelDB: plyvel, or its continuation for newer Pythons."""
     for name in ("plyvel", "plyvel_next"):
         try:
             return importlib.import_module(name)

@@ -24,10 +24,10 @@ __all__ = ["Transformer"]
 
 
 class Transformer:
-    """What a layer's `transform_param` does to images [channels, height, width].
+    """Transform images [channels, height, width] as a layer's `transform_param` says.
 
-    Raises `ValueError` for settings that contradict each other, `DataError` or
-    `CaffeError` for a mean file that cannot be read.
+    Raises `ValueError` for settings that contradict each other, and `DataError` or `CaffeError` for a mean file that
+    cannot be read.
     """
 
     def __init__(self, param: TransformationParameter, phase: int) -> None:
@@ -52,9 +52,16 @@ class Transformer:
         return self.mirror or self._random_crop
 
     def shape(self, image: Sequence[int]) -> tuple[int, int, int]:
-        """The shape (channels, height, width) that an image of shape `image` gets.
+        """Return the shape that a transformed image has.
 
-        Raises `DataError` if the image is smaller than the crop or does not fit to the mean.
+        Args:
+            image: shape (channels, height, width) of the image.
+
+        Returns:
+            (channels, height, width).
+
+        Raises:
+            DataError: the image is smaller than the crop, or does not fit to the mean.
         """
         channels, height, width = image
         if min(height, width) < self.crop:
@@ -96,7 +103,7 @@ class Transformer:
     def __call__(
         self, images: Sequence[Image] | NDArray[np.uint8], random: np.random.Generator, name: Callable[[int], str]
     ) -> NDArray[np.float32]:
-        """`images`, each [channels, height, width], as one array [images, channels, height, width].
+        """Return `images`, each [channels, height, width], as one array [images, channels, height, width].
 
         Raises `DataError`, with the `name` of the image by its index, if they do not have one shape afterwards, or
         as `shape` does.
@@ -144,7 +151,7 @@ class Transformer:
 
 
 def _read_mean(path: str) -> NDArray[np.float32]:
-    """The mean image [channels, height, width] in the file at `path`."""
+    """Return the mean image [channels, height, width] in the file at `path`."""
     if not Path(path).exists():
         raise DataError(f"there is no mean_file {path}; HINT: modum caffe convert mean DATABASE {path} makes it")
     mean = read_mean(path)

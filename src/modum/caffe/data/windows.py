@@ -161,7 +161,7 @@ def warp(
 
 
 def _round(number: float) -> int:
-    """The nearest whole number; halves go away from zero, as in C."""
+    """Return the nearest whole number; halves go away from zero, as in C."""
     return int(math.copysign(math.floor(abs(number) + 0.5), number))
 
 
@@ -173,7 +173,7 @@ def _content(path: str) -> bytes:
 
 
 def _read_windows(param: WindowDataParameter) -> tuple[list[str], tuple[list[Window], list[Window]]]:
-    """The images of a window file, and the windows without and with an object.
+    """Return the images of a window file, and the windows without and with an object.
 
     For each image the file has, as words: `#`, an index, the path, channels, height, width and the number of windows;
     then class, overlap, x1, y1, x2 and y2 of each window. Windows between the two thresholds are left out.

@@ -82,7 +82,7 @@ class Broadcast(Layer):
         filler: FillerParameter,
         generator: torch.Generator | None,
     ) -> None:
-        """The parameter, if there is no bottom for it."""
+        """Return the parameter, if there is no bottom for it."""
         first = self.axis(axis, bottoms[0], end=num_axes == 0)
         if num_axes < -1 or first + num_axes > len(bottoms[0]):
             raise self.error(
@@ -92,7 +92,7 @@ class Broadcast(Layer):
         self.add_blob(bottoms[0][first:end], filler, generator)
 
     def operand_view(self, bottom: Shape, operand: Shape, axis: int) -> Shape:
-        """`operand` with axes of size 1 behind it, so that it broadcasts from `axis` of `bottom` on."""
+        """Return `operand` with axes of size 1 behind it, so that it broadcasts from `axis` of `bottom` on."""
         if not operand:
             return ()
         first = self.axis(axis, bottom)
@@ -160,7 +160,7 @@ class Scale(Broadcast):
         return (self.scale_and_shift(bottoms[0]),)
 
     def scale_and_shift(self, x: Tensor) -> Tensor:
-        """The top for one bottom."""
+        """Return the top for one bottom."""
         scale = self.blobs[0].reshape(self.view)
         return torch.addcmul(self.blobs[1].reshape(self.view), x, scale) if self.with_bias else x * scale
 

@@ -32,7 +32,7 @@ class Window(Layer):
     dilation: Shape
 
     def read_window(self, bottom: Shape) -> None:
-        """Reads kernel, stride, pad and dilation for a bottom of this shape."""
+        """Read kernel, stride, pad and dilation for a bottom of this shape."""
         param = self.spec.convolution_param
         self.channel_axis = self.axis(param.axis, bottom)
         spatial = len(bottom) - self.channel_axis - 1
@@ -45,7 +45,7 @@ class Window(Layer):
                 raise self.error(f"{field} {sizes} must not be 0")
 
     def _sizes(self, pair: str, field: str, spatial: int, default: int | None) -> Shape:
-        """One number for each spatial axis: from `pair`_h and `pair`_w, or `field`, given once or for each."""
+        """Return one number for each spatial axis: from `pair`_h and `pair`_w, or `field`, given once or for each."""
         param = self.spec.convolution_param
         values = tuple(getattr(param, field))
         if pair and (param.HasField(f"{pair}_h") or param.HasField(f"{pair}_w")):
@@ -61,11 +61,11 @@ class Window(Layer):
         return values * spatial if len(values) == 1 else values
 
     def extent(self, axis: int) -> int:
-        """How far the dilated kernel reaches over a spatial axis."""
+        """Return how far the dilated kernel reaches over a spatial axis."""
         return self.dilation[axis] * (self.kernel[axis] - 1) + 1
 
     def positions(self, sizes: Shape) -> Shape:
-        """How many places the kernel has on each spatial axis: rounded down."""
+        """Return how many places the kernel has on each spatial axis: rounded down."""
         places = tuple(
             (size + 2 * self.pad[axis] - self.extent(axis)) // self.stride[axis] + 1 for axis, size in enumerate(sizes)
         )
@@ -128,10 +128,10 @@ class Filters(Window):
 
     @abstractmethod
     def apply_to(self, bottom: Tensor) -> Tensor:
-        """The output for one bottom of shape (N, C, spatial...)."""
+        """Return the output for one bottom of shape (N, C, spatial...)."""
 
     def correlate(self, padded: Tensor, weight: Tensor, stride: Shape) -> Tensor:
-        """What a convolution without pad makes of (N, C, spatial...), over any number of axes; then the bias."""
+        """Return what a convolution without pad makes of (N, C, spatial...), over any number of axes; then the bias."""
         seen = windows(padded, 2, self.kernel, stride, self.dilation)
         places = seen.shape[2 : 2 + len(self.kernel)]
         x = seen.reshape(len(seen), self.group, -1, count(places), count(self.kernel))
@@ -164,7 +164,7 @@ class Deconvolution(Filters):
         return convolve(bottom, self.blobs[0], bias, self.stride, self.pad, 0, self.group, self.dilation)
 
     def _correlate_stretched(self, bottom: Tensor) -> Tensor:
-        """The same over any number of axes: zeros between the inputs, and the kernel turned round."""
+        """Return the same over any number of axes: zeros between the inputs, and the kernel turned round."""
         sizes = [step * (size - 1) + 1 for step, size in zip(self.stride, bottom.shape[2:], strict=True)]
         stretched = bottom.new_zeros(*bottom.shape[:2], *sizes)
         inputs = (slice(None), slice(None), *(slice(None, None, step) for step in self.stride))
@@ -199,15 +199,12 @@ class Im2col(Window):
 
 
 def padded(x: Tensor, pad: Shape) -> Tensor:
-    """`x` with so many zeros at both ends of its last axes; a negative number cuts them off."""
+    """Return `x` with so many zeros at both ends of its last axes; a negative number cuts them off."""
     return F.pad(x, [one for pad in reversed(pad) for one in (pad, pad)])
 
 
 def windows(x: Tensor, first: int, kernel: Shape, stride: Shape, dilation: Shape) -> Tensor:
-    """Where a kernel may lie on the axes from `first` on: the places take their position; the kernel's axes follow.
-
-    A view where the stride and the kernel allow for it.
-    """
+    """Return a view of every place of a kernel on the axes from `first` on; the kernel's axes follow at the end."""
     for axis, (size, step, apart) in enumerate(zip(kernel, stride, dilation, strict=True)):
         x = x.unfold(first + axis, apart * (size - 1) + 1, step)[..., ::apart]
     return x

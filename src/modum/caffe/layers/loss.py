@@ -49,14 +49,14 @@ class Loss(Layer):
     without_gradient = frozenset({1})
 
     def same_items(self, bottoms: Sequence[Shape]) -> None:
-        """Checks that the first two bottoms have as many items: the length of axis 0."""
+        """Check that the first two bottoms have the same number of items: the length of axis 0."""
         if not bottoms[0] or bottoms[0][:1] != bottoms[1][:1]:
             raise self.error(
                 f"bottoms must have the same first dimension, but have shapes {bottoms[0]} and {bottoms[1]}"
             )
 
     def one_label_an_item(self, bottoms: Sequence[Shape], label: int = 1) -> None:
-        """Checks that a bottom has one number for each item of bottom 0."""
+        """Check that a bottom has one number for each item of bottom 0."""
         if not bottoms[0] or count(bottoms[label]) != bottoms[0][0]:
             raise self.error(
                 f"the labels (bottom {label}) must be one number an item, but have shape {bottoms[label]} "
@@ -93,7 +93,7 @@ class NormalizedLoss(Loss):
         }[self.normalization]
 
     def normalized(self, terms: Tensor, labels: Tensor) -> Tensor:
-        """The sum of `terms`, which are 0 where `labels` are ignored, divided."""
+        """Return the sum of `terms`, which are 0 where `labels` are ignored, divided."""
         if self.normalization == LossParameter.VALID and self.ignored is not None:
             return terms.sum() / (labels != self.ignored).sum().clamp(min=1)
         return terms.sum() / max(self.divisor, 1)
@@ -106,7 +106,7 @@ class ClassLoss(NormalizedLoss):
 
     @abstractmethod
     def class_axis(self) -> int:
-        """The axis as the definition gives it."""
+        """Return the axis as the definition gives it."""
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         self.same_items(bottoms)
@@ -125,7 +125,7 @@ class ClassLoss(NormalizedLoss):
         return [(), predictions][: self.top_count]
 
     def with_probabilities(self, loss: Tensor, predictions: Tensor) -> tuple[Tensor, ...]:
-        """The tops: the loss, and if wanted what Softmax makes of the predictions; that has no gradient."""
+        """Return the tops: the loss, and if wanted what Softmax makes of the predictions; that has no gradient."""
         return (loss,) if self.top_count == 1 else (loss, torch.softmax(predictions.detach(), self.along))
 
 

@@ -58,7 +58,7 @@ class Windows:
         return self.places == (1, 1) and self.pad == (0, 0) and self.kernel == self.image
 
     def padded(self, image: Tensor, value: float) -> Tensor:
-        """The image with just as much around it (or cut off behind) that unpadded windows fill it."""
+        """Return the image with just as much around it (or cut off behind) that unpadded windows fill it."""
         ends = [
             (places - 1) * stride + kernel - size - pad
             for size, kernel, stride, pad, places in zip(
@@ -77,7 +77,7 @@ class Windows:
 
 
 def average(windows: Windows) -> Callable[[Tensor], Tensor]:
-    """A function that averages over windows."""
+    """Return a function that averages over windows."""
     if windows.whole:
         return lambda image: image.mean((2, 3), keepdim=True)
     kernel, stride, pad = windows.kernel, windows.stride, windows.pad
@@ -93,7 +93,10 @@ def average(windows: Windows) -> Callable[[Tensor], Tensor]:
 
 
 def maximum(windows: Windows) -> Callable[[Tensor], Tensor]:
-    """A function that takes the maximum of windows; of several equal ones, the first in a window has the gradient."""
+    """Return a function that takes the maximum of windows.
+
+    Of several equal elements, the first in a window has the gradient.
+    """
     kernel, stride, pad = windows.kernel, windows.stride, windows.pad
     if windows.plain:
         return lambda image: F.max_pool2d(image, kernel, stride, pad, ceil_mode=True)
@@ -101,7 +104,7 @@ def maximum(windows: Windows) -> Callable[[Tensor], Tensor]:
 
 
 def maximum_with_places(windows: Windows) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """The same, and where in the image each maximum was: row * width + column, -1 for a window outside."""
+    """Return the same, and where in the image each maximum was: row * width + column, -1 for a window outside."""
     kernel, stride, pad = windows.kernel, windows.stride, windows.pad
     if windows.plain:
 
@@ -231,7 +234,7 @@ class SPP(Layer):
 
 
 def place_windows(layer: Layer, image: Pair, kernel: Pair, stride: Pair, pad: Pair, *, floor: bool) -> Windows:
-    """The windows over an image, or a `ModelError` of `layer`."""
+    """Return the windows over an image, or a `ModelError` of `layer`."""
     places = []
     for size, wide, step, around in zip(image, kernel, stride, pad, strict=True):
         if around >= wide:
@@ -247,7 +250,7 @@ def place_windows(layer: Layer, image: Pair, kernel: Pair, stride: Pair, pad: Pa
 
 
 def choose(method: int, windows: Windows, phase: int) -> Callable[[Tensor], Tensor]:
-    """The function of one of Caffe's pooling methods; SPP numbers them in the same way."""
+    """Return the function of one of Caffe's pooling methods; SPP numbers them in the same way."""
     if method == PoolingParameter.MAX:
         return maximum(windows)
     if method == PoolingParameter.AVE:

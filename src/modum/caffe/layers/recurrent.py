@@ -80,7 +80,7 @@ class Recurrent(Layer):
         return [(self.steps, streams, self.outputs), *[state] * self.exposed]
 
     def reset(self) -> None:
-        """Forgets the state: the next forward pass begins with zeros."""
+        """Forget the state: the next forward pass begins with zeros."""
         self.kept = []
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
@@ -105,10 +105,10 @@ class Recurrent(Layer):
 
     @abstractmethod
     def step(self, given: Tensor, goes_on: Tensor, state: list[Tensor]) -> list[Tensor]:
-        """The next state, hidden output first, from what the inputs contribute (N, gates * D) and cont (N, 1)."""
+        """Return the next state, hidden output first, from the inputs' contribution (N, gates * D) and cont (N, 1)."""
 
     def output(self, hidden: Tensor) -> Tensor:
-        """The top, from the hidden outputs of all steps (T, N, D)."""
+        """Return the top, from the hidden outputs of all steps (T, N, D)."""
         return hidden
 
     @property

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def chosen_axis(layer: Layer, param: Message, old: str, bottom: Shape) -> int:
-    """`axis`, or the older field `old`, which counts from 0 only."""
+    """Return `axis`, or the older field `old`, which counts from 0 only."""
     if not param.HasField(old):
         return layer.axis(param.axis, bottom)
     if param.HasField("axis"):
