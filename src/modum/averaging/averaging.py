@@ -40,7 +40,7 @@ class AveragingStatistics:
 
 
 class Groups(Protocol):
-    """Who else takes part: `Membership` in a job, virtual groups in a simulation."""
+    """The groups that take part: `Membership` in a job, virtual groups in a simulation."""
 
     @property
     def groups(self) -> int:
@@ -51,7 +51,7 @@ class Groups(Protocol):
 
 
 class Transfer(Protocol):
-    """What carries out one transfer at a time: `BackgroundTransfer` in a job, virtual time in a simulation."""
+    """Carries out one transfer at a time: `BackgroundTransfer` in a job, virtual time in a simulation."""
 
     @property
     def pending(self) -> bool:
@@ -142,7 +142,7 @@ class Averaging:
         self.groups = membership.groups
 
     def step(self, steps: int = 1) -> None:
-        """Say that a local step has ended, or several: apply what arrived, and start an exchange when one is due.
+        """Count local steps: apply what arrived, and start an exchange when one is due.
 
         Args:
             steps: local steps since the last call.
@@ -158,7 +158,7 @@ class Averaging:
         self._schedule.resume()
 
     def pull(self) -> None:
-        """Take the shared weights; what this worker learned since its last exchange is dropped."""
+        """Take the shared weights, dropping what this worker learned since its last exchange."""
         self._collected()
         for part in self._parts:
             if self._group.rank == 0:
@@ -167,7 +167,7 @@ class Averaging:
             part.pulled()
 
     def finish(self) -> None:
-        """Wait for the pending exchange and do a last one: nothing that was learned here is lost."""
+        """Wait for the pending exchange and do a last one, so that nothing learned here is lost."""
         self._start()
         self._collected()
 
@@ -195,7 +195,7 @@ class Averaging:
         )
 
     def _boundary(self) -> None:
-        """An exchange is due: start it, unless that of a member still runs."""
+        """Start the exchange that is due, unless that of a member still runs."""
         wish = _Wish(self.exchanging, self._schedule.wanted, self._membership.groups)
         agreed = _Wish(*self._group.largest(wish))
         if agreed.late:
@@ -232,7 +232,7 @@ class Averaging:
                 part.vector.subtract(rate)
 
     def _awaited(self) -> bool:
-        """Wait for the pending exchange; whether there was one."""
+        """Wait for the pending exchange; return whether there was one."""
         seconds = self._transfer.collect()
         if seconds is None:
             return False

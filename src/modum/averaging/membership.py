@@ -46,7 +46,7 @@ class Membership:
         self.groups = max(1, len(self._roster.alive()))
 
     def leave(self) -> None:
-        """Say that this group takes part no longer. Does nothing the second time."""
+        """Leave the groups. Does nothing the second time."""
         if self._member is not None:
             self._member.leave()
 

@@ -13,11 +13,13 @@ class LearningRateScale:
 
     Elastic averaging by p groups advances like a batch p times larger, and larger batches bear larger steps.
 
-    scale
-        `None`: always 1. `"linear"`: the number of groups alive (Goyal et al. 2017). `"sqrt"`: its square root.
-        A number: that factor.
-    warmup_steps
-        Local steps over which the factor grows linearly from 1 to its value.
+    Attributes:
+        scale: None: always 1. `"linear"`: the number of groups alive (Goyal et al. 2017). `"sqrt"`: its square root. A
+            number: that factor.
+        warmup_steps: local steps over which the factor grows linearly from 1 to its value.
+
+    Raises:
+        ValueError: a setting is out of its range.
     """
 
     scale: Literal["linear", "sqrt"] | float | None = None

@@ -104,7 +104,7 @@ class Worker:
         raise AssertionError("unreachable")
 
     def stepped(self, steps: int = 1) -> None:
-        """Say that so many local steps have ended: apply what arrived, and start an exchange when one is due.
+        """Count local steps: apply what arrived, and start an exchange when one is due.
 
         Args:
             steps: local steps since the last call.

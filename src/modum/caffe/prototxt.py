@@ -76,7 +76,7 @@ def extras(solver: SolverParameter) -> dict[str, float | int]:
 
 
 def parse(message: _MessageT, path: str | PathLike[str], text: str | None = None) -> _MessageT:
-    """Fill the empty `message` from the file `path`, or from `text`, upgrading nothing; returns it."""
+    """Fill the empty `message` from the file `path`, or from `text`, upgrading nothing; return it."""
     file = fspath(path)
     if text is None:
         try:

@@ -40,7 +40,7 @@ def check_prefix(prefix: str) -> None:
 def snapshot(
     net: Net, rule: Rule, parameters: Parameters, solver: SolverParameter, prefix: str, iteration: int, step: int
 ) -> tuple[Path, Path]:
-    """Write `PREFIX_iter_N.caffemodel` and `.solverstate` (with `.h5` behind for HDF5); returns their paths."""
+    """Write `PREFIX_iter_N.caffemodel` and `.solverstate` (`.h5` added for HDF5); return their paths."""
     hdf5 = solver.snapshot_format == SolverParameter.HDF5
     end, kind = (".h5", "HDF5") if hdf5 else ("", "binary proto")
     model = Path(f"{prefix}_iter_{iteration}.caffemodel{end}")

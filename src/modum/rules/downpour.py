@@ -27,25 +27,26 @@ PIECE = 1 << 20
 class Downpour(UpdateRule):
     """Downpour: every `interval` local steps `u = W - B; G += u; B = G; W = G`.
 
-    `B` is the shared weights as this worker took them last, so `u` is the sum of the updates that its optimizer
-    made since. Nothing pulls workers together but taking `G`; all updates of all workers are applied in full, and
-    p workers move `G` about p times as far as one does. Where that is too far, make the learning rate smaller.
+    `B` is the shared weights as this worker took them last, so `u` is the sum of the updates that its optimizer made
+    since. Nothing pulls workers together but taking `G`; all updates of all workers are applied in full, and p workers
+    move `G` about p times as far as one does. Where that is too far, make the learning rate smaller.
 
     References: Dean et al., "Large Scale Distributed Deep Networks" (NIPS 2012), section 4.1, with the local
-    optimizer's updates in place of gradients; for `staleness`: Zhang, Gupta, Lian, Liu, "Staleness-aware
-    Async-SGD for Distributed Deep Learning" (IJCAI 2016), equation 4.
+    optimizer's updates in place of gradients; for `staleness`: Zhang, Gupta, Lian, Liu, "Staleness-aware Async-SGD for
+    Distributed Deep Learning" (IJCAI 2016), equation 4.
 
-    interval
-        Local steps between exchanges. `"auto"`: the fewest at which an exchange hides under compute.
-    overlap
-        `False`: the worker waits, and goes on from `G`. `True`: the exchange runs in the background on a
-        snapshot `S` of `W`: `u = S - B; G += u; B = G`; and when it has come back, `W += B - S`. The steps
-        done meanwhile, `W - S`, stay in `W` on top of the shared weights, and are part of the next `u`: none
-        is lost and none is added twice.
-    staleness
-        `None`: `u` is added in full. `"divide"`: it is divided by its staleness, the number of updates by
-        other groups that `G` got between this group's taking it and adding to it (1 if there were fewer). What was
-        divided away is gone: the worker goes on from `G`.
+    Attributes:
+        interval: local steps between exchanges. `"auto"`: the fewest at which an exchange hides under compute.
+        overlap: False: the worker waits, and goes on from `G`. True: the exchange runs in the background on a snapshot
+            `S` of `W`: `u = S - B; G += u; B = G`; and when it has come back, `W += B - S`. The steps done meanwhile,
+            `W - S`, stay in `W` on top of the shared weights, and are part of the next `u`: none is lost and none is
+            added twice.
+        staleness: None: `u` is added in full. `"divide"`: it is divided by its staleness, the number of updates by
+            other groups that `G` got between this group's taking it and adding to it (1 if there were fewer). What was
+            divided away is gone: the worker goes on from `G`.
+
+    Raises:
+        ValueError: a setting is out of its range.
     """
 
     interval: int | Auto = "auto"
@@ -116,6 +117,6 @@ class _Accumulated(Part):
 
 
 def _subtract(dtype: str, x: NDArray[np.generic], y: NDArray[np.generic]) -> None:
-    """X -= y."""
+    """Subtract `y` from `x` in place."""
     for start in range(0, x.size, PIECE):
         portable.subtract(dtype, x[start : start + PIECE], y[start : start + PIECE])

@@ -22,19 +22,19 @@ AUTO_LIMIT = 0.5
 class Elastic(UpdateRule):
     """SEASGD: every `interval` local steps `d = a (W - G); W -= d; G += d`.
 
-    Reference: Zhang, Choromanska, LeCun, "Deep learning with Elastic Averaging SGD" (NIPS 2015), equations 5
-    and 6 in their asynchronous form (algorithm 1).
+    Reference: Zhang, Choromanska, LeCun, "Deep learning with Elastic Averaging SGD" (NIPS 2015), equations 5 and 6 in
+    their asynchronous form (algorithm 1).
 
-    moving_rate
-        `a`, greater than 0 and at most 1. `"auto"`: `0.9 / p` with `p` the number of groups alive,
-        counted anew with every exchange, and never above 0.5.
-    interval
-        Local steps between exchanges. `"auto"`: the fewest at which an exchange hides under compute,
-        measured as it runs. Give a number when `statistics().put_off` keeps growing.
-    overlap
-        `True`: the exchange runs in the background on a snapshot of `W` and `d` is subtracted when it
-        arrives; compute never waits for the wire. `False`: the worker waits, and every step follows the
-        equations exactly.
+    Attributes:
+        moving_rate: `a`, greater than 0 and at most 1. `"auto"`: `0.9 / p` with `p` the number of groups alive, counted
+            anew with every exchange, and never above 0.5.
+        interval: local steps between exchanges. `"auto"`: the fewest at which an exchange hides under compute, measured
+            as it runs. Give a number when `statistics().put_off` keeps growing.
+        overlap: True: the exchange runs in the background on a snapshot of `W`, and `d` is subtracted when it arrives;
+            compute never waits for the wire. False: the worker waits, and every step follows the equations exactly.
+
+    Raises:
+        ValueError: a setting is out of its range.
     """
 
     moving_rate: float | Auto = "auto"

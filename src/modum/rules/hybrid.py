@@ -18,15 +18,13 @@ if TYPE_CHECKING:
 class Hybrid(UpdateRule):
     """HSGD: gradients are averaged inside a group before every step, and the group exchanges as one worker.
 
-    The weights of a group's members stay identical; each member exchanges its own slice with the box. A group
-    of one is exactly `between`, so a script that says `Hybrid()` runs alone, as single workers, or in
-    groups, as it is launched.
+    The weights of a group's members stay identical; each member exchanges its own slice with the box. A group of one is
+    exactly `between`, so a script that says `Hybrid()` runs alone, as single workers, or in groups, as it is launched.
 
-    inside
-        The front end's handle of the group: for PyTorch a `torch.distributed.ProcessGroup`. `None`: the
-        group that the job was launched with (`modum run --group-size`).
-    between
-        The rule between the groups and the box.
+    Attributes:
+        inside: the front end's handle of the group: for PyTorch a `torch.distributed.ProcessGroup`. None: the group
+            that the job was launched with (`modum run --group-size`).
+        between: the rule between the groups and the box.
     """
 
     inside: Any = None
@@ -55,7 +53,7 @@ class Hybrid(UpdateRule):
 
 
 def check_groups(rule: UpdateRule, group_size: int) -> None:
-    """ValueError if the job was launched with groups and the rule knows none."""
+    """Raise `ValueError` if the job was launched with groups and the rule knows none."""
     if group_size > 1 and not isinstance(rule, Hybrid):
         name = type(rule).__name__
         raise ValueError(

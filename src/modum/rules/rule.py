@@ -13,7 +13,7 @@ Auto = Literal["auto"]
 
 
 class Leg(NamedTuple):
-    """What crosses the network at one time while an exchange goes on: bytes to the box, and back from it."""
+    """Bytes that cross the network at one time during an exchange: to the box, and back from it."""
 
     out: int
     back: int
@@ -80,6 +80,6 @@ class UpdateRule(ABC):
 
 
 def check_interval(interval: int | Auto) -> None:
-    """Raise ValueError unless `interval` can be one."""
+    """Raise `ValueError` unless `interval` is at least 1 or "auto"."""
     if interval != "auto" and interval < 1:
         raise ValueError(f'interval ({interval!r}) must be a whole number of steps, at least 1, or "auto"')

@@ -86,7 +86,7 @@ class AsynchronousJob:
         return self.scenario.cluster.group_size
 
     def joined(self, groups: int) -> None:
-        """Note that so many groups more (or fewer) take part from now on."""
+        """Record that `groups` more (or fewer) groups take part from now on."""
         self._alive += groups
         self.record.changed(self.environment.now, self._alive * self.members)
 
@@ -96,7 +96,7 @@ class AsynchronousJob:
         return self._alive
 
     def _place(self, place: int, begin: float) -> Process:
-        """One group after the other, each in place of a failed one."""
+        """Run one group after the other, each in place of a failed one."""
         yield self.environment.timeout(begin)
         late = begin >= self.scenario.step_seconds
         while self.pool.finished is None:
@@ -197,7 +197,7 @@ class Group:
                 self._collect()
 
     def _step_until_arrival(self) -> Process:
-        """Steps go on, one by one, until one ends after the exchange."""
+        """Step, one by one, until a step ends after the exchange."""
         job, members = self.job, self.job.members
         start = self.environment.now
         yield from self._arrival()
@@ -251,20 +251,20 @@ class Group:
         transfer.flow.succeed()
 
     def _submitted(self) -> None:
-        """Note that an exchange begins."""
+        """Record that an exchange begins."""
         self._sent = self._unconfirmed
         self.job.record.intervals.append(self._since_start)
         self._since_start = 0
 
     def _combined(self) -> None:
-        """Note that the shared weights have taken the snapshot."""
+        """Record that the shared weights have taken the snapshot."""
         job = self.job
         job.version += 1
         job.record.staleness.append(job.version - self._seen - 1)
         self._seen = job.version
 
     def _collected(self, seconds: float) -> None:
-        """Note that the correction of an exchange has been applied, which took so long."""
+        """Record that the correction of an exchange, which took `seconds`, has been applied."""
         self.job.record.exchange_seconds.append(seconds)
         self.job.pool.confirm(self._sent)
         self._unconfirmed -= self._sent

@@ -22,18 +22,18 @@ class StepPool:
         """When the last step was."""
 
     def take(self, steps: int, members: int) -> int:
-        """Up to `steps` steps for each of `members` workers; 0 when nothing is left."""
+        """Take up to `steps` steps for each of `members` workers; return how many, 0 when nothing is left."""
         steps = min(steps, -(-self._left // members))
         self._left -= min(self._left, steps * members)
         return steps
 
     def give_back(self, steps: int) -> None:
-        """Steps of a group that has died."""
+        """Return steps of a group that has died to the pool."""
         self._left += steps
         self._wake()
 
     def confirm(self, steps: int) -> None:
-        """Steps of a group are in the shared weights."""
+        """Confirm that steps of a group are in the shared weights."""
         self.done += steps
         self._unconfirmed -= steps
         if self._unconfirmed <= 0:
@@ -41,7 +41,7 @@ class StepPool:
             self._wake()
 
     def change(self) -> simpy.Event:
-        """Happens when there are steps again, or when all are done."""
+        """Return an event that happens when there are steps again, or when all are done."""
         return self._change
 
     def _wake(self) -> None:

@@ -114,14 +114,14 @@ class Report:
         )
 
     def throughput(self, parts: int = 60) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Steps per second in each of `parts` equal parts of the time: (their middles, the rates)."""
+        """Return the steps per second in each of `parts` equal parts of the time: (their middles, the rates)."""
         counts, edges = np.histogram(
             self.record.step_ends, bins=parts, range=(0.0, self.seconds), weights=self.record.step_counts
         )
         return (edges[1:] + edges[:-1]) / 2, counts / (self.seconds / parts)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: everything but the single values; the curve as two lists."""
+        """Return plain values for JSON: everything but the single values; the curve as two lists."""
         shown = {name: getattr(self, name) for name in self.__slots__ if name not in ("record", "curve")}
         result = {
             name: asdict(value) if hasattr(value, "__dataclass_fields__") else value for name, value in shown.items()

@@ -76,5 +76,5 @@ def _watch(environment: simpy.Environment, trainer: Trainer, seconds: float) -> 
 
 
 def _ring_bytes(scenario: Scenario, steps: int) -> float:
-    """What all workers send and receive in rings."""
+    """Return the bytes that all workers send and receive in rings."""
     return 4.0 * (scenario.cluster.workers - 1) * scenario.nbytes * steps

@@ -23,8 +23,10 @@ BLOCK = 256
 class StepTimes:
     """The times of the steps of a group: each as long as that of its slowest member.
 
-    slowdowns
-        Of its members; 1 is no straggler.
+    Args:
+        scenario: has the mean and the spread.
+        slowdowns: of the members; 1 is no straggler.
+        generator: of the random numbers.
     """
 
     def __init__(self, scenario: Scenario, slowdowns: NDArray[np.float64], generator: np.random.Generator) -> None:
@@ -49,7 +51,7 @@ class StepTimes:
         return middle
 
     def take(self, steps: int) -> float:
-        """Seconds of the next `steps` steps together."""
+        """Return the seconds of the next `steps` steps together."""
         if self.constant is not None:
             return steps * self.constant
         total = 0.0
@@ -64,7 +66,7 @@ class StepTimes:
         return total
 
     def beyond(self, seconds: float, most: int) -> tuple[int, float]:
-        """The fewest steps, at most `most`, that take at least `seconds`, and what they take."""
+        """Return the fewest steps, at most `most`, that take at least `seconds`, and what they take."""
         if self.constant is not None:
             steps = min(most, hiding_steps(seconds, self.constant))
             return steps, steps * self.constant
@@ -89,14 +91,14 @@ class StepTimes:
 
 
 def time_to_failure(scenario: Scenario, workers: int, generator: np.random.Generator) -> float:
-    """Seconds until the first of `workers` fails."""
+    """Return the seconds until the first of `workers` fails."""
     if scenario.failure_seconds is None:
         return math.inf
     return float(generator.exponential(scenario.failure_seconds / workers))
 
 
 def slowdowns(scenario: Scenario) -> NDArray[np.float64]:
-    """Of every worker; the stragglers are spread over the ranks."""
+    """Return the slowdown of every worker; the stragglers are spread over the ranks."""
     workers = scenario.cluster.workers
     factors = np.ones(workers)
     if scenario.stragglers:

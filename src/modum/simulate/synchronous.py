@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 def synchronous_job(
     scenario: Scenario, environment: simpy.Environment, record: Record, trainer: Trainer | None = None
 ) -> Generator[simpy.Event, object, None]:
-    """Each step is as long as that of the slowest worker, and then waits for the ring.
+    """Run a job in which each step is as long as that of the slowest worker, and then waits for the ring.
 
-    A failure costs the step in which it happens and `replace_seconds`; it is assumed that every step can be gone
-    back to, which real checkpoints do not give.
+    A failure costs the step in which it happens and `replace_seconds`; it is assumed that every step can be gone back
+    to, which real checkpoints do not give.
     """
     cluster = scenario.cluster
     generator = np.random.default_rng(scenario.seed)

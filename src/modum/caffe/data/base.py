@@ -187,9 +187,17 @@ class PrefetchingLayer(Layer):
         self._turn = (seed if workers > 1 else self._turn[0], worker, workers)
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        """Return the next batch. Waits for it where it is not loaded yet.
+        """Return the next batch, waiting for it if need be.
 
-        Raises `ModelError`, naming layer and record, if a record cannot be used, and `ValueError` after `close`.
+        Args:
+            *bottoms: none.
+
+        Returns:
+            The tops.
+
+        Raises:
+            ModelError: a record cannot be used; the message names layer and record.
+            ValueError: after `close`.
         """
         if self._feed is None:
             raise ValueError(f"layer {self.name!r} is closed")

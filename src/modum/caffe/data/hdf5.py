@@ -185,9 +185,17 @@ class HDF5Output(Layer):
         return []
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        """Appends the bottoms, [rows, ...] each, to the file.
+        """Append the bottoms to the file.
 
-        Raises `ValueError` after `close`, `ModelError` if the rows have another shape than those before.
+        Args:
+            *bottoms: [rows, ...] each.
+
+        Returns:
+            Nothing: the layer has no tops.
+
+        Raises:
+            ValueError: after `close`.
+            ModelError: the rows have another shape than those before.
         """
         if self._file is None:
             raise ValueError(f"layer {self.name!r} is closed")
