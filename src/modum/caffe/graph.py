@@ -48,6 +48,7 @@ class Step:
 
     @property
     def name(self) -> str:
+        """The layer's name in the net file."""
         return str(self.spec.name)
 
 
@@ -67,6 +68,7 @@ class Learnable:
 
     @property
     def tensor(self) -> nn.Parameter:
+        """The parameter as the layer that made it has it."""
         return self.tensors[0]
 
 
@@ -86,6 +88,7 @@ class Graph:
     learnables: list[Learnable] = field(default_factory=list)
 
     def number(self, name: str) -> int:
+        """Return the number of the blob of this name; the first of several."""
         return self.names.index(name)
 
 

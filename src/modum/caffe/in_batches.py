@@ -22,11 +22,18 @@ class Batched(Protocol):
     """What of a net is used here: `modum.caffe.Net` has it."""
 
     @property
-    def inputs(self) -> Sequence[str]: ...
+    def inputs(self) -> Sequence[str]:
+        """Names of the inputs."""
+
     @property
-    def blobs(self) -> Mapping[str, Any]: ...
-    def forward(self, blobs: Any = None, start: Any = None, end: Any = None, **inputs: Any) -> Arrays: ...
-    def backward(self, diffs: Any = None, start: Any = None, end: Any = None, **gradients: Any) -> Arrays: ...
+    def blobs(self) -> Mapping[str, Any]:
+        """All blobs by name."""
+
+    def forward(self, blobs: Any = None, start: Any = None, end: Any = None, **inputs: Any) -> Arrays:
+        """Run the layers; see `modum.caffe.Net.forward`."""
+
+    def backward(self, diffs: Any = None, start: Any = None, end: Any = None, **gradients: Any) -> Arrays:
+        """Compute gradients; see `modum.caffe.Net.backward`."""
 
 
 def forward_all(net: Batched, blobs: Sequence[str] | None, inputs: Mapping[str, NDArray[Any]]) -> Arrays:

@@ -25,6 +25,7 @@ class GflagsCommand(TyperCommand):
     """Takes options as Caffe's users type them: `-solver x` beside `--solver=x`, `sigint_effect` as `sigint-effect`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse arguments after spelling them as typer does."""
         return super().parse_args(ctx, [_spelling(argument) for argument in args])
 
 

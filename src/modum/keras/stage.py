@@ -39,6 +39,7 @@ class Outline:
 
     @classmethod
     def of(cls, graph: Graph, given: tuple[int, ...], returned: tuple[int, ...]) -> Outline:
+        """Return the outline of a part of a graph that takes and returns these tensors, by their numbers."""
         return cls(
             given=given,
             returned=returned,

@@ -39,9 +39,11 @@ class Record:
     """Steps that died with their workers, and were done again by others if anybody was left."""
 
     def stepped(self, now: float, steps: int) -> None:
+        """Record that a group ended `steps` steps at the virtual time `now`."""
         self.step_ends.append(now)
         self.step_counts.append(steps)
 
     def changed(self, now: float, workers: int) -> None:
+        """Record that `workers` are alive from the virtual time `now` on."""
         self.alive_times.append(now)
         self.alive.append(workers)

@@ -31,6 +31,7 @@ class Distribution:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Distribution:
+        """Return the distribution of some values."""
         if not len(values):
             return cls(mean=0.0, median=0.0, p90=0.0, p99=0.0, largest=0.0)
         numbers = np.asarray(values, np.float64)

@@ -113,6 +113,7 @@ class Recurrent(Layer):
 
     @property
     def recurrent_weights(self) -> Tensor:
+        """Weights that the hidden state of the step before is multiplied by."""
         weights: Tensor = self.blobs[3 if self.static else 2]
         return weights
 
