@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from modum.box.server.process import ServerProcesses
+
 ROOT = Path(__file__).resolve().parent.parent
 _PATIENCE = 20.0  # seconds for a process to end once its input has ended
 
@@ -79,8 +81,5 @@ class ServerProcess:
 @contextmanager
 def memory_server() -> Iterator[ServerProcess]:
     """Run `modum server` on a free port."""
-    process = Peer("modum server", [sys.executable, "-m", "modum", "server", "--port", "0", "--stop-with-stdin"])
-    try:
-        yield ServerProcess(process.answer().rsplit(maxsplit=1)[-1], process.process.pid)
-    finally:
-        process.close()
+    with ServerProcesses(8 << 30) as servers:
+        yield ServerProcess(servers.addresses[0], servers.pids[0])

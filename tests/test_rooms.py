@@ -67,6 +67,18 @@ def test_the_environment_is_read_where_the_list_says_and_nowhere_else() -> None:
     assert [name for name, found in allowed.items() if not found] == [], "these need not be in the list any more"
 
 
+def test_only_who_starts_or_joins_a_job_asks_which_launcher_started_this_process() -> None:
+    """A worker's place is read once, by `modum.connect`, and handed on in a `Job`."""
+    askers = {
+        path.relative_to(PACKAGE).parts[0]
+        for path in files(PACKAGE)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Name | ast.Attribute)
+        and (node.id if isinstance(node, ast.Name) else node.attr) == "detect"
+    }
+    assert askers == {"cli", "cluster", "job.py", "testing"}
+
+
 @pytest.mark.parametrize("folder", ["tests", "bench", "examples"])
 def test_nobody_outside_of_the_package_reaches_for_private_names(folder: str) -> None:
     """Names that begin with one underscore, of objects other than `self` and `cls`, and in imports from Modum."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cluster.network import address
+from modum.cluster.by_hand import ByHand
 
 if TYPE_CHECKING:
     from bench.cluster.case import Case
@@ -81,18 +82,22 @@ def _place(case: Case, rank: int) -> dict[str, str]:
     """As `modum run` and torchrun tell it."""
     host = case.host_of(rank)
     mates = [other for other in range(case.workers) if case.host_of(other) == host]
+    place = ByHand(
+        rank=rank,
+        world_size=case.workers,
+        local_rank=mates.index(rank),
+        group_size=case.group_size,
+        box_servers=tuple(_box(case).split(",")),
+        token=TOKEN,
+    )
     return {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(case.workers),
-        "LOCAL_RANK": str(mates.index(rank)),
+        **place.variables(),
         "LOCAL_WORLD_SIZE": str(len(mates)),
         "MASTER_ADDR": address(0),
         "MASTER_PORT": str(RENDEZVOUS),
         "LIGHTHOUSE": f"http://{address(0)}:{LIGHTHOUSE}",
         # the members of a group meet inside their host: its bus is not shaped
         "GLOO_SOCKET_IFNAME": "lo" if case.system == "box" and case.group_size > 1 else "eth0",
-        "MODUM_GROUP_SIZE": str(case.group_size),
-        "MODUM_BOX": _box(case),
     }
 
 

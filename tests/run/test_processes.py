@@ -5,14 +5,15 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from modum.run.processes import Interrupted, Process, Processes, Stream
+from modum.run.process import Process, Stream
+from modum.run.processes import Interrupted, Processes
+from modum.waiting import Deadline, poll
 
 PATIENCE = 20.0
 
@@ -30,9 +31,9 @@ def start(processes: Processes, code: str, output: Output, *arguments: str, **op
 
 
 def poll_until(processes: Processes, condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = Deadline(PATIENCE)
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert not deadline.passed, "waited in vain"
         processes.poll(0.1)
 
 
@@ -52,10 +53,12 @@ def is_alive(pid: int) -> bool:
 
 
 def wait_until_dead(*pids: int) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while alive := [pid for pid in pids if is_alive(pid)]:
-        assert time.monotonic() < deadline, f"{alive} still live"
-        time.sleep(0.01)
+    poll(
+        lambda: not any(map(is_alive, pids)),
+        timeout=PATIENCE,
+        every=0.01,
+        error=lambda: AssertionError(f"{[pid for pid in pids if is_alive(pid)]} still live"),
+    )
 
 
 def test_lines_of_both_streams_are_passed_on_in_order() -> None:

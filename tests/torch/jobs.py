@@ -1,19 +1,14 @@
 """Workers in processes of their own, as `modum run` starts them."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from modum.cluster.by_hand import ByHand
+
 WORKERS = Path(__file__).parent / "workers"
-
-
-def free_port() -> int:
-    """A TCP port of this machine that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def run_job(
@@ -30,20 +25,18 @@ def run_job(
 
     All must end with status 0, but for the ranks in ``dying``.
     """
-    port = free_port()
     started = [
         subprocess.Popen(
             [sys.executable, "-W", "error", WORKERS / script, *map(str, arguments)],
             env={
                 **os.environ,
-                "RANK": str(rank),
-                "WORLD_SIZE": str(workers),
-                "LOCAL_RANK": str(rank),
-                "LOCAL_WORLD_SIZE": str(workers),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "MODUM_GROUP_SIZE": str(group_size),
-                "MODUM_BOX": servers,
+                **ByHand(
+                    rank=rank,
+                    world_size=workers,
+                    local_rank=rank,
+                    group_size=group_size,
+                    box_servers=tuple(servers.split(",")),
+                ).variables(),
                 "OMP_NUM_THREADS": "1",
                 **(variables or {}),
                 "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),

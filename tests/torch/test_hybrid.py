@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from modum.box import Server
+from modum.cluster.ports import free_port
 from tests.support import Floats, elastic_reference, gradient
-from tests.torch.jobs import free_port, run_job
+from tests.torch.jobs import run_job
 
 
 @dataclass(frozen=True)

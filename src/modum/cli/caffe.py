@@ -1,16 +1,16 @@
 """`modum caffe`: train, test and time Caffe's models by the commands that Caffe has."""
 
-import os
 import signal
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from typer.core import TyperCommand
 
 from modum.cli import caffe_convert
+from modum.cli.run import launch_and_exit
 
 if TYPE_CHECKING:
     from modum.caffe.solver import Action
@@ -264,12 +264,10 @@ def _arguments(context: typer.Context) -> list[str]:
     ]
 
 
-def _launch(context: typer.Context, workers: int, group_size: int, box: str) -> None:
+def _launch(context: typer.Context, workers: int, group_size: int, box: str) -> NoReturn:
     """Run this command by several workers, without what asks for them; ends this process."""
     from modum.cluster import detect
     from modum.observe.console import RunConsole
-    from modum.run.config import RunConfig
-    from modum.run.supervisor import Supervisor
 
     class Console(RunConsole):
         """Leaves the first worker's lines as they are: they are Caffe's log, and others read it."""
@@ -281,22 +279,14 @@ def _launch(context: typer.Context, workers: int, group_size: int, box: str) -> 
         raise typer.BadParameter(
             "this is a worker of `modum run` already: give -n and --group-size to `modum run` alone"
         )
-    try:
-        plan = RunConfig(
-            command=("-m", "modum", "caffe", "train", *_arguments(context)),
-            workers=workers,
-            group_size=group_size,
-            box=tuple(_list(box)),
-            token=os.environ.get("MODUM_TOKEN") or None,
-            name=context.params["name"] if box else os.environ.get("MODUM_JOB", ""),
-        )
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    try:
-        status = Supervisor(plan, Console(plan.workers)).run()
-    except KeyboardInterrupt:
-        os._exit(128 + signal.SIGINT)  # the second Ctrl-C: nothing runs any more
-    raise typer.Exit(status)
+    launch_and_exit(
+        Console,
+        command=("-m", "modum", "caffe", "train", *_arguments(context)),
+        workers=workers,
+        group_size=group_size,
+        box=tuple(_list(box)),
+        name=context.params["name"] if box else "",
+    )
 
 
 def _scale(text: str) -> Literal["linear", "sqrt"] | float:

@@ -4,11 +4,14 @@ import os
 import signal
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-__all__ = ["app"]
+if TYPE_CHECKING:
+    from modum.observe.console import RunConsole
+
+__all__ = ["app", "launch_and_exit"]
 
 app = typer.Typer()
 
@@ -76,8 +79,6 @@ def run(
     For several machines, start the same script by mpirun, torchrun or srun: see docs/how-to/launching.md.
     """
     from modum.observe.console import RunConsole
-    from modum.run.config import RunConfig
-    from modum.run.supervisor import Supervisor
     from modum.units import parse_bytes
 
     try:
@@ -91,22 +92,44 @@ def run(
                 f"there is no {script} in {Path.cwd()}\n"
                 "HINT: options go before the script, as in `modum run -n 4 train.py --epochs 3`; a module needs -m"
             )
-        plan = RunConfig(
-            command=("-m", script, *(arguments or ())) if module else (script, *(arguments or ())),
-            workers=workers,
-            group_size=group_size,
-            servers=1 if servers is None else servers,
-            memory=parse_bytes(memory or "8GiB"),
-            threads=threads,
-            on_failure=on_failure.value,
-            box=tuple(server.strip() for server in box.split(",")) if box else (),
-            token=os.environ.get("MODUM_TOKEN") or None,
-            name=name or os.environ.get("MODUM_JOB", ""),
-        )
+        limit = parse_bytes(memory or "8GiB")
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    launch_and_exit(
+        RunConsole,
+        command=("-m", script, *(arguments or ())) if module else (script, *(arguments or ())),
+        workers=workers,
+        group_size=group_size,
+        servers=1 if servers is None else servers,
+        memory=limit,
+        threads=threads,
+        on_failure=on_failure.value,
+        box=tuple(server.strip() for server in box.split(",")) if box else (),
+        name=name,
+    )
+
+
+def launch_and_exit(console: "type[RunConsole]", *, name: str, **settings: Any) -> NoReturn:
+    """Run a job with the token of this process's environment, and end with its exit status.
+
+    Args:
+        console: shows it.
+        name: of the job; empty: as the environment says.
+        **settings: those of `RunConfig`.
+
+    Raises:
+        typer.BadParameter: the settings cannot be run.
+        typer.Exit: always, in the end.
+    """
+    from modum.cluster import credentials
+    from modum.run import RunConfig, launch
+
+    try:
+        config = RunConfig(token=credentials.token(), name=name or os.environ.get("MODUM_JOB", ""), **settings)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     try:
-        status = Supervisor(plan, RunConsole(plan.workers)).run()
+        status = launch(config, console(config.workers))
     except KeyboardInterrupt:
         # The second Ctrl-C. Nothing runs any more, and a flush of output that nobody reads would hang.
         os._exit(128 + signal.SIGINT)

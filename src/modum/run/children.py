@@ -1,46 +1,61 @@
-"""The commands and environments of the processes that make a job on one machine."""
+"""The command and the environment of a worker that is started here."""
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 from modum.cluster.modum_run import ModumRun
 from modum.run.config import RunConfig
 
 __all__ = ["worker_command", "worker_environment"]
 
-
-def worker_command(plan: RunConfig) -> list[str]:
-    """Return the command of one worker: the user's script or module, in the interpreter that this is."""
-    return [sys.executable, *plan.command]
+FRONT_ENDS: Final = ("modum.tensorflow.variables",)
+"""Modules of front ends whose `worker_variables(threads)` are set for every worker, where the user has not set them."""
 
 
-def worker_environment(plan: RunConfig, rank: int, box: Sequence[str], token: str | None, port: int) -> dict[str, str]:
-    """Return the launcher's own environment, with the place of one worker in the job."""
-    environment = {
-        "OMP_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "PYTHONUNBUFFERED": "1",
-        "TF_CPP_MIN_LOG_LEVEL": "1",
-        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-        **os.environ,
-    }
-    if plan.threads is not None:
-        environment["OMP_NUM_THREADS"] = str(plan.threads)
+def worker_command(config: RunConfig) -> list[str]:
+    """Return the command of a worker: the user's script or module, in the interpreter that this is."""
+    return [sys.executable, *config.command]
+
+
+def worker_environment(
+    config: RunConfig, rank: int, box: Sequence[str], token: str | None, port: int
+) -> dict[str, str]:
+    """Return the launcher's own environment, with the place of one worker in the job.
+
+    The worker computes on one thread and its OpenMP threads sleep while they wait, as co-located workers that
+    spin for each other's cores are several times slower; what the user has set stays.
+
+    Args:
+        config: the job.
+        rank: of the worker.
+        box: addresses of the memory servers.
+        token: of the box.
+        port: where a script that uses torch.distributed itself finds the other workers.
+
+    Returns:
+        All of its environment variables.
+    """
+    environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1", **os.environ}
+    if config.threads is not None:
+        environment["OMP_NUM_THREADS"] = str(config.threads)
     threads = environment["OMP_NUM_THREADS"].split(",")[0]  # nested levels have numbers of their own
-    environment = {"TF_NUM_INTRAOP_THREADS": threads, "TF_NUM_INTEROP_THREADS": threads, **environment}
+    for front_end in FRONT_ENDS:
+        environment = {**importlib.import_module(front_end).worker_variables(threads), **environment}
     place = ModumRun(
         rank=rank,
-        world_size=plan.workers,
+        world_size=config.workers,
         local_rank=rank,
-        group_size=plan.group_size,
+        group_size=config.group_size,
         box_servers=tuple(box),
         token=token,
-        job=plan.name,
+        job=config.name,
     )
     return environment | {
         **place.variables(),
-        "LOCAL_WORLD_SIZE": str(plan.workers),
+        "LOCAL_WORLD_SIZE": str(config.workers),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }

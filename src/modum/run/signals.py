@@ -2,16 +2,16 @@
 
 import os
 import signal
-from types import FrameType, TracebackType
-from typing import Any, Self
+from types import FrameType
+from typing import Any, Final, Self
 
 __all__ = ["Signals"]
 
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
-    """While entered, signals make `fileno()` readable in place of interrupting the main thread.
+    """Until it is left, signals make `fileno()` readable in place of interrupting the main thread; a context manager.
 
     Watched are the end of a child and the requests to stop: SIGINT, SIGTERM and SIGHUP, each unless this
     process was started with it ignored (as `nohup` does). The first request is kept in `request`; the second
@@ -21,19 +21,17 @@ class Signals:
     def __init__(self) -> None:
         self.request: signal.Signals | None = None
         self._requests = 0
-
-    def __enter__(self) -> Self:
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wakeup_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._before: dict[int, Any] = {signal.SIGCHLD: signal.signal(signal.SIGCHLD, lambda *_: None)}
         for number in _STOPPING:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._requested)
+
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup_before)
@@ -49,7 +47,7 @@ class Signals:
         os.read(self._reader, 4096)
 
     def forget(self) -> None:
-        """Take the next request for the first."""
+        """Forget the request that came: the next one counts as the first."""
         self.request = None
         self._requests = 0
 

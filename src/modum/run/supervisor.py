@@ -1,113 +1,136 @@
 """Runs one job on this machine: memory servers and workers, from their start to the exit status."""
 
 import signal
-import time
 from collections.abc import Sequence
 from functools import partial
+from typing import Final
 
 from modum.box import Box, new_token
-from modum.box.server.process import ready_address, server_command
+from modum.box.server.process import START_SECONDS, ready_address, server_command
 from modum.cluster.credentials import child_environment
 from modum.cluster.ports import free_port
 from modum.cluster.registration import check_free
 from modum.observe.console import RunConsole
-from modum.observe.progress import clear_progress
+from modum.observe.progress import JobProgress, clear_progress
 from modum.run.children import worker_command, worker_environment
 from modum.run.config import RunConfig
-from modum.run.processes import Interrupted, Process, Processes, Stream
+from modum.run.process import Process, Stream
+from modum.run.processes import Interrupted, Processes
 from modum.run.progress_reader import ProgressReader
 from modum.units import count, format_bytes
+from modum.waiting import Deadline
 
-__all__ = ["Supervisor"]
+__all__ = ["launch"]
 
-_POLL_SECONDS = 0.25
-_SERVER_START_SECONDS = 60.0
-_TRACEBACK = "Traceback (most recent call last):"
+_POLL_SECONDS: Final = 0.25
+_TRACEBACK: Final = "Traceback (most recent call last):"
 
 
-class Supervisor:
-    """One run of `plan`, shown on `console`."""
+def launch(config: RunConfig, console: RunConsole) -> int:
+    """Run a job to its end, and show it.
 
-    def __init__(self, plan: RunConfig, console: RunConsole) -> None:
-        self._plan = plan
+    Args:
+        config: what to run.
+        console: where to show it.
+
+    Returns:
+        The exit status of the launcher: 0 if all workers succeeded, or with `on_failure="continue"` all workers of at
+        least one group; else the first failing worker's exit code, or 128 + the signal it died of; 1 if a memory server
+        died; 128 + the signal by which this process was asked to stop. Whichever it is, no process is left.
+
+    Raises:
+        MismatchError: workers of a job of this name are in the box that `config` names; nothing was started.
+        ModumError: that box cannot be joined; nothing was started.
+        KeyboardInterrupt: this process was asked to stop a second time; no process is left.
+    """
+    if config.box:
+        with Box.connect(config.box, token=config.token, transport="tcp", namespace=config.name) as box:
+            check_free(box, config.name)
+            clear_progress(box)
+    with console, Processes() as processes:
+        return _Run(config, console, processes).to_its_end()
+
+
+class _Run:
+    """One run, while it goes on."""
+
+    def __init__(self, config: RunConfig, console: RunConsole, processes: Processes) -> None:
+        self._config = config
         self._console = console
+        self._processes = processes
         self._servers: list[Process] = []
         self._addresses: dict[int, str] = {}
         self._workers: list[Process] = []
         self._alive: list[Process] = []
         self._failed: list[Process] = []
+        self._reader: ProgressReader | None = None
 
-    def run(self) -> int:
-        """Run the job to its end; returns the exit status of the launcher.
-
-        That is 0 if all workers succeeded, or with `on_failure="continue"` all workers of at least one group;
-        else the first failing worker's exit code, or 128 + the signal it died of; 1 if a memory server died;
-        128 + the signal by which this process was asked to stop. Whichever it is, no process is left.
-
-        Raises what `Box.connect` raises if `plan.box` cannot be joined, and `MismatchError` if workers of a job of
-        this name are there; nothing was started then.
-        """
-        if self._plan.box:
-            plan = self._plan
-            with Box.connect(plan.box, token=plan.token, transport="tcp", namespace=plan.name) as box:
-                check_free(box, plan.name)
-                clear_progress(box)
+    def to_its_end(self) -> int:
+        """See `launch`."""
         reason: Interrupted | _ServerError | None = None
-        with ProgressReader() as monitor, self._console, Processes() as processes:
-            try:
-                servers, token = self._plan.box, self._plan.token
-                if not servers:
-                    servers, token = self._start_servers(processes)
-                self._start_workers(processes, servers, token)
-                monitor.start(servers, token, self._plan.name)
-                self._watch(processes, monitor)
-            except (Interrupted, _ServerError) as error:
-                reason = error
-            alive = len(self._alive)  # before the rest is stopped
-            processes.stop(self._workers)
-            monitor.finish(timeout=2.0 if reason is None else 0.2)  # while there is a box to read from
-            processes.stop(self._servers)
-            self._console.show(monitor.latest, alive, len(self._done()), last=True)
-            if reason is not None:
-                self._console.message(str(reason), error=True)
-                return reason.status
-            return self._conclude()
+        try:
+            servers, token = self._config.box, self._config.token
+            if not servers:
+                servers, token = self._start_servers()
+            self._start_workers(servers, token)
+            self._reader = ProgressReader(servers, token, self._config.name)  # a thread: no child is started after it
+            self._watch()
+        except (Interrupted, _ServerError) as error:
+            reason = error
+        except BaseException:
+            if self._reader is not None:
+                self._reader.finish(timeout=0.0)
+            raise
+        alive = len(self._alive)  # before the rest is stopped
+        self._processes.stop(self._workers)
+        if self._reader is not None:
+            self._reader.finish(timeout=2.0 if reason is None else 0.2)  # while there is a box to read from
+        self._processes.stop(self._servers)
+        self._console.show(self._progress, alive, len(self._done()), last=True)
+        if reason is not None:
+            self._console.message(str(reason), error=True)
+            return reason.status
+        return self._conclude()
 
-    def _start_servers(self, processes: Processes) -> tuple[tuple[str, ...], str]:
+    @property
+    def _progress(self) -> JobProgress | None:
+        return None if self._reader is None else self._reader.latest
+
+    def _start_servers(self) -> tuple[tuple[str, ...], str]:
         token = new_token()
-        for index in range(self._plan.servers):
-            server = processes.start(
+        for index in range(self._config.servers):
+            server = self._processes.start(
                 f"memory server {index}",
-                server_command(self._plan.memory),
+                server_command(self._config.memory),
                 child_environment(token),
                 partial(self._server_output, index),
                 keep_stdin=True,
             )
             self._servers.append(server)
-        deadline = time.monotonic() + _SERVER_START_SECONDS
+        deadline = Deadline(START_SECONDS)
         while len(self._addresses) < len(self._servers):
-            processes.poll(deadline - time.monotonic())
+            self._processes.poll(deadline.left)
             self._check_servers()
-            if time.monotonic() > deadline:
+            if deadline.passed:
                 silent = next(s for index, s in enumerate(self._servers) if index not in self._addresses)
-                raise _ServerError(f"{silent} was not ready after {_SERVER_START_SECONDS:.0f} s")
+                raise _ServerError(f"{silent} was not ready after {START_SECONDS:.0f} s")
         return tuple(self._addresses[index] for index in range(len(self._servers))), token
 
-    def _start_workers(self, processes: Processes, servers: Sequence[str], token: str | None) -> None:
-        plan = self._plan
-        groups = plan.workers // plan.group_size
-        limit = "" if plan.box else f", up to {format_bytes(plan.memory)} each"
+    def _start_workers(self, servers: Sequence[str], token: str | None) -> None:
+        config = self._config
+        groups = config.workers // config.group_size
+        limit = "" if config.box else f", up to {format_bytes(config.memory)} each"
         self._console.message(
-            f"{count(plan.workers, 'worker')} in {count(groups, 'group')}; "
+            f"{count(config.workers, 'worker')} in {count(groups, 'group')}; "
             f"{count(len(servers), 'memory server')} ({', '.join(servers)}{limit})"
         )
         port = free_port()
-        width = len(f"[{plan.workers - 1}]")
-        for rank in range(plan.workers):
-            worker = processes.start(
+        width = len(f"[{config.workers - 1}]")
+        for rank in range(config.workers):
+            worker = self._processes.start(
                 f"rank {rank}",
-                worker_command(plan),
-                worker_environment(plan, rank, servers, token, port),
+                worker_command(config),
+                worker_environment(config, rank, servers, token, port),
                 partial(self._console.output, f"[{rank}]".ljust(width), rank),
             )
             self._workers.append(worker)
@@ -121,13 +144,13 @@ class Supervisor:
             else:
                 self._addresses[index] = address
 
-    def _watch(self, processes: Processes, monitor: ProgressReader) -> None:
+    def _watch(self) -> None:
         """Return when no worker lives, or when one failed and that is to stop the run."""
         while self._alive:
             try:
-                processes.poll(_POLL_SECONDS)
+                self._processes.poll(_POLL_SECONDS)
             except Interrupted as request:
-                if not processes.pass_on(request.number, self._alive):
+                if not self._processes.pass_on(request.number, self._alive):
                     raise
                 self._console.message(f"{request.number.name} goes to the workers, which handle it themselves")
             self._check_servers()
@@ -137,11 +160,11 @@ class Supervisor:
                 if worker.returncode == 0 or worker.stopped:
                     continue
                 self._failed.append(worker)
-                if self._plan.on_failure == "stop":
+                if self._config.on_failure == "stop":
                     return
                 self._console.message(f"{worker} {worker.end}; the other groups go on", error=True)
-                processes.stop(self._group(worker))
-            self._console.show(monitor.latest, len(self._alive), len(self._done()))
+                self._processes.stop(self._group(worker))
+            self._console.show(self._progress, len(self._alive), len(self._done()))
 
     def _check_servers(self) -> None:
         for index, server in enumerate(self._servers):
@@ -155,7 +178,7 @@ class Supervisor:
         return [worker for worker in self._workers if worker.returncode == 0 and not worker.stopped]
 
     def _group(self, worker: Process) -> list[Process]:
-        size = self._plan.group_size
+        size = self._config.group_size
         first = self._workers.index(worker) // size * size
         return self._workers[first : first + size]
 
@@ -163,12 +186,12 @@ class Supervisor:
         if not self._failed:
             return 0
         first = self._failed[0]
-        if self._plan.on_failure == "stop":
+        if self._config.on_failure == "stop":
             others = "; the others were stopped" if len(self._workers) > 1 else ""
             self._console.message(f"{first} {first.end}{others}{_last_words(first)}", error=True)
             return first.status
         done = self._done()
-        groups = self._workers[:: self._plan.group_size]
+        groups = self._workers[:: self._config.group_size]
         whole = sum(all(worker in done for worker in self._group(leader)) for leader in groups)
         lines = [f"{len(done)}/{len(self._workers)} workers and {whole}/{len(groups)} groups got done"]
         lines += [f"{worker} {worker.end}" for worker in self._failed]

@@ -13,7 +13,7 @@ from typing import Final, Self
 from modum.errors import ModumError
 from modum.waiting import Deadline
 
-__all__ = ["ServerProcesses", "ready_address", "ready_line", "server_command"]
+__all__ = ["START_SECONDS", "ServerProcesses", "ready_address", "ready_line", "server_command"]
 
 START_SECONDS: Final = 60.0
 """How long a memory server may take to be ready: Python has to start, and a busy machine is slow."""

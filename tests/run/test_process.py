@@ -2,7 +2,7 @@
 
 import pytest
 
-from modum.run.lines import LineSplitter
+from modum.run.process import LineSplitter
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
