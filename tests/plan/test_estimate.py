@@ -45,6 +45,14 @@ def test_a_server_on_a_workers_machine_shares_its_link() -> None:
     assert Cluster(workers=1, servers=1, link=1.0, colocated=True).flow(nbytes, 1) == pytest.approx(10e9 / 2)
 
 
+@pytest.mark.parametrize("nbytes", [4, 100 * MB])
+@pytest.mark.parametrize("servers", [1, 2])
+def test_a_worker_without_a_server_on_its_machine_is_no_faster_than_its_link(servers: int, nbytes: int) -> None:
+    cluster = Cluster(workers=4, servers=servers, link=1e9, server_memory=1e12, colocated=True)
+    assert cluster.flow(nbytes, 1) == pytest.approx(1e9)
+    assert estimate(cluster, nbytes, 0.2).efficiency <= 1
+
+
 def test_a_group_shares_its_exchange_out_and_pays_for_its_bus() -> None:
     cluster = Cluster(workers=8, group_size=4, servers=8, link=1e9, bus=10e9, copy=1e15, latency=0, server_memory=1e12)
     nbytes = 32 * 4 * 2**20

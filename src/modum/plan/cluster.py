@@ -74,7 +74,11 @@ class Cluster:
 
     def largest_part(self, nbytes: int) -> float:
         """Return the share of a buffer of `nbytes` that lies on the server that has most of it: 1 / servers at best."""
-        return max(Layout(nbytes, 0, self.servers, stripe_bytes(nbytes, self.servers)).segments()) / nbytes
+        return max(self._parts(nbytes)) / nbytes
+
+    def _parts(self, nbytes: int) -> list[int]:
+        """Return the bytes of a buffer of `nbytes` on each server."""
+        return list(Layout(nbytes, 0, self.servers, stripe_bytes(nbytes, self.servers)).segments())
 
     def flow(self, nbytes: int, exchanging: int) -> float:
         """Return the bytes per second, each way, of one exchange while `exchanging` groups exchange `nbytes` each.
@@ -86,9 +90,14 @@ class Cluster:
         memory = self.server_memory / (SERVER_PASSES * part * exchanging)
         if not self.colocated:
             return min(members * self.link, self.server_link_speed / (part * exchanging), memory)
+        if self.workers == 1:
+            return memory
         # a machine with a server carries its own worker's remote part, and what all others have on its server
         own = 1 / members
-        return min(self.link / (own * (1 - part) + part * (exchanging - own)) if self.workers > 1 else memory, memory)
+        busiest = own * (1 - part) + part * (exchanging - own)
+        if self.servers < self.workers or not min(self._parts(nbytes)):
+            busiest = max(busiest, own)  # a worker that has nothing on its own machine
+        return min(self.link / busiest, memory)
 
     def tail(self, nbytes: int) -> float:
         """Return the seconds of an exchange beyond its bytes: the round trip, and the last chunk's way back."""
