@@ -16,6 +16,7 @@ from modum.errors import ConnectionLostError
 from modum.groups import Alone
 from modum.parameters import ArrayVector, Vector
 from modum.rules import Elastic, Part, UpdateRule
+from modum.waiting import poll
 
 Floats = NDArray[np.float32]
 
@@ -33,12 +34,9 @@ def gradient(W: Floats, worker: int, step: int) -> Floats:
     return W - target
 
 
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
     """Wait until the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"still waiting after {seconds} s"
-        time.sleep(0.001)
+    poll(condition, timeout=timeout, every=0.001, error=lambda: AssertionError(f"still waiting after {timeout} s"))
 
 
 class Clock:

@@ -7,13 +7,26 @@ import pytest
 
 from modum.box import Box, Buffer
 from modum.parameters import Vector
-from modum.rules import RULES, Elastic, Leg, Part
+from modum.rules import RULES, Elastic, Hybrid, Leg, Part
 from modum.testing import check_rule
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_conforms(name: str, box: Box) -> None:
     check_rule(RULES[name], box)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_hybrid_conforms_with_every_rule_between_its_groups(name: str, box: Box) -> None:
+    def hybrid(**settings: Any) -> Hybrid:
+        return Hybrid(between=RULES[name](**settings))
+
+    check_rule(hybrid, box)
+
+
+def test_settings_begin_with_the_name_under_which_the_rule_is_found() -> None:
+    for name, rule in RULES.items():
+        assert rule().settings()["rule"] == rule.name == name
 
 
 @dataclass(frozen=True, kw_only=True)

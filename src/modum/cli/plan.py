@@ -45,7 +45,14 @@ def plan(
     group_size: GroupSize = 1,
     servers: Servers = 1,
     colocated: Colocated = False,
-    rule: Annotated[str, typer.Option(help="elastic (hybrid with groups), downpour, or allreduce.")] = "elastic",
+    rule: Annotated[
+        str | None,
+        typer.Option(
+            help="elastic (hybrid with groups), downpour, or allreduce, with settings if need be: "
+            "downpour:staleness=divide.",
+            show_default="elastic",
+        ),
+    ] = None,
     interval: Interval = "auto",
     overlap: Overlap = True,
     link: Link = None,
@@ -75,6 +82,7 @@ def plan(
     arithmetic for a steady state; **modum simulate** has stragglers, failures and chance as well.
     """
     from modum.plan import estimate, model_bytes
+    from modum.rules import Elastic
     from modum.units import parse_seconds
 
     try:
@@ -99,7 +107,7 @@ def plan(
             latency=found["latency"],
         )
         steps = "auto" if interval == "auto" else int(interval)
-        result = estimate(cluster, nbytes, seconds, rule=rule, interval=steps, overlap=overlap)  # type: ignore[arg-type]
+        result = estimate(cluster, nbytes, seconds, rule=rule or Elastic.name, interval=steps, overlap=overlap)  # type: ignore[arg-type]
     except ModumError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
@@ -145,6 +153,7 @@ def _show(result: "Estimate", cluster: "Cluster", notes: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from modum.plan import ALL_REDUCE
     from modum.units import format_amount, format_bytes, format_seconds, format_speed
 
     console = Console(highlight=False)
@@ -155,7 +164,7 @@ def _show(result: "Estimate", cluster: "Cluster", notes: list[str]) -> None:
         ("all workers, each step", f"{format_amount(result.step_bytes)} in and out"),
         ("at interval 1", format_speed(result.traffic)),
     ]
-    if result.rule == "allreduce":
+    if result.rule == ALL_REDUCE:
         rows.append(("ring all-reduce", format_seconds(result.exchange_seconds)))
     else:
         rows += [

@@ -97,6 +97,7 @@ def simulate(
         print("HINT: pip install 'modum[simulate]'", file=sys.stderr)
         raise typer.Exit(1)
     from modum.plan import model_bytes
+    from modum.rules import Elastic
     from modum.simulate import Scenario
     from modum.simulate import simulate as run
     from modum.units import parse_seconds
@@ -136,7 +137,7 @@ def simulate(
                 join_seconds=parse_seconds(when),
                 seed=seed,
             )
-            for name in rule or ["elastic"]
+            for name in rule or [Elastic.name]
         ]
         if plot is not None and plot.suffix.lower() != ".png":
             raise ValueError(f"--plot ({plot}) must end with .png")

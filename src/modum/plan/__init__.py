@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 from modum._lazy import attach
 from modum.plan.cluster import Cluster, Place
-from modum.plan.estimate import Estimate, estimate
+from modum.plan.estimate import ALL_REDUCE, Estimate, estimate
 
 if TYPE_CHECKING:
     from modum.plan.measure import measure_copy, measure_step
     from modum.plan.models import model_bytes
 
-__all__ = ["Cluster", "Estimate", "Place", "estimate", "measure_copy", "measure_step", "model_bytes"]
+__all__ = ["ALL_REDUCE", "Cluster", "Estimate", "Place", "estimate", "measure_copy", "measure_step", "model_bytes"]
 
 # arithmetic alone needs neither a memory server, which `measure_step` starts, nor what reads models' files
 __getattr__, __dir__ = attach(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from modum.averaging.schedule import hiding_steps
 from modum.plan.cluster import SERVER_PASSES, Cluster, Place
 from modum.plan.queueing import mean_exchange, overlapped_exchange
-from modum.rules import RULES, rule_from_text
+from modum.rules import RULES, Elastic, check_interval, rule_from_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +64,7 @@ def estimate(
     nbytes: int,
     step_seconds: float,
     *,
-    rule: str = "elastic",
+    rule: str = Elastic.name,
     interval: int | Auto = "auto",
     overlap: bool = True,
 ) -> Estimate:
@@ -93,8 +93,7 @@ def estimate(
         raise ValueError(f"the step time ({step_seconds} s) must be greater than 0")
     if rule != ALL_REDUCE and rule.partition(":")[0] not in RULES:
         raise ValueError(f"rule ({rule}) must be one of {', '.join([*RULES, ALL_REDUCE])}")
-    if interval != "auto" and interval < 1:
-        raise ValueError(f'interval ({interval}) must be at least 1, or "auto"')
+    check_interval(interval)
     if rule == ALL_REDUCE:
         return _all_reduce(cluster, nbytes, step_seconds, overlap, 2.0 * nbytes * cluster.workers)
     made = rule_from_text(rule, interval=interval, overlap=overlap)
@@ -103,7 +102,7 @@ def estimate(
     step_bytes = float(moved * cluster.workers)
     step = step_seconds + cluster.group_average(nbytes)
     boundary = cluster.boundary(nbytes)
-    together = len(legs) * (nbytes / cluster.flow(nbytes, cluster.groups) + cluster.tail(nbytes))
+    together = sum(max(leg) / cluster.flow(nbytes, cluster.groups) + cluster.tail(nbytes) for leg in legs)
     # one that hides when all groups exchange at once always hides; search for the fewest steps that do on average
     hiding = (
         bisect_left(
@@ -121,10 +120,13 @@ def estimate(
         cycle = steps * step + boundary
         exchange = _overlapped(cluster, nbytes, legs, cycle) or together
     else:
-        ways, extra = len(legs), cluster.tail(nbytes)
-        # each leg uses another direction of the link, and waits for its own queue only
-        others = compute + boundary + (ways - 1) * nbytes / cluster.flow(nbytes, 1) + ways * extra
-        exchange = ways * (mean_exchange(cluster.groups, others, partial(cluster.flow, nbytes), nbytes) + extra)
+        flow, extra = partial(cluster.flow, nbytes), cluster.tail(nbytes)
+        alone = [max(leg) / flow(1) for leg in legs]
+        exchange = 0.0
+        for number, leg in enumerate(legs):
+            # each leg uses another direction of the link, and waits for its own queue only
+            others = compute + boundary + sum(alone[:number] + alone[number + 1 :]) + len(legs) * extra
+            exchange += mean_exchange(cluster.groups, others, flow, max(leg)) + extra
         steps, cycle = planned, compute + exchange + boundary
     return Estimate(
         cluster=cluster,
@@ -163,9 +165,14 @@ def all_reduce_step(cluster: Cluster, nbytes: int, step_seconds: float, *, overl
 
 def _overlapped(cluster: Cluster, nbytes: int, legs: Sequence[Leg], cycle: float) -> float | None:
     """Return the mean seconds of an exchange beside compute, or None where the box has no time left."""
-    ways, extra = len(legs), cluster.tail(nbytes)
-    one = overlapped_exchange(cluster.groups, cycle, partial(cluster.flow, nbytes), nbytes, extra)
-    return None if one is None else ways * one
+    flow, extra = partial(cluster.flow, nbytes), cluster.tail(nbytes)
+    exchange = 0.0
+    for leg in legs:
+        seconds = overlapped_exchange(cluster.groups, cycle, flow, max(leg), extra)
+        if seconds is None:
+            return None
+        exchange += seconds
+    return exchange
 
 
 def _hides(cluster: Cluster, nbytes: int, legs: Sequence[Leg], compute: float, boundary: float) -> bool:

@@ -4,6 +4,17 @@ from modum.rules.downpour import Downpour
 from modum.rules.elastic import Elastic
 from modum.rules.hybrid import Hybrid
 from modum.rules.registry import RULES, rule_from_text
-from modum.rules.rule import Auto, Leg, Part, UpdateRule
+from modum.rules.rule import Auto, Leg, Part, UpdateRule, check_interval
 
-__all__ = ["RULES", "Auto", "Downpour", "Elastic", "Hybrid", "Leg", "Part", "UpdateRule", "rule_from_text"]
+__all__ = [
+    "RULES",
+    "Auto",
+    "Downpour",
+    "Elastic",
+    "Hybrid",
+    "Leg",
+    "Part",
+    "UpdateRule",
+    "check_interval",
+    "rule_from_text",
+]

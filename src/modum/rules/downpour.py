@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -49,6 +49,8 @@ class Downpour(UpdateRule):
         ValueError: a setting is out of its range.
     """
 
+    name: ClassVar[str] = "downpour"
+
     interval: int | Auto = "auto"
     overlap: bool = True
     staleness: Literal["divide"] | None = None
@@ -57,9 +59,6 @@ class Downpour(UpdateRule):
         check_interval(self.interval)
         if self.staleness not in (None, "divide"):
             raise ValueError(f'staleness ({self.staleness!r}) must be None or "divide"')
-
-    def settings(self) -> dict[str, Any]:
-        return {"rule": "downpour", **asdict(self)}
 
     def part(self, vector: Vector, buffer: Buffer) -> Part:
         return _Accumulated(self, vector, buffer)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from modum.rules.rule import Auto, Leg, Part, UpdateRule, check_interval
 
@@ -37,6 +37,8 @@ class Elastic(UpdateRule):
         ValueError: a setting is out of its range.
     """
 
+    name: ClassVar[str] = "elastic"
+
     moving_rate: float | Auto = "auto"
     interval: int | Auto = "auto"
     overlap: bool = True
@@ -45,9 +47,6 @@ class Elastic(UpdateRule):
         if self.moving_rate != "auto" and not 0 < self.moving_rate <= 1:
             raise ValueError(f'moving_rate ({self.moving_rate}) must be greater than 0 and at most 1, or "auto"')
         check_interval(self.interval)
-
-    def settings(self) -> dict[str, Any]:
-        return {"rule": "elastic", **asdict(self)}
 
     def rate(self, groups: int) -> float:
         """Return the moving rate of an exchange while `groups` groups are alive."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from modum.rules.elastic import Elastic
 from modum.rules.rule import UpdateRule
@@ -26,6 +26,8 @@ class Hybrid(UpdateRule):
             that the job was launched with (`modum run --group-size`).
         between: the rule between the groups and the box.
     """
+
+    name: ClassVar[str] = "hybrid"
 
     inside: Any = None
     between: UpdateRule = field(default_factory=Elastic)

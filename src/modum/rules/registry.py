@@ -11,7 +11,7 @@ from modum.rules.rule import UpdateRule
 
 __all__ = ["RULES", "rule_from_text"]
 
-RULES: Final[dict[str, type[UpdateRule]]] = {"elastic": Elastic, "downpour": Downpour}
+RULES: Final[dict[str, type[UpdateRule]]] = {rule.name: rule for rule in (Elastic, Downpour)}
 """The asynchronous rules. A rule of one's own that is put in here is planned and simulated like them."""
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from modum.box import Buffer
@@ -52,9 +53,14 @@ class UpdateRule(ABC):
 
     A rule is a frozen dataclass of settings. Every `interval` local steps a worker takes a snapshot of its weights,
     gives it to the `Part` that the rule made for it, and subtracts what comes back from its weights.
+
+    Attributes:
+        name: of the rule, in settings, on command lines and in reports.
     """
 
     __slots__ = ()
+
+    name: ClassVar[str]
 
     @property
     @abstractmethod
@@ -67,16 +73,16 @@ class UpdateRule(ABC):
         """Whether the transfer runs in the background while the worker goes on computing."""
 
     @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Return what must be alike in all workers of a job: names and plain values."""
-
-    @abstractmethod
     def part(self, vector: Vector, buffer: Buffer) -> Part:
         """Return what one worker does, and remembers, for one of its vectors."""
 
     @abstractmethod
     def traffic(self, nbytes: int) -> tuple[Leg, ...]:
         """Return what an exchange of `nbytes` of weights moves, leg by leg: each begins when the one before is over."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return what must be alike in all workers of a job: the rule's name, and its fields as plain values."""
+        return {"rule": self.name, **{field.name: getattr(self, field.name) for field in fields(self)}}  # type: ignore[arg-type]
 
 
 def check_interval(interval: int | Auto) -> None:

@@ -26,16 +26,16 @@ def draw(reports: Sequence[Report], file: Path) -> None:
     (speed, alive), (exchange, last) = axes
     training = any(report.curve is not None for report in reports)
     for report in reports:
-        name, record = report.scenario.rule, report.record
+        synchronous, record = report.scenario.synchronous, report.record
         middles, rates = report.throughput()
-        (line,) = speed.plot(middles, rates, label=name)
+        (line,) = speed.plot(middles, rates, label=report.scenario.rule)
         colour = line.get_color()
         alive.step([*record.alive_times, report.seconds], [*record.alive, record.alive[-1]], where="post", color=colour)
-        if name != "allreduce":  # whose waits are nearly all alike
+        if not synchronous:  # whose waits are nearly all alike
             _histogram(exchange, record.exchange_seconds, colour)
         if report.curve is not None:
             last.plot(report.curve.seconds, report.curve.accuracy, color=colour)
-        elif not training and name != "allreduce":
+        elif not training and not synchronous:
             _histogram(last, record.staleness, colour)
     ideal = reports[0].scenario.speed
     speed.axhline(ideal, color="grey", linestyle="--", linewidth=1, label="nobody ever waits")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from modum.plan.cluster import Cluster
 from modum.plan.estimate import ALL_REDUCE
-from modum.rules import RULES, rule_from_text
+from modum.rules import RULES, Elastic, check_interval, rule_from_text
 
 if TYPE_CHECKING:
     from modum.rules import Auto, UpdateRule
@@ -55,7 +55,7 @@ class Scenario:
     spread: float = 0.0
     distribution: Distribution = "lognormal"
     steps: int = 100
-    rule: str = "elastic"
+    rule: str = Elastic.name
     interval: int | Auto = "auto"
     overlap: bool = True
     stragglers: int = 0
@@ -85,8 +85,7 @@ class Scenario:
             raise ValueError(f"distribution ({self.distribution}) must be one of {', '.join(DISTRIBUTIONS)}")
         if self.distribution == "exponential" and self.spread > 1:
             raise ValueError(f"spread ({self.spread}) must be at most 1 with an exponential distribution")
-        if self.interval != "auto" and self.interval < 1:
-            raise ValueError(f'interval ({self.interval}) must be at least 1, or "auto"')
+        check_interval(self.interval)
         if self.stragglers > workers:
             raise ValueError(f"stragglers ({self.stragglers}) must be at most workers ({workers})")
         if self.joiners > workers - group_size:
