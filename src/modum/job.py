@@ -16,8 +16,6 @@ from modum.cluster.bootstrap import Bootstrap
 from modum.cluster.environment import check_group_size, check_place
 from modum.cluster.interfaces import interface_to_box
 from modum.cluster.registration import Registration
-from modum.cluster.single import Single
-from modum.cluster.slurm import allotted_tasks
 from modum.coordination.rendezvous import Rendezvous
 from modum.errors import ConnectionLostError, DeadlineError, ModumError
 from modum.observe.progress import WorkerProgress
@@ -313,12 +311,8 @@ def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:
 
 
 def _alone(place: ClusterEnvironment, transport: str, timeout: float) -> Job:
-    tasks = allotted_tasks()
-    if tasks is not None and tasks > 1 and isinstance(place, Single):
-        _say(
-            f"modum: Slurm allotted {tasks} tasks, but srun did not start this process: it trains alone\n"
-            f"HINT: srun -n {tasks} python {sys.argv[0]}"
-        )
+    if note := place.note():
+        _say(note)
     token = new_token()
     server = Server(token=token).start()
     try:
@@ -336,9 +330,8 @@ def _box(place: ClusterEnvironment, servers: tuple[str, ...], token: str | None,
 def _enter(
     place: ClusterEnvironment, box: Box, *, address: str, interface: str, hosted: ServerProcesses | None = None
 ) -> _LaunchedJob:
-    """Check in, unless this is a script by itself: several of those may share a box, whose jobs they know."""
     try:
-        registration = None if isinstance(place, Single) else Registration(box, place)
+        registration = Registration(box, place) if place.checks_in else None
     except BaseException:
         box.close()
         raise

@@ -4,7 +4,14 @@ import socket
 
 import pytest
 
-from modum.cluster.interfaces import Interface, chosen_interface, host_interfaces, interface_to, route_source
+from modum.cluster.interfaces import (
+    Interface,
+    chosen_interface,
+    host_interfaces,
+    interface_to,
+    interface_to_box,
+    route_source,
+)
 from modum.errors import ModumError
 
 ETHERNET = Interface("eth0", "10.0.0.1", 24)
@@ -49,3 +56,24 @@ def test_an_interface_that_is_not_there_is_told_with_those_that_are() -> None:
         ValueError, match=rf"'ib7' is no network interface of {socket.gethostname()}: there are .*\nHINT: "
     ):
         chosen_interface("ib7")
+
+
+@pytest.mark.usefixtures("bare_environment")
+class TestTheWayToABox:
+    def test_is_loopback_where_all_servers_are_on_this_host(self) -> None:
+        found = interface_to_box(["127.0.0.1:7500", "127.0.0.1:7501"])
+        assert (found.address, found.name) == ("127.0.0.1", "")
+
+    def test_is_by_the_first_server_in_the_network(self) -> None:
+        own = host_interfaces()
+        if not own:
+            pytest.skip("this machine has no network")
+        found = interface_to_box(["127.0.0.1:7500", f"{own[0].address}:7500"])
+        assert (found.address, found.name) == (own[0].address, own[0].name)
+
+    def test_is_the_one_that_the_user_names(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MODUM_INTERFACE", "lo")
+        assert interface_to_box(["10.0.0.1:7500"]).name == "lo"
+        monkeypatch.setenv("MODUM_INTERFACE", "ib7")
+        with pytest.raises(ValueError, match="'ib7' is no network interface"):
+            interface_to_box(["10.0.0.1:7500"])

@@ -122,10 +122,11 @@ def launch_and_exit(console: "type[RunConsole]", *, name: str, **settings: Any) 
         typer.Exit: always, in the end.
     """
     from modum.cluster import credentials
+    from modum.cluster.environment import JOB_VARIABLE
     from modum.run import RunConfig, launch
 
     try:
-        config = RunConfig(token=credentials.token(), name=name or os.environ.get("MODUM_JOB", ""), **settings)
+        config = RunConfig(token=credentials.token(), name=name or os.environ.get(JOB_VARIABLE, ""), **settings)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     try:

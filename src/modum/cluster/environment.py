@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from modum.cluster.rendezvous import LauncherRendezvous
 
 __all__ = [
+    "BOX_VARIABLE",
+    "GROUP_VARIABLE",
+    "JOB_VARIABLE",
     "ClusterEnvironment",
     "check_group_size",
     "check_job",
@@ -46,6 +49,8 @@ class ClusterEnvironment(ABC):
     """What a person would say started the process."""
     has_rendezvous: ClassVar[bool] = False
     """Whether the workers can tell each other what they need before there is a box: see `rendezvous`."""
+    checks_in: ClassVar[bool] = True
+    """Whether its workers are entered in the box, so that another job of the same name is refused there."""
 
     rank: int
     world_size: int
@@ -116,6 +121,10 @@ class ClusterEnvironment(ABC):
         Raises:
             ValueError: it does; the message has a hint.
         """
+
+    def note(self) -> str:
+        """Return what a person should know of this start although it is no error; nothing for most."""
+        return ""
 
     def rendezvous(self, timeout: float) -> "LauncherRendezvous":
         """Come together with all other workers, by the launcher's own means; only where `has_rendezvous` is true.

@@ -1,9 +1,11 @@
 """A script that was started alone."""
 
+import sys
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from modum.cluster.environment import ClusterEnvironment, common_variables
+from modum.cluster.slurm import allotted_tasks
 
 __all__ = ["Single"]
 
@@ -13,6 +15,7 @@ class Single(ClusterEnvironment):
     """`python train.py`: one worker, alone, or with the box that MODUM_BOX names."""
 
     name: ClassVar[str] = "single"
+    checks_in: ClassVar[bool] = False  # several scripts may share a box, whose jobs they know
 
     @classmethod
     def detect(cls) -> bool:
@@ -24,3 +27,12 @@ class Single(ClusterEnvironment):
 
     def own_variables(self) -> dict[str, str]:
         return {}
+
+    def note(self) -> str:
+        tasks = allotted_tasks()
+        if tasks is None or tasks == 1:
+            return ""
+        return (
+            f"modum: Slurm allotted {tasks} tasks, but srun did not start this process: it trains alone\n"
+            f"HINT: srun -n {tasks} python {sys.argv[0]}"
+        )

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from modum.box import Box, Server, new_token
+from modum.cluster.by_hand import ByHand
 from modum.observe.progress import read_progress
 from modum.waiting import poll
 
@@ -53,8 +54,8 @@ def measure_step(command: Sequence[str], environment: Mapping[str, str]) -> floa
         OSError: it cannot be started.
     """
     with Server(token=(token := new_token())) as server, Box.connect(server.address, token=token) as box:
-        place = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MODUM_GROUP_SIZE": "1"}
-        variables = {**environment, **place, "MODUM_BOX": server.address, "MODUM_TOKEN": token}
+        place = ByHand(rank=0, world_size=1, local_rank=0, box_servers=(server.address,), token=token)
+        variables = {**environment, **place.variables()}
         with subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, start_new_session=True) as process:
             try:
                 return _step_seconds(box, process, " ".join(command))
