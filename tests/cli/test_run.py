@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from tests.processes import assert_gone
 from typer.testing import CliRunner
 
 from modum.box import Box, Server, new_token
@@ -64,13 +64,6 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[psuti
             yield launcher, psutil.Process(launcher.pid).children(recursive=True)
         finally:
             launcher.kill()
-
-
-def assert_gone(processes: list[psutil.Process]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while left := [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.01)
 
 
 SLEEP = """

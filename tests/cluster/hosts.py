@@ -8,7 +8,6 @@ import contextlib
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +15,8 @@ from typing import IO, Self
 
 import psutil
 import pytest
+
+from modum.waiting import poll
 
 HOSTS = 4
 START_SECONDS = 30.0
@@ -126,13 +127,21 @@ class Hosts:
         self._daemons.append(self.start(host, command, os.environ, self._log, self._log))  # type: ignore[arg-type]
 
     def _until(self, command: Sequence[str]) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while self.start(None, command, os.environ, subprocess.DEVNULL, subprocess.DEVNULL).wait():
-            ended = [daemon.args for daemon in self._daemons if daemon.poll() is not None]
-            if ended or time.monotonic() > deadline:
-                errors = [line for line in (self.folder / "hosts.log").read_text().splitlines() if "rror" in line]
-                pytest.skip(f"Slurm's daemons do not run here: {'; '.join(errors[-3:]) or ended}")
-            time.sleep(0.05)
+        def runs() -> bool:
+            """Whether the command succeeds, or it never will."""
+            ended = any(daemon.poll() is not None for daemon in self._daemons)
+            return ended or self.start(None, command, os.environ, subprocess.DEVNULL, subprocess.DEVNULL).wait() == 0
+
+        def late() -> Exception:
+            return TimeoutError(f"{' '.join(command)} failed for {START_SECONDS:g} s")
+
+        with contextlib.suppress(TimeoutError):
+            poll(runs, timeout=START_SECONDS, error=late)
+            if all(daemon.poll() is None for daemon in self._daemons):
+                return
+        ended = [daemon.args for daemon in self._daemons if daemon.poll() is not None]
+        errors = [line for line in (self.folder / "hosts.log").read_text().splitlines() if "rror" in line]
+        pytest.skip(f"Slurm's daemons do not run here: {'; '.join(errors[-3:]) or ended}")
 
 
 def _slurm_conf(folder: Path, plugins: Path) -> str:

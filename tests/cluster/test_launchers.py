@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -19,8 +18,10 @@ import pytest
 from tests.cluster import tools
 from tests.cluster.conftest import LAUNCHERS
 from tests.cluster.hosts import Hosts, address, ended
+from tests.processes import TIMEOUT, assert_gone
 
-PATIENCE = 110.0
+from modum.waiting import poll
+
 WORKERS = Path(__file__).parent / "workers"
 PYTHON = sys.executable
 BIN = Path(sys.prefix) / "bin"
@@ -56,7 +57,7 @@ def worker(name: str) -> list[str]:
 def finish(process: "subprocess.Popen[str]") -> tuple[str, str]:
     """The output of a launcher that succeeded."""
     with ended(process):
-        output, errors = process.communicate(timeout=PATIENCE)
+        output, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0, output + errors
     return output, errors
 
@@ -83,10 +84,11 @@ def batch(hosts: Hosts, *command: str, **more: str) -> str:
     out = hosts.folder / "batch.out"
     options = [f"--output={out}", "--open-mode=truncate", f"--chdir={hosts.folder}"]
     finish(hosts.start(4, ["sbatch", *options, *command], environment(PATH=PATH, **more)))
-    deadline = time.monotonic() + PATIENCE
-    while finish(hosts.start(4, ["squeue", "--noheader"], environment()))[0]:
-        assert time.monotonic() < deadline, f"the batch job goes on: {out.read_text()}"
-        time.sleep(0.05)
+    poll(
+        lambda: not finish(hosts.start(4, ["squeue", "--noheader"], environment()))[0],
+        timeout=TIMEOUT,
+        error=lambda: AssertionError(f"the batch job goes on: {out.read_text()}"),
+    )
     return out.read_text()
 
 
@@ -271,13 +273,6 @@ def ready(launcher: "subprocess.Popen[str]") -> list[psutil.Process]:
     return servers
 
 
-def assert_gone(processes: Sequence[psutil.Process]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while left := [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.01)
-
-
 @pytest.fixture
 def _shared_memory() -> Iterator[None]:
     """Takes away what MPICH leaves behind when it is killed."""
@@ -298,17 +293,17 @@ class TestAnEnd:
         mpirun, variables = mpi()
         with ended(start([*mpirun, "-n", str(WORLD), *worker("wait.py"), "2"], **variables)) as launcher:
             servers = ready(launcher)
-            assert launcher.wait(PATIENCE) != 0
+            assert launcher.wait(TIMEOUT) != 0
         assert_gone(servers)
 
     def test_of_the_first_worker_waits_for_those_that_need_its_server(self, tmp_path: Path) -> None:
         script = tmp_path / "late.py"
         script.write_text("""
-import sys, time, modum
+import sys, modum
+from modum.waiting import poll
 job = modum.connect()
 if job.rank:
-    while len(job.box.leases("modum/worker/")) > 1:
-        time.sleep(0.01)
+    poll(lambda: len(job.box.leases("modum/worker/")) == 1, timeout=60.0, error=TimeoutError)
     sys.stdout.write(f"still there: {job.box.counter('late').add(1)}\\n")
     sys.stdout.flush()
 """)
@@ -322,7 +317,7 @@ if job.rank:
             servers = ready(launcher)
             assert len(servers) == 2
             launcher.send_signal(signal.SIGINT)
-            assert launcher.wait(PATIENCE) != 0
+            assert launcher.wait(TIMEOUT) != 0
         assert_gone(servers)
 
     def test_by_scancel_leaves_nothing_on_any_host(self, hosts: Hosts) -> None:
@@ -330,7 +325,7 @@ if job.rank:
             servers = ready(launcher)
             assert len(servers) == 4
             finish(hosts.start(3, ["scancel", "--state=RUNNING"], environment()))
-            assert launcher.wait(PATIENCE) != 0
+            assert launcher.wait(TIMEOUT) != 0
         assert_gone(servers)
 
 
@@ -359,7 +354,7 @@ class TestAMislaunch:
         mpirun, variables = open_mpi()
         library = variables.pop("MPI4PY_LIBMPI")
         with ended(start([*mpirun, "-n", "2", *worker("sums.py")], **variables)) as launcher:
-            _, errors = launcher.communicate(timeout=PATIENCE)
+            _, errors = launcher.communicate(timeout=TIMEOUT)
         assert launcher.returncode != 0
         assert "mpirun is of Open MPI, but mpi4py loads MPICH Version" in errors
         assert f"mpirun -x MPI4PY_LIBMPI={library} ..." in errors
@@ -367,7 +362,7 @@ class TestAMislaunch:
     def test_over_an_interface_that_does_not_join_the_hosts_is_told_on_all_of_them(self, hosts: Hosts) -> None:
         command = ["srun", "--nodes=2", *worker("sums.py")]
         with ended(hosts.start(1, command, environment(MODUM_INTERFACE="docker0"))) as launcher:
-            _, errors = launcher.communicate(timeout=PATIENCE)
+            _, errors = launcher.communicate(timeout=TIMEOUT)
         assert launcher.returncode != 0
         for node in ("node1", "node2"):
             assert f"{node} cannot reach the box: connect: memory server 172.17.0.1:" in errors
@@ -378,7 +373,7 @@ class TestAMislaunch:
     def test_of_unequal_hosts_is_told_what_fits(self, hosts: Hosts) -> None:
         command = ["srun", "--nodes=2", "--ntasks=4", "--distribution=plane=3", *worker("sums.py")]
         with ended(hosts.start(1, command, environment())) as launcher:
-            _, errors = launcher.communicate(timeout=PATIENCE)
+            _, errors = launcher.communicate(timeout=TIMEOUT)
         assert launcher.returncode != 0
         assert "different numbers of tasks (3,1), so the host cannot be the group" in errors
         assert "HINT: export MODUM_GROUP_SIZE=1" in errors
@@ -386,7 +381,7 @@ class TestAMislaunch:
     def test_of_ranks_dealt_out_to_hosts_in_turn_is_told_what_fits(self, hosts: Hosts) -> None:
         command = ["srun", "--nodes=2", "--ntasks-per-node=2", "--distribution=cyclic", *worker("sums.py")]
         with ended(hosts.start(1, command, environment())) as launcher:
-            _, errors = launcher.communicate(timeout=PATIENCE)
+            _, errors = launcher.communicate(timeout=TIMEOUT)
         assert launcher.returncode != 0
         assert "rank 0 is on node1 and rank 1 on node2, so the 2 workers of a host have no consecutive ranks" in errors
         assert "HINT: fill one host after the other (mpirun --map-by slot, srun --distribution=block)" in errors

@@ -16,7 +16,7 @@ import pytest
 
 from modum.data import debian
 
-FOLDER = Path(sys.prefix) / "test-tools"
+FOLDER = Path(sys.prefix).resolve() / "test-tools"
 SECONDS = 300.0
 
 SLURM = ("slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "munge", "libmunge2")

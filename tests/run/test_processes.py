@@ -10,10 +10,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.processes import assert_gone, is_alive
 
 from modum.run.process import Process, Stream
 from modum.run.processes import Interrupted, Processes
-from modum.waiting import Deadline, poll
+from modum.waiting import Deadline
 
 PATIENCE = 20.0
 
@@ -43,22 +44,6 @@ def run(code: str, *arguments: str) -> tuple[Process, Output]:
         process = start(processes, code, output, *arguments)
         poll_until(processes, lambda: process.returncode is not None)
     return process, output
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def wait_until_dead(*pids: int) -> None:
-    poll(
-        lambda: not any(map(is_alive, pids)),
-        timeout=PATIENCE,
-        every=0.01,
-        error=lambda: AssertionError(f"{[pid for pid in pids if is_alive(pid)]} still live"),
-    )
 
 
 def test_lines_of_both_streams_are_passed_on_in_order() -> None:
@@ -110,7 +95,7 @@ def test_a_child_leads_a_session_and_inherits_no_descriptor() -> None:
 
 def test_what_a_child_leaves_behind_is_killed_at_its_end() -> None:
     _, output = run("import subprocess; print(subprocess.Popen(['sleep', '1000']).pid)")
-    wait_until_dead(int(output[0][1]))
+    assert_gone([int(output[0][1])])
 
 
 def test_a_stop_is_by_sigterm_first() -> None:
@@ -142,7 +127,7 @@ def test_a_child_that_ignores_sigterm_is_killed_with_its_children() -> None:
         poll_until(processes, lambda: output)
         processes.stop([process])
         assert process.returncode == -signal.SIGKILL
-    wait_until_dead(int(output[0][1]))
+    assert_gone([int(output[0][1])])
 
 
 def test_a_suspended_child_is_stopped_too() -> None:
@@ -247,4 +232,4 @@ def test_nothing_outlives_a_launcher_that_is_killed(tmp_path: Path) -> None:
         family = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
         assert set(pids) < set(family)
         process.kill()
-    wait_until_dead(*family)
+    assert_gone(family)

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.processes import assert_gone
 
 from modum.box import Box
 from modum.box.server.process import ServerProcesses, ready_address, ready_line
 from modum.errors import ModumError
-from modum.waiting import poll
-
-PATIENCE = 20.0
 
 FORKING = """
 import os, sys, time
@@ -27,13 +25,6 @@ if child == 0:
 print(child, servers.pids[0], flush=True)
 time.sleep(1000)
 """
-
-
-def assert_gone(pid: int) -> None:
-    def gone() -> bool:
-        return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-
-    poll(gone, timeout=PATIENCE, every=0.01, error=lambda: AssertionError(f"process {pid} still lives"))
 
 
 def test_they_serve_until_their_clients_have_said_goodbye() -> None:
@@ -54,7 +45,7 @@ def test_they_end_with_their_worker_although_a_child_that_it_forked_lives_on(tmp
         child, server = map(int, worker.stdout.readline().split())
         try:
             worker.kill()
-            assert_gone(server)
+            assert_gone([server])
             assert psutil.pid_exists(child)
         finally:
             os.kill(child, signal.SIGKILL)
