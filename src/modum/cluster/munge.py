@@ -20,7 +20,7 @@ class MungeError(ModumError):
 
 
 def seal(secret: bytes) -> bytes:
-    """A credential (printable) from which nobody but processes of this user, in this cluster, can take `secret`.
+    """Make a credential from which nobody but processes of this user, in this cluster, can take `secret`.
 
     Args:
         secret: to be passed on.

@@ -1,1 +1,7 @@
 """What workers agree on, through the box."""
+
+from modum.coordination.consistency import agree, compare, open_alike
+from modum.coordination.liveness import Member, Roster
+from modum.coordination.rendezvous import Rendezvous
+
+__all__ = ["Member", "Rendezvous", "Roster", "agree", "compare", "open_alike"]
