@@ -10,8 +10,6 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
@@ -84,30 +82,37 @@ class Blob(ABC):
 
 
 class Weight(Blob):
-    """A parameter of a layer."""
+    """A parameter of a layer.
 
-    def __init__(self, find: Callable[[], nn.Parameter]) -> None:
-        self._find = find
+    Args:
+        layer: which may put another tensor in its place.
+        index: of the parameter among the layer's blobs.
+    """
+
+    def __init__(self, layer: Layer, index: int) -> None:
+        self._layer = layer
+        self._index = index
 
     @property
     def tensor(self) -> nn.Parameter:
         """The layer's own tensor."""
-        return self._find()
+        parameter: nn.Parameter = self._layer.blobs[self._index]
+        return parameter
 
     @property
     def data(self) -> NDArray[np.float32]:
-        return as_array(self._find())
+        return as_array(self.tensor)
 
     @property
     def diff(self) -> NDArray[np.float32]:
-        tensor = self._find()
+        tensor = self.tensor
         if tensor.grad is None:
             tensor.grad = torch.zeros_like(tensor)
         return as_array(tensor.grad)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self._find().shape)
+        return tuple(self.tensor.shape)
 
     def reshape(self, *shape: int) -> None:
         raise ValueError(f"a parameter keeps its shape {self.shape}: its layer's settings decide it")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from modum.caffe.layers.base import Layer
     from modum.caffe.proto import LayerParameter, NetParameter
 
-__all__ = ["Graph", "Learnable", "Step", "build"]
+__all__ = ["Graph", "Learnable", "Step", "build", "sources"]
 
 Shape = tuple[int, ...]
 
@@ -239,3 +239,14 @@ def _share(step: Step, index: int, owner: Learnable, settings: ParamSpec) -> Non
 def view_as(tensor: Tensor, shape: Shape) -> Tensor:
     """Return the same numbers in another shape."""
     return tensor.detach().view(shape)
+
+
+def sources(steps: Sequence[Step]) -> frozenset[int]:
+    """Return the blobs that no layer computes from others, and that some layer can send a gradient back to."""
+    made = {number for step in steps if not step.bottoms for number in step.tops}
+    return frozenset(
+        number
+        for step in steps
+        for position, number in enumerate(step.bottoms)
+        if number in made and step.layer.needs_gradient(position)
+    )

@@ -16,7 +16,7 @@ from modum.caffe.device import default_device
 from modum.caffe.diffs import write_diffs
 from modum.caffe.errors import CaffeError
 from modum.caffe.filters import filter_net
-from modum.caffe.graph import build
+from modum.caffe.graph import build, sources
 from modum.caffe.in_batches import forward_all, forward_backward_all
 from modum.caffe.proto import TRAIN, NetParameter, NetState
 from modum.caffe.prototxt import read_net
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from modum.caffe.graph import Learnable, Step
-    from modum.caffe.layers.base import Layer
     from modum.caffe.parameters import Parameters
 
 __all__ = ["Net"]
@@ -93,7 +92,7 @@ class Net:
         self._steps = graph.steps
         self._layer_names: list[str] = [step.name for step in graph.steps]
         self.layers: list[LayerView] = [
-            LayerView(step.layer, [Weight(_finder(step.layer, index)) for index in range(len(step.layer.blobs))])
+            LayerView(step.layer, [Weight(step.layer, index) for index in range(len(step.layer.blobs))])
             for step in graph.steps
         ]
         self.layer_dict: dict[str, LayerView] = OrderedDict(zip(self._layer_names, self.layers, strict=True))
@@ -116,7 +115,7 @@ class Net:
         """Whether the values come from a forward pass that autograd recorded."""
         self._trace: Trace | None = None
         self.debug_info(on=source.debug_info)
-        self._forced = self._sources() if source.force_backward else frozenset()
+        self._forced = sources(self._steps) if source.force_backward else frozenset()
         self.device = torch.device("cpu")
         self.to(default_device() if device is None else device)
         for path in [weights] if isinstance(weights, str | Path) else weights or ():
@@ -498,17 +497,3 @@ class Net:
         if name not in self.blobs:
             raise ValueError(f"the net has no blob {name!r}")
         return self.blobs[name]
-
-    def _sources(self) -> frozenset[int]:
-        """Return the blobs that no layer computes from others, and that some layer can send a gradient back to."""
-        made = {number for step in self._steps if not step.bottoms for number in step.tops}
-        return frozenset(
-            number
-            for step in self._steps
-            for position, number in enumerate(step.bottoms)
-            if number in made and step.layer.needs_gradient(position)
-        )
-
-
-def _finder(layer: Layer, index: int) -> Any:
-    return lambda: layer.blobs[index]
