@@ -7,6 +7,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+
 from tests.docs.scripts import ROOT, blocks
 
 
