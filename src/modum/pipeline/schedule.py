@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Mode", "Schedule"]
 
 Mode = Literal["asynchronous", "synchronous"]
+"""Whether a stage updates its weights after every backward pass, or all stages after every batch."""
 _END: Final = {"end": True}
 
 

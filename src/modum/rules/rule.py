@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from modum.parameters import Vector
 
 Auto = Literal["auto"]
+"""The setting that leaves a choice to Modum."""
 
 
 class Leg(NamedTuple):
