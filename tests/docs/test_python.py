@@ -1,14 +1,18 @@
 """Every block of Python in the README and in docs/ runs as it stands."""
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from tests.docs.prepare import prepare
 from tests.docs.scripts import DOCUMENTS, Script, scripts
 
+LAUNCHERS = {"from-ddp": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]}
+"""Documents whose scripts are started by something else than Python alone."""
 SCRIPTS = [script for document in DOCUMENTS for script in scripts(document)]
 
 
@@ -18,13 +22,19 @@ def test_a_script_of_the_docs_runs(script: Script, tmp_path: Path) -> None:
     file = tmp_path / "train.py"
     file.write_text(script.text)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "MPLBACKEND": "agg"}
-    done = subprocess.run(
-        [sys.executable, file.name],
+    command = [sys.executable, *LAUNCHERS.get(script.document.stem, ()), file.name]
+    with subprocess.Popen(
+        command,
         cwd=tmp_path,
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, f"{script.document}:\n{done.stdout}{done.stderr}"
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=100)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what it started, too
+    assert process.returncode == 0, f"{script.document}:\n{output}"

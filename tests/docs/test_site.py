@@ -1,4 +1,4 @@
-"""The documentation as a site: it builds without a warning, shows all public names and commands, and needs no network."""
+"""The documentation as a site: it builds without a warning, shows all public names and commands, needs no network."""
 
 import ast
 import re
@@ -81,3 +81,14 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
         r'<(script|img|iframe)[^>]* src="(https?:)?//|<link[^>]* rel="(stylesheet|icon)"[^>]* href="http'
     )
     assert not [page for page in site.rglob("*.html") if loads.search(page.read_text())]
+
+
+def test_the_page_of_environment_variables_has_those_that_the_code_reads() -> None:
+    read = {
+        found
+        for file in (ROOT / "src").rglob("*.py")
+        if "testing" not in file.parts
+        for found in re.findall(r'"(MODUM_[A-Z_]+)"', file.read_text())
+    }
+    page = (ROOT / "docs" / "reference" / "environment.md").read_text()
+    assert read == set(re.findall(r"MODUM_[A-Z_]+", page))
