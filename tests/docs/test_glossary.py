@@ -8,7 +8,9 @@ FIELD = (
     "worker, group, rank, world size, step, segment, stripe, chunk, moving rate, interval, staleness, exchange, "
     "accumulate"
 )
-CODE = "session, slot, reply cache, job, update rule, averaging, rendezvous, liveness, transport, buffer, front end, seam"
+CODE = (
+    "session, slot, reply cache, job, update rule, averaging, rendezvous, liveness, transport, buffer, front end, seam"
+)
 
 
 def words() -> list[str]:
