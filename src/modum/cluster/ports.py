@@ -1,13 +1,21 @@
 """Ports that are free."""
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["free_port"]
+__all__ = ["free_port", "held_port"]
+
+
+@contextmanager
+def held_port(host: str = "127.0.0.1") -> Iterator[int]:
+    """Keep a TCP port of this host's address `host` inside: nobody else is given it before the end."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listener:
+        yield listener.getsockname()[1]
 
 
 def free_port(host: str = "127.0.0.1") -> int:
     """Return a TCP port of this host's address `host` that nobody listens on now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, 0), family=family) as listener:
-        port: int = listener.getsockname()[1]
+    with held_port(host) as port:
         return port

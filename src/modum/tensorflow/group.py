@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from modum.cluster.ports import free_port
+from modum.cluster.ports import held_port
 from modum.groups import BoxGroup, Group
 from modum.rules import Hybrid
 from modum.rules.hybrid import check_groups
@@ -205,7 +205,8 @@ def group_of(job: Job, rule: UpdateRule) -> TensorFlowGroup:
 
 def _start(job: Job) -> Any:
     place = job.rendezvous("tensorflow", members="group", timeout=JOIN_SECONDS)
-    addresses = place.gather(f"{job.address}:{free_port(job.address)}")
+    with held_port(job.address) as port:  # until all have theirs: two members of a host would be given one port
+        addresses = place.gather(f"{job.address}:{port}")
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": addresses}), task_type="worker", task_id=job.group.rank, rpc_layer="grpc"
     )
