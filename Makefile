@@ -39,6 +39,6 @@ clean: ## Remove .venv and everything generated, downloaded data excepted
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/installed-%: pyproject.toml scripts/make_venv.py scripts/constraints.txt
+.venv/installed-%: pyproject.toml hatch_build.py src/modum/caffe/caffe.proto scripts/make_venv.py scripts/constraints.txt
 	$(PYTHON) scripts/make_venv.py $*
 	@touch $@

@@ -13,6 +13,9 @@ from tests.docs.scripts import DOCUMENTS, Script, scripts
 
 LAUNCHERS = {"from-ddp": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]}
 """Documents whose scripts are started by something else than Python alone."""
+NOT_OURS = "\nimport os\nos._exit(0)\n"
+"""Ends a script that does not use Modum. DistributedDataParallel keeps gloo's threads after `destroy_process_group`, and
+the end of the interpreter then aborts now and then (pytorch/pytorch#190489): in 1 of 40 runs of two workers."""
 SCRIPTS = [script for document in DOCUMENTS for script in scripts(document)]
 
 
@@ -20,7 +23,7 @@ SCRIPTS = [script for document in DOCUMENTS for script in scripts(document)]
 def test_a_script_of_the_docs_runs(script: Script, tmp_path: Path) -> None:
     prepare(script.document, tmp_path)
     file = tmp_path / "train.py"
-    file.write_text(script.text)
+    file.write_text(script.text if "modum" in script.text else script.text + NOT_OURS)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "MPLBACKEND": "agg"}
     command = [sys.executable, *LAUNCHERS.get(script.document.stem, ()), file.name]
     with subprocess.Popen(

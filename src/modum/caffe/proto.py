@@ -1,23 +1,36 @@
-"""Caffe's messages as Python classes, made on import from the text of `caffe.proto` beside this file.
+"""Caffe's messages as Python classes, made on import from what protoc made of `caffe.proto` when Modum was built.
 
-They are the classes that protoc would generate, under the same names: `NetParameter`, `LayerParameter` and so on, the
-values of their enums on the class (`LossParameter.VALID`), those of the enum `Phase` here (`TRAIN`, `TEST`). They live
-in a descriptor pool of their own, so that pycaffe or another schema of package caffe can be in the same process.
-`proto.pyi` says for type checkers which classes there are.
+They have the names of protoc's own classes: `NetParameter`, `LayerParameter` and so on, the values of their enums on
+the class (`LossParameter.VALID`), those of the enum `Phase` here (`TRAIN`, `TEST`). They live in a descriptor pool of
+their own, so that pycaffe or another schema of package caffe can be in the same process. `proto.pyi` says for type
+checkers which classes there are.
 """
 
 import sys
 from importlib.resources import files
 
 from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.message import Message
 
-from modum.caffe.schema import parse_schema
 
-_schema = parse_schema(files("modum.caffe").joinpath("caffe.proto").read_text(encoding="utf-8"), "caffe.proto")
+def _schema() -> FileDescriptorProto:
+    """Return the descriptor of the schema, which the build has put beside it."""
+    file = files("modum.caffe").joinpath("caffe.binpb")
+    try:
+        compiled = FileDescriptorSet.FromString(file.read_bytes())
+    except FileNotFoundError:
+        raise ImportError(
+            f"{file} is missing: it is compiled when Modum is built. HINT: pip install --editable . in the source tree"
+            " (or python hatch_build.py there, which needs hatchling and grpcio-tools)"
+        ) from None
+    (schema,) = compiled.file
+    return schema
+
+
 _pool = descriptor_pool.DescriptorPool()
-_pool.AddSerializedFile(_schema.SerializeToString())
+_pool.AddSerializedFile(_schema().SerializeToString())
 
 if hasattr(message_factory, "GetMessageClass"):
     _make_class = message_factory.GetMessageClass
@@ -28,7 +41,7 @@ Phase = EnumTypeWrapper(_pool.FindEnumTypeByName("caffe.Phase"))
 TRAIN = Phase.Value("TRAIN")
 TEST = Phase.Value("TEST")
 _classes = {
-    message.name: _make_class(_pool.FindMessageTypeByName(f"caffe.{message.name}")) for message in _schema.message_type
+    name: _make_class(message) for name, message in _pool.FindFileByName("caffe.proto").message_types_by_name.items()
 }
 globals().update(_classes)
 

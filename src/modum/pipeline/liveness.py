@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Final
 
 from modum.box import Box, Counter
@@ -19,7 +20,7 @@ CLAIM_SECONDS: Final = 5.0
 
 
 class StageRoster:
-    """The stages of one pipeline, as one of them sees the others. `join` takes this worker's place among them.
+    """The stages of one pipeline, as one of them sees the others.
 
     Args:
         box: in which the pipeline is.
@@ -41,11 +42,14 @@ class StageRoster:
         # who hangs is found by the deadlines of those who wait for it
         self._roster = Roster(box, f"{name}/stage")
         self._joined = box.counter(f"{name}/joined")
-        self._member: Member | None = None
         self._stopped = threading.Event()
 
-    def join(self) -> None:
+    def join(self) -> Member:
         """Take this stage's place, and wait until all stages have taken theirs.
+
+        Returns:
+            The place: `leave(done=True)` gives it up with everything done; after `leave()` the others see this stage
+            as dead.
 
         Raises:
             MismatchError: another worker has this place, or the name was used before.
@@ -53,12 +57,20 @@ class StageRoster:
             DeadlineError: some did not come within the timeout; the message names them.
         """
         try:
-            self._member = self._roster.join(str(self._index), timeout=CLAIM_SECONDS)
+            member = self._roster.join(str(self._index), timeout=CLAIM_SECONDS)
         except DeadlineError as error:
             raise MismatchError(
                 f"{self.place}: another worker has this stage already ({error})\n"
                 "HINT: every worker needs a rank of its own: start them with `modum run`"
             ) from None
+        with ExitStack() as failing:
+            failing.callback(member.leave)
+            self._meet()
+            failing.pop_all()
+        return member
+
+    def _meet(self) -> None:
+        """Wait until every stage has its place."""
         if self._joined.add(1) >= len(self._places):
             raise MismatchError(
                 f"{self.place}: pipeline {self._name!r} was used before in this box\n"
@@ -101,16 +113,6 @@ class StageRoster:
     def stop(self) -> None:
         """End the waits of this worker's other threads."""
         self._stopped.set()
-
-    def leave(self) -> None:
-        """Give the place up with everything done. Does nothing the second time."""
-        if self._member is not None:
-            self._member.leave(done=True)
-
-    def abandon(self) -> None:
-        """Give the place up without having done everything: the others see this stage as dead."""
-        if self._member is not None:
-            self._member.leave()
 
     def check(self, *, starting: bool = False) -> None:
         """Check that the other stages are alive and have not failed.

@@ -105,13 +105,13 @@ class Pipeline:
         places = [self._place(index) for index in range(stage.stages)]
         self._roster = StageRoster(job.box, self._prefix, places, stage.index, timeout)
         with ExitStack() as stack:
-            stack.callback(self._roster.abandon)
             try:
                 self._agree()
             except ModumError as error:
                 self._roster.fail(error)
                 raise
-            self._roster.join()
+            self._member = self._roster.join()
+            stack.callback(self._member.leave)
             self._stack = stack.pop_all()
         with self._together("start"):
             # more are never under way while training, so that sending never waits there
@@ -297,7 +297,7 @@ class Pipeline:
                 )
             with self._together("end"):
                 self._neighbours.drain()
-                self._roster.leave()
+                self._member.leave(done=True)
         self._stopped = True
         self._stack.close()
 
@@ -350,7 +350,7 @@ class Pipeline:
             self._stopped = True
             with suppress(ModumError), ExitStack() as stack:  # in reverse order, whatever fails
                 stack.callback(self._stack.close)
-                stack.callback(self._roster.abandon)
+                stack.callback(self._member.leave)
                 stack.callback(self._roster.fail, error)
                 self._roster.stop()
 
