@@ -14,8 +14,8 @@ from tests.docs.scripts import DOCUMENTS, Script, scripts
 LAUNCHERS = {"from-ddp": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]}
 """Documents whose scripts are started by something else than Python alone."""
 NOT_OURS = "\nimport os\nos._exit(0)\n"
-"""Ends a script that does not use Modum. DistributedDataParallel keeps gloo's threads after `destroy_process_group`, and
-the end of the interpreter then aborts now and then (pytorch/pytorch#190489): in 1 of 40 runs of two workers."""
+"""Ends a script that does not use Modum. DistributedDataParallel keeps gloo's threads after `destroy_process_group`,
+and the interpreter's end then aborts now and then (pytorch/pytorch#190489): in 1 of 40 runs of two workers."""
 SCRIPTS = [script for document in DOCUMENTS for script in scripts(document)]
 
 
