@@ -1,5 +1,6 @@
 """A server's life: its pool, its memory, the identity of its box."""
 
+import re
 import threading
 
 import numpy as np
@@ -73,3 +74,13 @@ def test_starting_and_closing_twice_is_harmless() -> None:
     server.close()
     with pytest.raises(ValueError, match="at least 1 byte"):
         Server(memory=0)
+
+
+def test_memory_is_bytes_or_a_text_with_a_unit() -> None:
+    with Server(memory="64MiB") as server:
+        assert server.statistics().memory == 64 << 20
+    with pytest.raises(ValueError, match="'64 cats' is not an amount of memory; write it like 512MiB"):
+        Server(memory="64 cats")
+    for wrong in (1.5e9, None, b"64MiB"):
+        with pytest.raises(TypeError, match=re.escape(f"memory ({wrong!r}) must be a whole number of bytes, or")):
+            Server(memory=wrong)  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ from modum.box.server.serving import serve_slot, shake_hands
 from modum.box.server.sessions import Sessions
 from modum.box.sockets import format_address, local_host, tune
 from modum.errors import ModumError
+from modum.units import parse_bytes
 
 log = logging.getLogger("modum.server")
 
@@ -36,7 +37,8 @@ class Server:
     Args:
         host: address to listen on. Anything but loopback needs a token.
         port: 0 takes a free one; see `address`.
-        memory: limit of the pool in bytes; memory is used when it is first written to.
+        memory: limit of the pool: bytes, or a text like "64MiB" (`modum.units.parse_bytes`); memory is used when it is
+            first written to.
         token: what clients must hold; None lets in everybody who can reach the address.
         grace: seconds without any connection after which a client counts as dead.
 
@@ -45,7 +47,8 @@ class Server:
         identifier: random; it names this run of the server.
 
     Raises:
-        ValueError: no token, and not loopback; or a limit below one byte.
+        ValueError: no token, and not loopback; or a limit below one byte, or a text that is none.
+        TypeError: the limit is neither a whole number nor a text.
         OSError: the address cannot be listened on.
     """
 
@@ -54,11 +57,15 @@ class Server:
         host: str = "127.0.0.1",
         port: int = 0,
         *,
-        memory: int = DEFAULT_MEMORY,
+        memory: int | str = DEFAULT_MEMORY,
         token: str | None = None,
         grace: float = GRACE,
     ) -> None:
         check_exposure(host, token)
+        if isinstance(memory, str):
+            memory = parse_bytes(memory)
+        if not isinstance(memory, int):
+            raise TypeError(f"memory ({memory!r}) must be a whole number of bytes, or a text like '512MiB' or '8GiB'")
         if memory < 1:
             raise ValueError(f"memory must be at least 1 byte, not {memory}")
         self.identifier = secrets.token_hex(8)
