@@ -80,8 +80,10 @@ def test_an_exchange_that_is_due_too_early_is_put_off_and_counted_once(box: Box)
         assert worker.averaging.statistics().exchanges == 0
         rule.gate.release()
         until(lambda: not worker.averaging.exchanging)
+        assert worker.averaging.statistics().moving_rate == 0  # it is over, and nobody has looked
         worker.step()  # collects the first and starts the second, at step 8
         assert worker.averaging.statistics().exchanges == 1
+        assert worker.averaging.statistics().moving_rate == 0.5
         worker.step()
         assert worker.averaging.statistics().put_off == 1
         worker.step()  # due at step 10, and late again

@@ -1,7 +1,7 @@
 """The background thread."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from tests.support import Clock, until
@@ -29,14 +29,15 @@ def exchange(counts: list[int], clock: Clock) -> Iterator[BackgroundTransfer]:
 def test_a_transfer_runs_on_another_thread_and_is_measured(exchange: BackgroundTransfer, clock: Clock) -> None:
     threads = []
 
-    def transfer() -> None:
+    def transfer() -> Sequence[float]:
         threads.append(threading.current_thread())
         clock.now += 2.5
+        return 0.5, 0.25
 
     exchange.submit(transfer)
     assert exchange.pending
     until(lambda: exchange.ready)
-    assert exchange.collect() == 2.5
+    assert exchange.collect() == (2.5, (0.5, 0.25))
     assert threads[0] is not threading.main_thread()
     assert (exchange.pending, exchange.count, exchange.seconds, exchange.waited) == (False, 1, 2.5, 0.0)
 
@@ -44,14 +45,15 @@ def test_a_transfer_runs_on_another_thread_and_is_measured(exchange: BackgroundT
 def test_collecting_waits_and_the_wait_is_measured(exchange: BackgroundTransfer, clock: Clock) -> None:
     gate = threading.Event()
 
-    def transfer() -> None:
+    def transfer() -> Sequence[float]:
         assert gate.wait(10)
         clock.now += 2.0
+        return ()
 
     exchange.submit(transfer)
     assert not exchange.ready
     threading.Timer(0.02, gate.set).start()
-    assert exchange.collect() == 2.0
+    assert exchange.collect() == (2.0, ())
     assert exchange.waited == 2.0
 
 
@@ -60,7 +62,7 @@ def test_collecting_nothing_returns_at_once(exchange: BackgroundTransfer) -> Non
 
 
 def test_an_error_of_the_transfer_is_raised_by_every_collect_from_then_on(exchange: BackgroundTransfer) -> None:
-    def transfer() -> None:
+    def transfer() -> Sequence[float]:
         raise ConnectionError("the wire was cut")
 
     exchange.submit(transfer)
@@ -72,7 +74,7 @@ def test_an_error_of_the_transfer_is_raised_by_every_collect_from_then_on(exchan
 
 def test_the_groups_are_counted_after_every_transfer(exchange: BackgroundTransfer, counts: list[int]) -> None:
     for number in (1, 2, 3):
-        exchange.submit(lambda: None)
+        exchange.submit(lambda: ())
         exchange.collect()
         assert len(counts) == number
 
@@ -96,7 +98,12 @@ def test_an_error_of_the_counting_is_raised_by_collect() -> None:
 
 def test_closing_finishes_the_pending_transfer() -> None:
     done = []
+
+    def transfer() -> Sequence[float]:
+        done.append(1)
+        return ()
+
     exchange = BackgroundTransfer(lambda: None, idle_seconds=60)
-    exchange.submit(lambda: done.append(1))
+    exchange.submit(transfer)
     exchange.close()
     assert done == [1]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from modum.parameters import Vector
     from modum.rules import UpdateRule
 
-__all__ = ["Averaging", "AveragingStatistics", "Groups", "Transfer"]
+__all__ = ["Averaging", "AveragingStatistics", "Groups", "Transfer", "Transferred"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +50,15 @@ class Groups(Protocol):
         """Count them; called after every transfer, on its thread."""
 
 
+class Transferred(NamedTuple):
+    """What a transfer that is over has left."""
+
+    seconds: float
+    """That it took."""
+    rates: Sequence[float]
+    """Of its exchange, one for each vector."""
+
+
 class Transfer(Protocol):
     """Carries out one transfer at a time: `BackgroundTransfer` in a job, virtual time in a simulation."""
 
@@ -68,14 +77,14 @@ class Transfer(Protocol):
     waited: float
     """How much of that time was waited for."""
 
-    def submit(self, transfer: Callable[[], None]) -> None:
-        """Start a transfer. The one before must have been collected."""
+    def submit(self, transfer: Callable[[], Sequence[float]]) -> None:
+        """Start a transfer, which returns the rates of its exchange. The one before must have been collected."""
 
-    def collect(self) -> float | None:
-        """Wait for the pending transfer and return the seconds that it took; None where none is pending.
+    def collect(self) -> Transferred | None:
+        """Wait for the pending transfer and return what it has left; None where none is pending.
 
         Returns:
-            Seconds, or None.
+            Seconds and rates, or None.
 
         Raises:
             Exception: what the transfer raised.
@@ -132,7 +141,7 @@ class Averaging:
         self.buffers = buffers
         self._rule = rule
         self._parts = [rule.part(vector, buffer) for vector, buffer in zip(vectors, buffers, strict=True)]
-        self._rates = [0.0] * len(self._parts)
+        self._rates: Sequence[float] = [0.0] * len(self._parts)
         self._group = group
         self._membership = membership
         self._schedule = Schedule(rule.interval, clock)
@@ -219,11 +228,7 @@ class Averaging:
             else:
                 part.vector.snapshot()
         groups = self.groups
-
-        def transfer() -> None:
-            self._rates = [part.transfer(groups) for part in self._parts]
-
-        self._transfer.submit(transfer)
+        self._transfer.submit(lambda: [part.transfer(groups) for part in self._parts])
 
     def _collected(self) -> None:
         """Apply the pending exchange, waiting for it if need be."""
@@ -233,8 +238,9 @@ class Averaging:
 
     def _awaited(self) -> bool:
         """Wait for the pending exchange; return whether there was one."""
-        seconds = self._transfer.collect()
-        if seconds is None:
+        transferred = self._transfer.collect()
+        if transferred is None:
             return False
+        seconds, self._rates = transferred
         self._schedule.exchanged(seconds)
         return True

@@ -7,17 +7,24 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from modum.averaging.averaging import Transferred
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 
 class _Job:
-    """One transfer: `seconds` is set before `finished`."""
+    """One transfer: `seconds` and `rates` are set before `finished`."""
 
-    def __init__(self, transfer: Callable[[], None]) -> None:
+    def __init__(self, transfer: Callable[[], Sequence[float]]) -> None:
         self.transfer = transfer
         self.finished = threading.Event()
         self.seconds = 0.0
+        self.rates: Sequence[float] = ()
+
+    def run(self) -> None:
+        """Carry the transfer out."""
+        self.rates = self.transfer()
 
 
 class BackgroundTransfer:
@@ -64,17 +71,17 @@ class BackgroundTransfer:
         """Whether `collect` has something to say: a transfer is over, or something failed."""
         return self._failure is not None or (self._pending is not None and self._pending.finished.is_set())
 
-    def submit(self, transfer: Callable[[], None]) -> None:
-        """Start a transfer. The one before must have been collected."""
+    def submit(self, transfer: Callable[[], Sequence[float]]) -> None:
+        """Start a transfer, which returns the rates of its exchange. The one before must have been collected."""
         assert self._pending is None, "the transfer before was not collected"
         self._pending = _Job(transfer)
         self._jobs.put(self._pending)
 
-    def collect(self) -> float | None:
-        """Return the seconds that the pending transfer took, waiting for it; None where none is pending.
+    def collect(self) -> Transferred | None:
+        """Return what the pending transfer has left, waiting for it; None where none is pending.
 
         Returns:
-            Seconds, or None.
+            Seconds and rates, or None.
 
         Raises:
             Exception: what a transfer, or what is called after it, raised; the transfer is over then as well.
@@ -87,7 +94,7 @@ class BackgroundTransfer:
             return None
         self.count += 1
         self.seconds += job.seconds
-        return job.seconds
+        return Transferred(job.seconds, job.rates)
 
     def wait(self) -> None:
         """Wait until the pending transfer is over. That has no limit of its own: every operation of the box has."""
@@ -113,7 +120,7 @@ class BackgroundTransfer:
             if job is None:
                 return
             start = self._clock()
-            self._guarded(job.transfer)
+            self._guarded(job.run)
             job.seconds = self._clock() - start
             self._guarded(self._after)
             job.finished.set()

@@ -4,7 +4,7 @@ Code that waits, as `modum.averaging.Averaging` and the parts of rules do, runs 
 stands still while simpy's time goes on.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import greenlet
@@ -12,6 +12,7 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
+from modum.averaging.averaging import Transferred
 from modum.box.kernels import portable
 from modum.groups import Alone
 
@@ -23,14 +24,15 @@ __all__ = ["VirtualBuffer", "VirtualGroup", "VirtualTransfer", "pause", "running
 DTYPE = "float32"
 
 
-def running(work: Callable[[], object]) -> Generator[simpy.Event, object, None]:
-    """Make a process of work that may `pause`."""
+def running(work: Callable[[], object]) -> Generator[simpy.Event, object, Any]:
+    """Make a process of work that may `pause`; it returns what the work returns."""
     task = greenlet.greenlet(work)
     event = task.switch()
     try:
         while not task.dead:
             yield event
             event = task.switch()
+        return event  # the last switch returns what the work does
     finally:
         if not task.dead:
             task.throw()
@@ -168,7 +170,7 @@ class VirtualTransfer:
         self._finished = finished
         self._collected = collected
         self._process: simpy.Process | None = None
-        self._seconds = 0.0
+        self._transferred = Transferred(0.0, ())
         self.count = 0
         self.seconds = 0.0
         self.waited = 0.0
@@ -184,14 +186,14 @@ class VirtualTransfer:
         """Whether one is over."""
         return self._process is not None and not self._process.is_alive
 
-    def submit(self, transfer: Callable[[], None]) -> None:
+    def submit(self, transfer: Callable[[], Sequence[float]]) -> None:
         """Start a transfer, once the snapshot is taken."""
         self.began = self._environment.now + self._boundary
         self._submitted()
         self._process = self._environment.process(self._carry(transfer))
 
-    def collect(self) -> float | None:
-        """Wait for the pending transfer and return its seconds; None where none is pending."""
+    def collect(self) -> Transferred | None:
+        """Wait for the pending transfer and return what it has left; None where none is pending."""
         if self._process is None:
             return None
         start = self._environment.now
@@ -200,9 +202,9 @@ class VirtualTransfer:
         self.waited += self._environment.now - max(start, self.began)
         self._process = None
         self.count += 1
-        self.seconds += self._seconds
-        self._collected(self._seconds)
-        return self._seconds
+        self.seconds += self._transferred.seconds
+        self._collected(self._transferred.seconds)
+        return self._transferred
 
     def close(self) -> None:
         """End the pending transfer where it is."""
@@ -210,11 +212,11 @@ class VirtualTransfer:
             self._process.interrupt()
         self._process = None
 
-    def _carry(self, transfer: Callable[[], None]) -> Generator[simpy.Event, Any, None]:
+    def _carry(self, transfer: Callable[[], Sequence[float]]) -> Generator[simpy.Event, Any, None]:
         try:
             yield self._environment.timeout(self._boundary)
-            yield from running(transfer)
+            rates = yield from running(transfer)
         except simpy.Interrupt:
             return
-        self._seconds = self._environment.now - self.began
+        self._transferred = Transferred(self._environment.now - self.began, rates)
         self._finished()
