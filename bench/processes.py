@@ -10,7 +10,7 @@ from pathlib import Path
 from modum.box.server.process import ServerProcesses
 
 ROOT = Path(__file__).resolve().parent.parent
-_PATIENCE = 20.0  # seconds for a process to end once its input has ended
+_TIMEOUT = 20.0  # seconds for a process to end once its input has ended
 
 
 class PeerError(RuntimeError):
@@ -39,7 +39,7 @@ class Peer:
         assert self.process.stdout is not None
         if line := self.process.stdout.readline().strip():
             return line
-        raise PeerError(f"{self._name} has ended with status {self.process.wait(_PATIENCE)}")
+        raise PeerError(f"{self._name} has ended with status {self.process.wait(_TIMEOUT)}")
 
     def ask(self, line: str = "go") -> str:
         """`tell`, then `answer`."""
@@ -52,7 +52,7 @@ class Peer:
             assert self.process.stdin is not None
             try:
                 self.process.stdin.close()
-                self.process.wait(_PATIENCE)
+                self.process.wait(_TIMEOUT)
             except (BrokenPipeError, subprocess.TimeoutExpired):
                 self.process.kill()
 

@@ -11,7 +11,7 @@ WARM_UP = 2
 """Rounds that are run and not counted: compilation, first touch of memory, growing socket buffers."""
 QUIET = 0.1
 """A block of rounds counts as quiet if other processes took at most this part of all cores."""
-PATIENCE = 10.0
+TIMEOUT = 10.0
 """Seconds for a comparison, after which rounds count that were not quiet."""
 _BLOCK_SECONDS = 0.15  # the kernel tells the load in steps of 10 ms
 _PAUSE = 0.1  # seconds for the others to go on
@@ -53,7 +53,7 @@ def take_turns(
     rounds: int,
     *,
     watch: Callable[[], OtherLoad] = OtherLoad,
-    patience: float = PATIENCE,
+    timeout: float = TIMEOUT,
 ) -> Turns:
     """Run every side once a round, until enough rounds were quiet.
 
@@ -61,7 +61,7 @@ def take_turns(
         sides: what is compared; each returns seconds.
         rounds: how many are to count.
         watch: starts to look at what other processes take.
-        patience: seconds after which rounds count that were not quiet.
+        timeout: seconds after which rounds count that were not quiet.
     """
 
     def turn() -> dict[str, float]:
@@ -71,7 +71,7 @@ def take_turns(
         turn()
     quiet: list[dict[str, float]] = []
     disturbed: list[dict[str, float]] = []
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while len(quiet) < rounds and (time.monotonic() < deadline or len(quiet) + len(disturbed) < rounds):
         load = watch()
         end = time.monotonic() + _BLOCK_SECONDS
@@ -82,7 +82,7 @@ def take_turns(
             quiet += block
         else:
             disturbed += block
-            time.sleep(min(_PAUSE, patience))
+            time.sleep(min(_PAUSE, timeout))
     counted = (quiet + disturbed)[:rounds]
     samples = {name: [seconds[name] for seconds in counted] for name in sides}
     return Turns(samples, len(quiet) >= rounds)

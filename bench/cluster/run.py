@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TOOLS = ("setpriv", "unshare", "ip", "tc", "mount")
 NEEDS = {"mpi": "mpi4py", "accumulate": "mpi4py", "box": "torch", "pool": "numpy", "ddp": "torch"}
 """Packages of systems that are not called like them."""
-PATIENCE = 1200.0
+TIMEOUT = 1200.0
 """Seconds beyond the measurement itself: to start everything."""
 
 # setpriv ends unshare with this process, even if it is killed; and unshare ends the first process inside, whose end is
@@ -95,7 +95,7 @@ def run(case: Case) -> Measured:
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env=environment
     ) as process:
         try:
-            output, errors = process.communicate(msgspec.json.encode(case), timeout=case.seconds + PATIENCE)
+            output, errors = process.communicate(msgspec.json.encode(case), timeout=case.seconds + TIMEOUT)
         except BaseException as error:
             process.kill()  # and with it all that is inside
             process.wait()

@@ -45,9 +45,9 @@ def test_disturbed_rounds_are_repeated() -> None:
     assert turns.samples == {"side": [WARM_UP + 2.0]}
 
 
-def test_disturbed_rounds_count_once_patience_is_over_and_are_told() -> None:
+def test_disturbed_rounds_count_once_the_time_is_over_and_are_told() -> None:
     numbers = counting()
-    turns = take_turns({"side": lambda: next(numbers)}, rounds=2, watch=lambda: Told(0.5), patience=0)
+    turns = take_turns({"side": lambda: next(numbers)}, rounds=2, watch=lambda: Told(0.5), timeout=0)
     assert not turns.quiet
     assert turns.samples == {"side": [WARM_UP + 1.0, WARM_UP + 2.0]}
 
