@@ -2,7 +2,9 @@
 
 import contextlib
 import threading
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,8 +15,8 @@ __all__ = ["JobProgress", "WorkerProgress", "clear_progress", "read_progress"]
 
 _BUFFER = "modum/progress"
 """One row per rank, one column per name below: float64 values, bit for bit in an int64 buffer."""
-_COLUMNS = ("samples", "steps", "total", "losses", "loss", "exchanges", "exchange_seconds", "hidden_seconds")
-_SAMPLES, _STEPS, _TOTAL, _LOSSES, _LOSS, _EXCHANGES, _EXCHANGE_SECONDS, _HIDDEN_SECONDS = range(len(_COLUMNS))
+_COLUMNS = ("samples", "steps", "total", "losses", "loss", "exchanges", "exchange_seconds", "hidden_seconds", "now")
+_SAMPLES, _STEPS, _TOTAL, _LOSSES, _LOSS, _EXCHANGES, _EXCHANGE_SECONDS, _HIDDEN_SECONDS, _NOW = range(len(_COLUMNS))
 _WRITE_SECONDS = 0.5
 """Time between two writes of one worker."""
 
@@ -29,12 +31,14 @@ class WorkerProgress:
         box: to write to.
         rank: of the worker.
         world_size: of the job.
+        clock: seconds, never going back; the measure of `JobProgress.now`.
 
     Raises:
         MismatchError: the box keeps the progress of a job with too few workers for this rank.
     """
 
-    def __init__(self, box: Box, rank: int, world_size: int) -> None:
+    def __init__(self, box: Box, rank: int, world_size: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._buffer = _create_or_open(box, world_size)
@@ -92,6 +96,7 @@ class WorkerProgress:
                 row[_EXCHANGES] += 1
                 row[_EXCHANGE_SECONDS] += exchange_seconds
                 row[_HIDDEN_SECONDS] += hidden_seconds
+            row[_NOW] = self._clock()
             self._changed = True
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="modum-progress", daemon=True)
@@ -143,6 +148,8 @@ class JobProgress:
     ranks: int
     """Workers that have reported."""
     world_size: int
+    now: float = field(default=0.0, compare=False)
+    """Seconds on the worker's own clock at its newest report; of several workers, the largest."""
 
     @property
     def seconds_per_exchange(self) -> float:
@@ -176,6 +183,7 @@ def read_progress(box: Box) -> JobProgress | None:
             hidden_seconds=float(sums[_HIDDEN_SECONDS]),
             ranks=len(reported),
             world_size=len(rows),
+            now=float(rows[:, _NOW].max()),
         )
     return None
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from modum.box import Box, Server, new_token
 from modum.cluster.by_hand import ByHand
-from modum.observe.progress import read_progress
+from modum.observe.progress import JobProgress, read_progress
 from modum.waiting import poll
 
 __all__ = ["measure_copy", "measure_step"]
@@ -24,7 +24,7 @@ STEP_TIMEOUT: Final = 120.0
 WARM_UP_STEPS: Final = 3
 LEAST_STEPS: Final = 5
 LEAST_SECONDS: Final = 2.0
-"""Workers report twice a second, so that a shorter measurement would be one of their reports."""
+"""So that the measurement is of more than a few steps where they are short."""
 
 
 def measure_copy(nbytes: int = 64 << 20) -> float:
@@ -65,19 +65,22 @@ def measure_step(command: Sequence[str], environment: Mapping[str, str]) -> floa
 
 
 def _step_seconds(box: Box, process: "subprocess.Popen[bytes]", name: str) -> float:
-    first: tuple[float, int] | None = None
+    first: JobProgress | None = None
     steps = 0
 
     def measured() -> float | None:
         nonlocal first, steps
         ended = process.poll() is not None
         progress = read_progress(box)
-        steps = 0 if progress is None else progress.steps
-        now = time.monotonic()
-        if first is None and steps >= WARM_UP_STEPS:
-            first = (now, steps)
-        elif first is not None and steps >= first[1] + LEAST_STEPS and now - first[0] >= LEAST_SECONDS:
-            return (now - first[0]) / (steps - first[1])
+        if progress is not None:
+            steps = progress.steps
+            if first is None and steps >= WARM_UP_STEPS:
+                first = progress
+            elif first is not None:
+                # by the worker's clock: when its reports are seen here depends on who else computes
+                done, seconds = steps - first.steps, progress.now - first.now
+                if done >= LEAST_STEPS and seconds >= LEAST_SECONDS:
+                    return seconds / done
         if ended:
             raise ValueError(f"{name} ended with status {process.returncode} after {steps} steps, too few to measure")
         return None
