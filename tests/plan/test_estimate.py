@@ -64,6 +64,8 @@ def test_a_group_shares_its_exchange_out_and_pays_for_its_bus() -> None:
     assert plan.interval == 1
     assert plan.efficiency == pytest.approx(0.2 / (step + spread), rel=1e-6)
     assert plan.worker_memory == nbytes // 4 + nbytes
+    # Downpour remembers its slice of the shared weights, too
+    assert estimate(cluster, nbytes, 0.2, rule="downpour").worker_memory == 2 * nbytes // 4 + nbytes
 
 
 def test_the_hiding_interval_is_the_first_that_hides() -> None:

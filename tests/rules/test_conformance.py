@@ -7,7 +7,7 @@ import pytest
 
 from modum.box import Box, Buffer
 from modum.parameters import Vector
-from modum.rules import RULES, Elastic, Hybrid, Leg, Part
+from modum.rules import RULES, Downpour, Elastic, Hybrid, Leg, Part, UpdateRule
 from modum.testing import check_rule
 
 
@@ -39,6 +39,12 @@ class Understated(Elastic):
 class Silent(Elastic):
     def settings(self) -> dict[str, Any]:
         return {"rule": "silent"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgetful(Downpour):
+    def memory(self, nbytes: int) -> int:
+        return 0
 
 
 class Lying(Part):
@@ -80,11 +86,12 @@ class Moving(Elastic):
     [
         (Understated, "traffic"),
         (Silent, "settings"),
+        (Forgetful, r"memory\(\) says 0 bytes for 1048576 of weights, but \w+ takes 10\d\d\d\d\d"),
         (Misreported, "statistics are mixed with the rate"),
         (Rateless, "rate of 0"),
         (Moving, "learned nothing"),
     ],
 )
-def test_a_broken_rule_is_told_what_is_wrong(rule: type[Elastic], message: str, box: Box) -> None:
+def test_a_broken_rule_is_told_what_is_wrong(rule: type[UpdateRule], message: str, box: Box) -> None:
     with pytest.raises(AssertionError, match=message):
         check_rule(rule, box)

@@ -16,7 +16,7 @@ from modum.rules import RULES, Elastic, check_interval, rule_from_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from modum.rules import Auto, Leg
+    from modum.rules import Auto, Leg, UpdateRule
 
 ALL_REDUCE: Final = "allreduce"
 """What the asynchronous rules are compared with: every step waits for the average of all workers' gradients."""
@@ -139,7 +139,7 @@ def estimate(
         interval=planned,
         exchange_seconds=exchange,
         places=_places(cluster, nbytes, moved, 1 / compute, step),
-        worker_memory=_worker_memory(cluster, nbytes),
+        worker_memory=_worker_memory(cluster, nbytes, made),
         server_memory=math.ceil(nbytes * cluster.largest_part(nbytes)),
         efficiency=steps * step_seconds / cycle,
     )
@@ -199,10 +199,11 @@ def _places(cluster: Cluster, nbytes: int, moved: int, per_second: float, step: 
     return tuple(sorted(places, key=lambda place: -place.load))
 
 
-def _worker_memory(cluster: Cluster, nbytes: int) -> int:
-    """Return the bytes of the snapshot of this member's slice and, in a group, of a flat vector as scratch."""
+def _worker_memory(cluster: Cluster, nbytes: int, rule: UpdateRule) -> int:
+    """Return the bytes of a member's snapshot, of what the rule remembers and, in a group, of a flat scratch vector."""
     members = cluster.group_size
-    return math.ceil(nbytes / members) + (nbytes if members > 1 else 0)
+    own = math.ceil(nbytes / members)
+    return own + rule.memory(own) + (nbytes if members > 1 else 0)
 
 
 def _all_reduce(cluster: Cluster, nbytes: int, step_seconds: float, overlap: bool, step_bytes: float) -> Estimate:

@@ -66,6 +66,9 @@ class Downpour(UpdateRule):
     def traffic(self, nbytes: int) -> tuple[Leg, ...]:
         return Leg(nbytes, 0), Leg(0, nbytes)
 
+    def memory(self, nbytes: int) -> int:
+        return nbytes
+
 
 class _Accumulated(Part):
     """The shared weights that this worker took last, and how old they are."""

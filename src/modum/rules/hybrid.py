@@ -53,6 +53,9 @@ class Hybrid(UpdateRule):
     def traffic(self, nbytes: int) -> tuple[Leg, ...]:
         return self.between.traffic(nbytes)
 
+    def memory(self, nbytes: int) -> int:
+        return self.between.memory(nbytes)
+
 
 def check_groups(rule: UpdateRule, group_size: int) -> None:
     """Raise `ValueError` if the job was launched with groups and the rule knows none."""

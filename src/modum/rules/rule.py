@@ -81,6 +81,10 @@ class UpdateRule(ABC):
     def traffic(self, nbytes: int) -> tuple[Leg, ...]:
         """Return what an exchange of `nbytes` of weights moves, leg by leg: each begins when the one before is over."""
 
+    def memory(self, nbytes: int) -> int:
+        """Return the bytes that a part remembers from one exchange to the next, for `nbytes` of weights."""
+        return 0
+
     def settings(self) -> dict[str, Any]:
         """Return what must be alike in all workers of a job: the rule's name, and its fields as plain values."""
         return {"rule": self.name, **{field.name: getattr(self, field.name) for field in fields(self)}}  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """The conformance suite of update rules: what every `modum.rules.UpdateRule` must do."""
 
+import tracemalloc
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from modum.groups import Alone
 from modum.parameters import ArrayVector
 from modum.rules import UpdateRule
 
-SIZE, STATISTICS = 96, 16
+SIZE, STATISTICS, LONG = 96, 16, 1 << 18
 STEPS, LEARNING_RATE = 200, 0.05
 
 Array = NDArray[np.float32]
@@ -36,6 +37,7 @@ def check_rule(make: Callable[..., UpdateRule], box: Box, name: str = "modum/tes
     buffer = box.create(name, SIZE)
     try:
         _check_part(rule, buffer)
+        _check_memory(rule, buffer)
         for overlap in (False, True):
             _check_training(make(interval=2, overlap=overlap), buffer)
     finally:
@@ -110,6 +112,21 @@ def _check_part(rule: UpdateRule, buffer: Buffer) -> None:
     due = sum(leg.out for leg in legs), sum(leg.back for leg in legs)
     assert counted.moved == due, f"traffic() says {due} bytes out and back, but an exchange moved {counted.moved}"
     assert np.isfinite(vector.staging).all(), "the correction has numbers that are not finite"
+
+
+def _check_memory(rule: UpdateRule, buffer: Buffer) -> None:
+    """Check that a new part takes no more memory for a long vector than the rule says."""
+    vector = ArrayVector(np.zeros(LONG, np.float32))
+    tracemalloc.start()
+    try:
+        part = rule.part(vector, buffer)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    due = rule.memory(vector.weights.nbytes)
+    assert kept < due + vector.weights.nbytes / 10, (
+        f"memory() says {due} bytes for {vector.weights.nbytes} of weights, but {type(part).__name__} takes {kept}"
+    )
 
 
 def _check_training(rule: UpdateRule, buffer: Buffer) -> None:
