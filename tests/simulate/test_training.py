@@ -57,9 +57,28 @@ def test_a_trained_job_takes_the_time_of_one_that_only_counts(rule: str, overlap
     """The real running of a rule and the model of it tell the same story: two accounts of one schedule."""
     scenario = Scenario(cluster=Cluster(workers=4, link=1e9), spread=0.1, steps=200, rule=rule, overlap=overlap)
     counted, real = simulate(scenario), simulate(scenario, train=True)
-    assert real.seconds == pytest.approx(counted.seconds, rel=0.05)
-    assert real.exchanges == pytest.approx(counted.exchanges, rel=0.1)
-    assert real.exchange_seconds.median == pytest.approx(counted.exchange_seconds.median, rel=0.1)
+    # where groups wait, a difference in one interval moves all that comes after it
+    near = 0.01 if overlap else 0.07
+    assert real.seconds == pytest.approx(counted.seconds, rel=near)
+    assert real.exchanges == pytest.approx(counted.exchanges, rel=near)
+    assert real.exchange_seconds.median == pytest.approx(counted.exchange_seconds.median, rel=near)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_a_trained_job_and_one_that_only_counts_are_the_same_where_no_exchange_is_late(
+    rule: str, overlap: bool, group_size: int
+) -> None:
+    cluster = Cluster(workers=4, group_size=group_size, link=7e9)
+    scenario = Scenario(cluster=cluster, spread=0.1, steps=50, rule=rule, overlap=overlap, interval=1)
+    counted, real = simulate(scenario), simulate(scenario, train=True)
+    assert real.seconds == pytest.approx(counted.seconds, rel=1e-9)
+    assert real.record.intervals == counted.record.intervals
+    assert real.record.staleness == counted.record.staleness
+    assert real.record.step_counts == counted.record.step_counts
+    # 50 steps of each member, and the last exchange
+    assert real.exchanges == cluster.groups * 51
 
 
 def test_settings_of_a_rule_count() -> None:

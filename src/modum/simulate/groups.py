@@ -213,14 +213,13 @@ class Group:
 
     def _finish(self) -> Process:
         """Wait for the pending exchange and do a last one."""
-        for _ in range(2):
-            if self._transfer is not None:
-                yield from self._arrival()
-                self._collect()
-            if not self._unconfirmed:
-                return
-            yield self._pass(self.job.boundary)
-            self._begin()
+        if self._transfer is not None:
+            yield from self._arrival()
+            self._collect()
+        yield self._pass(self.job.boundary)
+        self._begin()
+        yield from self._arrival()
+        self._collect()
 
     def _begin(self) -> None:
         """Take a snapshot and send it."""

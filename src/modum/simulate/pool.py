@@ -19,7 +19,7 @@ class StepPool:
         self.done = 0
         """Steps that are in the shared weights."""
         self.finished: float | None = None
-        """When the last step was."""
+        """When a group confirmed last, with all steps in the shared weights."""
 
     def take(self, steps: int, members: int) -> int:
         """Take up to `steps` steps for each of `members` workers; return how many, 0 when nothing is left."""

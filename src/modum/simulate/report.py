@@ -51,7 +51,7 @@ class Report:
 
     scenario: Scenario
     seconds: float
-    """Until the last step was in the shared weights."""
+    """Until the last step was in the shared weights and every group had done its last exchange."""
     finished: bool
     """Whether all steps were done; a job whose workers have all failed ends without."""
     steps: int
