@@ -20,23 +20,23 @@ __all__ = [
 
 
 class ModumError(Exception):
-    """Root of everything that Modum raises on purpose."""
+    """Base class of all errors that Modum raises on purpose."""
 
 
 class AuthenticationError(ModumError):
-    """One side could not show that it holds the job's token."""
+    """One side could not prove that it holds the job's token."""
 
 
 class BufferExistsError(ModumError):
-    """A buffer of this name is there already."""
+    """A buffer of this name exists already."""
 
 
 class BufferNotFoundError(ModumError):
-    """No buffer of this name is there, or it was deleted meanwhile."""
+    """No buffer of this name exists, or it was deleted meanwhile."""
 
 
 class ConnectionLostError(ModumError, ConnectionError):
-    """A memory server could not be reached any more, or came back without its memory."""
+    """A memory server could no longer be reached, or came back without its memory."""
 
 
 class DeadlineError(ModumError, TimeoutError):
@@ -52,7 +52,7 @@ class MismatchError(ModumError):
 
 
 class PoolFullError(ModumError):
-    """The memory server's pool has not enough room left."""
+    """The memory server's pool does not have enough room left."""
 
 
 class ProtocolError(ModumError):
@@ -64,4 +64,4 @@ class StageError(ModumError):
 
 
 class TransportError(ModumError):
-    """The transport that was asked for cannot be had here; the message says why."""
+    """The requested transport cannot be used here; the message says why."""

@@ -23,7 +23,7 @@ from modum.observe.progress import WorkerProgress
 __all__ = ["GroupPlace", "Job", "connect"]
 
 _MEET_SECONDS: Final = 120.0
-"""How long the first worker waits for the last one, which may be long in starting and importing."""
+"""How long the first worker waits for the last one, which may take long to start and import."""
 _QUIET_SECONDS: Final = 10.0
 
 
@@ -42,7 +42,7 @@ class GroupPlace:
 class Job:
     """A worker's place in its job and the box that it shares; a context manager that leaves the job.
 
-    `modum.connect` makes it. Front ends take a job and nothing else of the cluster. A test, or a program that finds its
+    `modum.connect` makes it. Front ends see nothing else of the cluster. A test, or a program that finds its
     place by other means, can make one from a box: `Job(box)` is a job of one worker.
 
     Args:
@@ -51,7 +51,7 @@ class Job:
         world_size: number of workers.
         local_rank: number of this worker on its host, from 0.
         group_size: workers in a group; divides `world_size`.
-        address: at which the other workers reach this one's host.
+        address: where the other workers reach this one's host.
         interface: network interface that has this address, where a collective library needs it; else empty.
         attempt: distinguishes one start of the job from the next one in a box that outlives them.
 
@@ -100,15 +100,15 @@ class Job:
         exchange_seconds: float = 0.0,
         hidden_seconds: float = 0.0,
     ) -> None:
-        """Report what this worker has done since its last report, for `modum status`; never waits for the network.
+        """Report what this worker has done since its last report, for `modum status`, without waiting for the network.
 
         Args:
-            samples: trained on by this worker.
-            steps: taken by this worker.
+            samples: samples that this worker trained on.
+            steps: steps that this worker took.
             total: samples of the whole job, as known now.
-            loss: the newest one.
-            exchange_seconds: what one exchange took; 0: there was none.
-            hidden_seconds: the part of it during which computing went on.
+            loss: the newest loss.
+            exchange_seconds: seconds of one exchange; 0: there was none.
+            hidden_seconds: how much of that was hidden under compute.
 
         Raises:
             ModumError: what writing an earlier report raised.
@@ -127,12 +127,12 @@ class Job:
     ) -> Rendezvous:
         """Return a place where all workers of the job, or of this worker's group, exchange small values.
 
-        All of them call this, with the same name.
+        All of them must call this, with the same name.
 
         Args:
             name: of the place.
             members: who meets.
-            timeout: seconds that the first one waits for the last one, at each exchange.
+            timeout: seconds that the first one waits for the last one, in each round.
 
         Returns:
             The place, with a rank for each worker.
@@ -178,7 +178,7 @@ class Job:
 
 
 class _LaunchedJob(Job):
-    """A job that `connect` joined: with memory servers of this process, and an entry among the job's workers."""
+    """A job that `connect` joined, with this process's memory servers and its entry among the job's workers."""
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class _LaunchedJob(Job):
         A worker that runs memory servers for its host waits until the other workers have left too (or died), as
         they still need its memory. Closing twice does nothing; it is also done when the interpreter ends.
         """
-        # a worker that ends by an error must not wait: the launcher is to see it, and stop the others
+        # a worker that ends by an error must not wait: the launcher must see it, and stop the others
         self.leave(wait=not hasattr(sys, "last_value"))
 
     def __exit__(
@@ -236,7 +236,7 @@ class _LaunchedJob(Job):
                         self._wait_for_others(self._registration)
             super().close()
             if wait and self._hosted is not None:
-                self._hosted.finish()  # workers of other hosts may be about to say goodbye still
+                self._hosted.finish()  # workers of other hosts may still be about to say goodbye
         finally:
             if self._hosted is not None:
                 self._hosted.close()
@@ -253,13 +253,13 @@ class _LaunchedJob(Job):
 
 
 def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:
-    """Join the job that this process was started for by `modum run`, mpirun, torchrun or srun, or train alone.
+    """Join the job for which `modum run`, mpirun, torchrun or srun started this process, or train alone.
 
-    Under `modum run` that is the launcher's box. Under the others a memory server is started on each host by the first
-    worker there, and lives as long as that worker; MODUM_BOX, MODUM_SERVERS, MODUM_MEMORY, MODUM_GROUP_SIZE,
-    MODUM_INTERFACE and MODUM_JOB change that (docs/launching.md). All workers call this, and each returns once all have
-    joined. A script that was started alone (`python train.py`) uses the box that MODUM_BOX names, or else starts a
-    memory server in its own process: the same script runs all ways.
+    Under `modum run` the job uses the launcher's box. Under the others the first worker of each host starts a memory
+    server there, which ends with that worker; MODUM_BOX, MODUM_SERVERS, MODUM_MEMORY, MODUM_GROUP_SIZE,
+    MODUM_INTERFACE and MODUM_JOB change that (docs/how-to/launching.md). All workers call this; it returns once all
+    have joined. A script started alone (`python train.py`) uses the box that MODUM_BOX names, or else starts a
+    memory server in its own process, so the same script runs every way.
 
     Args:
         transport: `"auto"`, `"local"`, `"rdma"` or `"tcp"`, as in `Box.connect`; `"auto"` follows MODUM_TRANSPORT.

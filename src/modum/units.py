@@ -1,4 +1,4 @@
-"""Amounts, speeds and times as people write them: `8GiB`, `1.5GB`, `10Gbit/s`, `200ms`."""
+"""Parse and format amounts, speeds and times as people write them: `8GiB`, `1.5GB`, `10Gbit/s`, `200ms`."""
 
 import re
 
@@ -32,7 +32,7 @@ def parse_bytes(text: str) -> int:
 
     Args:
         text: a number and a unit. `KiB, MiB, GiB, TiB` are powers of 1024 and `KB, MB, GB, TB` powers of 1000, in
-            either case of letters; a number alone is bytes.
+            upper or lower case; a number alone is bytes.
 
     Returns:
         Bytes, at least 1.
@@ -65,7 +65,7 @@ def parse_speed(text: str) -> float:
     """Return the bytes per second that `text` says.
 
     Args:
-        text: a number and a unit: `7GB/s`, `10Gbit/s`; powers of 1000, in either case of letters.
+        text: a number and a unit: `7GB/s`, `10Gbit/s`; powers of 1000, in upper or lower case.
 
     Returns:
         Bytes per second, greater than 0.

@@ -1,4 +1,4 @@
-"""Waiting for a limited time: a deadline, and a loop that looks until something is there."""
+"""Wait for a limited time: a deadline, and a loop that polls until something is there."""
 
 import math
 import time
@@ -26,7 +26,7 @@ class Deadline:
 
     @property
     def left(self) -> float:
-        """Seconds that are left, at least 0."""
+        """Seconds left, at least 0."""
         return max(0.0, self._end - time.monotonic())
 
     @property
@@ -44,20 +44,20 @@ def poll(
 ) -> Found:
     """Call `condition` until it returns something true, and return that.
 
-    It is called at least once, and once more when the time is up: a process that was held up itself does not give up on
+    It is called at least once, and once more when the time is up: a process that was itself held up does not miss
     what came meanwhile.
 
     Args:
-        condition: what to look for. What it raises ends the wait.
-        timeout: seconds to go on; None: without an end.
+        condition: what to look for; an exception from it ends the wait.
+        timeout: seconds to keep trying; None: no limit.
         every: seconds between two calls.
-        error: makes the exception to raise after that; called only then, so that it may look what is missing.
+        error: makes the exception to raise after that; called only then, so that it can check what is missing.
 
     Returns:
         What `condition` returned.
 
     Raises:
-        Exception: that of `error`, when `condition` was still false after `timeout` seconds.
+        Exception: the one from `error`, if `condition` was still false after `timeout` seconds.
     """
     deadline = Deadline(timeout)
     while True:

@@ -1,4 +1,4 @@
-"""The command and the environment of a worker that is started here."""
+"""The command and the environment of a worker started on this machine."""
 
 import importlib
 import os
@@ -16,23 +16,23 @@ FRONT_ENDS: Final = ("modum.tensorflow.variables",)
 
 
 def worker_command(config: RunConfig) -> list[str]:
-    """Return the command of a worker: the user's script or module, in the interpreter that this is."""
+    """Return the command of a worker: the user's script or module, run by this interpreter."""
     return [sys.executable, *config.command]
 
 
 def worker_environment(
     config: RunConfig, rank: int, box: Sequence[str], token: str | None, port: int
 ) -> dict[str, str]:
-    """Return the launcher's own environment, with the place of one worker in the job.
+    """Return the launcher's own environment plus one worker's place in the job.
 
     The worker computes on one thread and its OpenMP threads sleep while they wait, as co-located workers that
-    spin for each other's cores are several times slower; what the user has set stays.
+    spin on each other's cores are several times slower; the user's own settings stay.
 
     Args:
         config: the job.
-        rank: of the worker.
+        rank: the worker's.
         box: addresses of the memory servers.
-        token: of the box.
+        token: the box's.
         port: where a script that uses torch.distributed itself finds the other workers.
 
     Returns:

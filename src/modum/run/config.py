@@ -10,7 +10,11 @@ __all__ = ["RunConfig"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """One job on this machine; raises `ValueError`, with a hint, for what cannot be run."""
+    """One job on this machine.
+
+    Raises:
+        ValueError: the job cannot be run; the message has a hint.
+    """
 
     command: tuple[str, ...]
     """What follows `python`: a script, or `-m` and a module, and the arguments."""
@@ -29,7 +33,7 @@ class RunConfig:
     token: str | None = None
     """The token of `box`; a box that the launcher starts gets a new one."""
     name: str = ""
-    """What the job is called in a `box` that others use too: everything that it keeps there stands below this name."""
+    """The job's name in a `box` that others use too; it prefixes everything that the job keeps there."""
 
     def __post_init__(self) -> None:
         for name in ("workers", "servers", "threads"):

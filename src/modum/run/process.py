@@ -1,4 +1,4 @@
-"""One child process whose output is passed on line by line, and that cannot outlive this process."""
+"""A child process whose output is passed on line by line, and that cannot outlive this process."""
 
 import contextlib
 import ctypes
@@ -20,7 +20,7 @@ _READ_BYTES: Final = 2**16
 _PIPE_BYTES: Final = 2**20
 """The most that a pipe holds (/proc/sys/fs/pipe-max-size), so that one read of this size empties it."""
 _LONGEST_LINE: Final = 2**16
-"""Bytes after which a line without an end is passed on as it is, so that no output can fill the memory."""
+"""Bytes after which an unfinished line is passed on as it is, so that no output can fill the memory."""
 _TAIL_LINES: Final = 40
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -28,21 +28,21 @@ _prctl = ctypes.CDLL(None).prctl
 
 
 class Process:
-    """One child, the leader of a session and process group of its own.
+    """A child process, the leader of its own session and process group.
 
     Args:
         name: what it is called in messages.
-        command: to run.
+        command: the command to run.
         environment: exactly its variables.
-        sink: takes its output.
-        keep_stdin: whether its standard input is open, and silent, for as long as this process lives; else it is empty.
+        sink: receives its output.
+        keep_stdin: whether its standard input stays open, and silent, for as long as this process lives; else it is empty.
 
     Attributes:
         returncode: as in `subprocess`: the exit code, or minus the signal it died of; None until it ended.
-        stopped: whether it was told to stop from here, so that its end is not a failure of its own.
+        stopped: whether this process told it to stop, so that its end is not a failure.
         tail: the last lines that it wrote to its standard error.
         pid: its process id, and that of its process group.
-        pipes: its output, to wait on.
+        pipes: its output pipes, to wait on.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Process:
 
         def tie_to_launcher() -> None:
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            # Python then installs no handler of its own: one that is there is the script's, see `handles`
+            # Python then installs no handler of its own: any handler is the script's, see `handles`
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             if os.getppid() != launcher:  # it died before the line above
                 os._exit(1)
@@ -91,7 +91,7 @@ class Process:
 
     @property
     def status(self) -> int:
-        """Its exit status as a shell says it: the exit code, or 128 + the signal it died of."""
+        """Its exit status as a shell reports it: the exit code, or 128 + the signal it died of."""
         assert self.returncode is not None
         return self.returncode if self.returncode >= 0 else 128 - self.returncode
 
@@ -104,14 +104,14 @@ class Process:
         return f"was killed by {signal.Signals(-self.returncode).name} (signal {-self.returncode})"
 
     def read(self, stream: Stream) -> bool:
-        """Pass on some of what it wrote; return False once there is nothing more to come."""
+        """Pass on some of what it wrote; return False once there is no more to come."""
         data = self._read(stream, _READ_BYTES)
         if data:
             self._pass_on(stream, self._lines[stream].feed(data))
         return data != b""
 
     def drain(self) -> None:
-        """Pass on all that is left, a line without an end too; for after its end."""
+        """Pass on all that is left, including an unfinished line; call it after the process has ended."""
         for stream, lines in self._lines.items():
             self._pass_on(stream, lines.feed(self._read(stream, _PIPE_BYTES) or b"") + lines.finish())
 
@@ -136,22 +136,22 @@ class Process:
         return False
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to it and to whatever it started."""
+        """Send a signal to it and to all that it started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
     def has_ended(self) -> bool:
-        """Return whether it ended. It is not reaped, so that its process group's number cannot be anybody else's."""
+        """Return whether it has ended. It is not reaped, so that its process group's number cannot be reused."""
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def reap(self, timeout: float | None = None) -> None:
-        """Kill whatever it left behind, wait for its end and close its pipes.
+        """Kill what it left behind, wait for its end and close its pipes.
 
         Args:
-            timeout: seconds to wait for its end; None: without an end.
+            timeout: seconds to wait for its end; None: no limit.
 
         Raises:
-            subprocess.TimeoutExpired: it did not end in time, which only a hung disk or driver can bring about.
+            subprocess.TimeoutExpired: it did not end in time, which only a hung disk or driver can cause.
         """
         self.signal(signal.SIGKILL)
         with self._popen:  # closes the pipes
@@ -159,9 +159,9 @@ class Process:
 
 
 class LineSplitter:
-    r"""Makes lines of text out of the pieces of a child's output; what is not UTF-8 becomes replacement characters.
+    r"""Makes lines of text from the pieces of a child's output; invalid UTF-8 becomes replacement characters.
 
-    Of a line that was rewritten in place (`\r`, as progress bars do) the last form is kept.
+    If a line was rewritten in place (`\r`, as progress bars do), its last form is kept.
     """
 
     def __init__(self) -> None:
@@ -177,7 +177,7 @@ class LineSplitter:
         return [_text(line) for line in complete.removesuffix(b"\n").split(b"\n")] if complete else []
 
     def finish(self) -> list[str]:
-        """Return the line that was begun and never ended, if any."""
+        """Return the unfinished last line, if any."""
         rest, self._rest = self._rest, bytearray()
         return [_text(rest)] if rest else []
 

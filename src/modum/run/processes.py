@@ -17,19 +17,19 @@ from modum.waiting import Deadline
 __all__ = ["Interrupted", "Processes"]
 
 _GRACE_SECONDS: Final = 0.6
-"""From SIGTERM to SIGKILL: a stop takes less than a second in all."""
+"""Seconds from SIGTERM to SIGKILL: a stop takes less than a second in all."""
 _KILL_SECONDS: Final = 5.0
-"""How long to wait for an end by SIGKILL: only a hung disk or driver can delay it."""
+"""Seconds to wait for an end by SIGKILL: only a hung disk or driver can delay it."""
 
 
 class Interrupted(Exception):  # noqa: N818 - no error, as KeyboardInterrupt is none
     """This process was asked to stop.
 
     Args:
-        number: the signal that asked.
+        number: the signal that asked it.
 
     Attributes:
-        number: the same.
+        number: as given.
         status: the exit status that a shell expects of a process that this signal ended.
     """
 
@@ -42,10 +42,10 @@ class Interrupted(Exception):  # noqa: N818 - no error, as KeyboardInterrupt is 
 class Processes:
     """The children of one launcher; a context manager that leaves none behind, whatever happens inside.
 
-    On leaving, those that still run are killed at once. If this process itself is killed, by SIGKILL too, the
-    kernel kills the children, and a process of their own, the reaper, kills whatever they had started.
+    On leaving, those that still run are killed at once. If this process itself is killed, even by SIGKILL, the
+    kernel kills the children, and a separate process, the reaper, kills all that they had started.
 
-    Needs the main thread, for the signals, and children are to be started before any thread is: between fork
+    Use it on the main thread, for the signals, and start children before any thread: between fork
     and exec a child runs a few lines of Python.
     """
 
@@ -95,33 +95,48 @@ class Processes:
         return process
 
     def poll(self, timeout: float) -> None:
-        """Wait for output or for a process to end, and take note of it.
+        """Wait for output or for a process to end, and handle it.
 
         Args:
             timeout: seconds to wait at most.
 
         Raises:
             Interrupted: this process was asked to stop.
+            KeyboardInterrupt: it was asked a second time.
         """
         self._step(timeout)
         if self._signals.request is not None:
             raise Interrupted(self._signals.request)
 
     def pass_on(self, number: signal.Signals, processes: Iterable[Process]) -> bool:
-        """Hand a request to stop over to these processes, if all that live have a handler for it; return whether.
+        """Pass a request to stop on to these processes, if all that live have a handler for it.
 
-        The next request is a first one again then. SIGTERM always means to stop.
+        The next request then counts as the first again. SIGTERM is never passed on.
+
+        Args:
+            number: the signal that asked.
+            processes: those that should handle it.
+
+        Returns:
+            Whether it was passed on.
+
+        Raises:
+            KeyboardInterrupt: this process was asked to stop a second time.
         """
         living = [process for process in processes if process.returncode is None and not process.has_ended()]
         if number is signal.SIGTERM or not living or not all(process.handles(number) for process in living):
             return False
         for process in living:
-            os.kill(process.pid, number)  # not to what it started: the process knows what is to happen to that
+            os.kill(process.pid, number)  # not to its children: what happens to those is up to the process
         self._signals.forget()
         return True
 
     def stop(self, processes: Iterable[Process]) -> None:
-        """End these processes and all that they started: by SIGTERM, and those that stay by SIGKILL."""
+        """End these processes and all that they started: by SIGTERM, and survivors by SIGKILL.
+
+        Raises:
+            KeyboardInterrupt: this process was asked to stop a second time.
+        """
         living = [process for process in processes if process.returncode is None]
         for process in living:
             process.stopped = True
@@ -156,5 +171,5 @@ class Processes:
 
     def _tell_reaper(self, group: int) -> None:
         assert self._reaper.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # somebody killed it; the rest of the net still holds
+        with contextlib.suppress(BrokenPipeError):  # the reaper was killed; the other safeguards still hold
             self._reaper.stdin.write(b"%d\n" % group)

@@ -19,12 +19,12 @@ class ProgressReader:
     """The newest progress of a job, until it is finished.
 
     Args:
-        servers: addresses of the box, in its order.
-        token: of the box.
-        job: namespace of the job there.
+        servers: addresses of the box's servers, in its order.
+        token: the box's.
+        job: the job's namespace there.
 
     Attributes:
-        latest: None until a worker has reported; stays as it is once the box cannot be reached any more.
+        latest: None until a worker has reported; no longer changes once the box cannot be reached.
     """
 
     def __init__(self, servers: Sequence[str], token: str | None, job: str = "") -> None:
@@ -34,13 +34,13 @@ class ProgressReader:
         self._thread.start()
 
     def finish(self, timeout: float) -> None:
-        """Read once more and end; after `timeout` seconds a box that hangs is left to time out by itself."""
+        """Read once more and end; after `timeout` seconds, leave a box that hangs to time out by itself."""
         self._finished.set()
         self._thread.join(timeout)
 
     def _run(self, servers: Sequence[str], token: str | None, job: str) -> None:
         while not self._finished.is_set():
-            # the workers meet the same box, and their errors say more
+            # the workers use the same box, and their errors say more
             with (
                 contextlib.suppress(ModumError),
                 Box.connect(servers, token=token, transport="tcp", timeout=_TIMEOUT_SECONDS, namespace=job) as box,

@@ -1,8 +1,8 @@
-"""Kills the workers' process groups if the launcher dies without having done so, even by SIGKILL.
+"""Kill the workers' process groups if the launcher dies, even by SIGKILL, without having done so.
 
 The launcher runs this file as a script and tells it on standard input, one line each, the process groups that
 it started (`123`) and those that it has cleared away (`-123`). The end of that input is the end of the
-launcher. Only the standard library is imported: this process is to be small and quick to start.
+launcher. Only the standard library is imported, to keep this process small and quick to start.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Signals as something that a `select` loop can wait for."""
+"""Make signals something that a `select` loop can wait for."""
 
 import os
 import signal
@@ -11,9 +11,9 @@ _STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
-    """Until it is left, signals make `fileno()` readable in place of interrupting the main thread; a context manager.
+    """A context manager inside which signals make `fileno()` readable instead of interrupting the main thread.
 
-    Watched are the end of a child and the requests to stop: SIGINT, SIGTERM and SIGHUP, each unless this
+    It watches the end of a child and the requests to stop: SIGINT, SIGTERM and SIGHUP, each unless this
     process was started with it ignored (as `nohup` does). The first request is kept in `request`; the second
     raises `KeyboardInterrupt`, which also ends a write to a terminal or pipe that nobody reads.
     """
@@ -47,7 +47,7 @@ class Signals:
         os.read(self._reader, 4096)
 
     def forget(self) -> None:
-        """Forget the request that came: the next one counts as the first."""
+        """Forget the request: the next one counts as the first."""
         self.request = None
         self._requests = 0
 

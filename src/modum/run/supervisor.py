@@ -1,4 +1,4 @@
-"""Runs one job on this machine: memory servers and workers, from their start to the exit status."""
+"""Run one job on this machine: memory servers and workers, from their start to the exit status."""
 
 import signal
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ _TRACEBACK: Final = "Traceback (most recent call last):"
 
 
 def launch(config: RunConfig, console: RunConsole) -> int:
-    """Run a job to its end, and show it.
+    """Run a job to its end, and show its progress.
 
     Args:
         config: what to run.
@@ -201,13 +201,13 @@ class _Run:
 
 
 class _ServerError(Exception):
-    """A memory server is not there, and so the run cannot be either."""
+    """A memory server is missing, so the run must end."""
 
     status = 1
 
 
 def _last_words(process: Process) -> str:
-    """Return the end of what it wrote to its standard error: its traceback, if that is there."""
+    """Return the end of what it wrote to its standard error: its traceback, if there is one."""
     lines = list(process.tail)
     if _TRACEBACK in lines:
         lines = lines[lines.index(_TRACEBACK) :]

@@ -1,4 +1,4 @@
-"""Conformance suites: what any transport, rule, group, vector or cluster environment must do, a stranger's too."""
+"""Conformance suites for transports, rules, groups, vectors and cluster environments, including your own."""
 
 from modum.testing.environment import check_environment
 from modum.testing.group import check_group

@@ -23,17 +23,17 @@ def check_environment(
     world_size: int,
     local_rank: int,
 ) -> None:
-    """Check a cluster environment; the variables of this process are others meanwhile.
+    """Check a cluster environment, replacing this process's environment variables meanwhile.
 
     Args:
-        environment: the class.
-        variables: what its launcher sets for one worker, and nothing of Modum's own.
+        environment: the class to check.
+        variables: what its launcher sets for one worker, without Modum's own.
         rank: that worker's number.
         world_size: number of workers.
         local_rank: that worker's number on its host.
 
     Raises:
-        AssertionError: the environment does not do what `ClusterEnvironment` says; the message has what came.
+        AssertionError: the environment does not do what `ClusterEnvironment` says; the message shows the result.
     """
     assert environment.name, "an environment has a name, which a person would understand"
     place = _read(environment, {**variables, **_COMMON})
@@ -93,7 +93,7 @@ def _check_rendezvous(environment: type[ClusterEnvironment], place: ClusterEnvir
 
 
 def _check_without(environment: type[ClusterEnvironment], variables: Mapping[str, str], name: str) -> None:
-    """A launch that lost a variable is another launch, or refused, or need not know it."""
+    """Check that a launch without one variable is another launch, or refused, or does not need the variable."""
     with _variables({other: value for other, value in variables.items() if other != name}):
         if not environment.detect():
             return
@@ -115,7 +115,7 @@ def _read(environment: type[ClusterEnvironment], variables: Mapping[str, str]) -
 
 @contextmanager
 def _variables(variables: Mapping[str, str]) -> Iterator[None]:
-    """Only these variables are there inside."""
+    """Set these environment variables, and no others, inside."""
     before = dict(os.environ)
     os.environ.clear()
     os.environ.update(variables)

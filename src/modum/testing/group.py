@@ -17,12 +17,12 @@ def check_group(group: Group[T], made: Callable[[Array], T], values: Callable[[T
     """Check a group; every member calls this, at the same time.
 
     Args:
-        group: of any size; of one member too.
-        made: makes the group's kind of array of a NumPy array, float32.
+        group: a group of any size, also of one member.
+        made: converts a NumPy array, float32, to the group's kind of array.
         values: the reverse.
 
     Raises:
-        AssertionError: the group does not do what `Group` says; the message has what came and what was due.
+        AssertionError: the group does not do what `Group` says; the message shows the result and what was expected.
     """
     rank, size = group.rank, group.size
     _equal((0 <= rank < size, True), "rank is from 0 to size - 1")
@@ -47,7 +47,7 @@ def check_group(group: Group[T], made: Callable[[Array], T], values: Callable[[T
 
 
 def _check_missing(group: Group[T], made: Callable[[Array], T], values: Callable[[T], Array]) -> None:
-    """Members lack different arrays, and all lack one."""
+    """Check arrays that only some members lack, and one that all lack."""
     rank, size = group.rank, group.size
     shapes: Sequence[tuple[int, ...]] = ((3,), (2, 2), (4,), (1,))
     full = [np.full(shape, 2.0 + rank, np.float32) for shape in shapes]

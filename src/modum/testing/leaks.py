@@ -1,7 +1,7 @@
-"""A pytest plugin under which a test, module or session fails that leaves something behind.
+"""A pytest plugin that fails a test, module or session which leaves something behind.
 
-What counts is what the code of a test or of Modum made: file descriptors (sockets, pipes and memfds
-are file descriptors), mapped memfds, Python threads and processes, orphans too. Threads that a native
+It counts what the code of a test or of Modum made: file descriptors (sockets, pipes and memfds
+are file descriptors), mapped memfds, Python threads and processes, orphans included. Threads that a native
 library keeps for itself (OpenMP pools, say) are not Python threads and do not count. Linux only.
 
 In a conftest.py: `pytest_plugins = ["modum.testing.leaks"]`.
@@ -20,12 +20,12 @@ import psutil
 import pytest
 
 CLOSING_SECONDS = 3.0
-"""What things get that are just closing."""
+"""Time allowed for things that are just closing."""
 
 Belongings = dict[Hashable, str]
-"""What this process has at one moment: what identifies a thing, and how to name it to a reader."""
+"""What this process has at one moment: an identity for each thing, with a description for readers."""
 
-# Every process below this one inherits the mark, whatever becomes of the processes between.
+# Every descendant inherits the mark, whatever becomes of the processes between.
 _MARK_NAME = "MODUM_TEST_SESSION"
 _MARK = uuid.uuid4().hex
 os.environ[_MARK_NAME] = _MARK
@@ -34,7 +34,7 @@ _reported: set[Hashable] = set()
 
 
 def belongings() -> Belongings:
-    """Return everything that this process has now."""
+    """Return all that this process has now."""
     return {**_descriptors(), **_mapped_memfds(), **_threads(), **_processes()}
 
 

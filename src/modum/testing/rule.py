@@ -26,11 +26,11 @@ def check_rule(make: Callable[..., UpdateRule], box: Box, name: str = "modum/tes
 
     Args:
         make: the rule's class; it takes `interval` and `overlap`, as all rules do.
-        box: in which a buffer is made, and deleted again.
-        name: of the buffer.
+        box: where a buffer is made, and deleted again.
+        name: the buffer's.
 
     Raises:
-        AssertionError: the rule does not do what `UpdateRule` says; the message has what came and what was due.
+        AssertionError: the rule does not do what `UpdateRule` says; the message shows the result and what was expected.
     """
     rule = make()
     _check_settings(make, rule)
@@ -71,7 +71,7 @@ def _refused(make: Callable[..., UpdateRule], interval: int) -> bool:
 
 
 def _check_part(rule: UpdateRule, buffer: Buffer) -> None:
-    """Check one transfer of weights, of which the last ones are statistics."""
+    """Check one transfer of weights, the last of which are statistics."""
     shared = np.random.default_rng(1).standard_normal(SIZE).astype(np.float32)
     buffer.write(shared)
     counted = _Counted(buffer)
@@ -130,7 +130,7 @@ def _check_memory(rule: UpdateRule, buffer: Buffer) -> None:
 
 
 def _check_training(rule: UpdateRule, buffer: Buffer) -> None:
-    """Let two workers, of whom each sees another half of a problem, find its solution together."""
+    """Let two workers, each of which sees half of a problem, find its solution together."""
     rng = np.random.default_rng(2)
     solution = rng.standard_normal(SIZE).astype(np.float32)
     apart = rng.standard_normal(SIZE).astype(np.float32)
@@ -148,7 +148,7 @@ def _check_training(rule: UpdateRule, buffer: Buffer) -> None:
             for vector, worker, transfer, sign in zip(vectors, workers, transfers, (1, -1), strict=True):
                 vector.weights -= np.float32(LEARNING_RATE) * (vector.weights - solution - np.float32(sign) * apart)
                 worker.step()
-                transfer.wait()  # steps that take no time would be far ahead of any exchange
+                transfer.wait()  # steps take no time here and would run far ahead of any exchange
         for worker in workers:
             worker.finish()
         exchanges = workers[0].statistics().exchanges
@@ -164,16 +164,16 @@ def _check_training(rule: UpdateRule, buffer: Buffer) -> None:
 
 
 class _Two:
-    """Both workers, always."""
+    """A membership that always counts both workers."""
 
     groups = 2
 
     def count(self) -> None:
-        """Do nothing: nobody comes or goes."""
+        """Do nothing: no group comes or goes."""
 
 
 class _Counted:
-    """A buffer that counts the bytes to the box, and those back from it."""
+    """A buffer that counts the bytes to the box and back."""
 
     def __init__(self, buffer: Buffer) -> None:
         self._buffer = buffer

@@ -1,7 +1,7 @@
-"""The conformance suite of transports: what every `modum.box.transport.Transport` must do, with one server and several.
+"""The conformance suite of transports: what every `modum.box.transport.Transport` must do, with one server or several.
 
-The checks take a box whose servers are fresh, and ask only what anybody may ask of a box; so the suite holds for a
-transport that nobody here has thought of.
+The checks take a box of fresh servers and use only its public interface, so the suite also holds for a
+transport written elsewhere.
 """
 
 import threading
@@ -37,11 +37,11 @@ FLOATS: Final = CHUNK // 4
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much a check moves.
+    """How much data a check moves.
 
     Attributes:
-        elements: of a large buffer; they reach over stripes, and end raggedly.
-        rounds: how often things are done that must go well each time.
+        elements: length of a large buffer, which spans several stripes and ends inside a chunk.
+        rounds: how often to repeat what must succeed every time.
     """
 
     elements: int
@@ -50,7 +50,7 @@ class Scale:
 
 FULL: Final = Scale(3 * STRIPE // 4 + 1237, 12)
 QUICK: Final = Scale(STRIPE // 4 + 1237, 2)
-"""For machines that are emulated, where everything takes ten times as long."""
+"""For emulated machines, where everything takes ten times as long."""
 
 
 def check_transport(
@@ -65,13 +65,13 @@ def check_transport(
 
     Args:
         kind: the transport's class; it need not be in the registry.
-        servers: for how many servers.
+        servers: numbers of servers to check with.
         memory: bytes of each server's pool, at least 64 MiB.
         timeout: seconds without any progress after which an operation fails.
-        scale: how much the checks move.
+        scale: how much data the checks move.
 
     Raises:
-        AssertionError: the transport does not do what docs/explanation/contract.md says; the message says what.
+        AssertionError: the transport breaks docs/explanation/contract.md; the message says how.
         TransportError: this machine cannot use it.
         ModumError: an operation failed. A note on the exception names the check.
     """
@@ -90,11 +90,11 @@ def check_transport(
 
 @contextmanager
 def fresh_box(transport: str, servers: int, *, memory: int = 128 << 20, timeout: float = 30.0) -> Iterator[Box]:
-    """Lend a box of new servers in this process, which end with it.
+    """Lend a box of new servers in this process; they end with it.
 
     Args:
-        transport: name in the registry.
-        servers: how many.
+        transport: its name in the registry.
+        servers: number of servers.
         memory: bytes of each server's pool.
         timeout: seconds without any progress after which an operation fails.
 
@@ -138,7 +138,7 @@ def check_new_buffer(box: Box, scale: Scale) -> None:
 
 
 def check_write_and_read(box: Box, scale: Scale) -> None:
-    """Check that what is written is read, whatever its length."""
+    """Check that reads return what was written, whatever its length."""
     for count in (1, 7, FLOATS - 1, FLOATS, FLOATS + 1, scale.elements):
         x = whole_numbers(count)
         buffer = box.create("b", count)
@@ -220,7 +220,7 @@ def check_bfloat16_rounds_once(box: Box, scale: Scale) -> None:
 
 
 def check_operations_within_the_box(box: Box, scale: Scale) -> None:
-    """Check that a buffer is scaled in place, copied within itself, and combined with another one."""
+    """Check that buffers are scaled in place, copied within the box, and combined with each other."""
     x, y = whole_numbers(scale.elements), whole_numbers(scale.elements - 99, 4)
     buffer, other = box.create("b", x.size), box.create("other", y.size)
     buffer.write(x)
@@ -304,7 +304,7 @@ def check_a_chunk_changes_in_one_step(box: Box, scale: Scale) -> None:
 
 
 def check_versions(box: Box, scale: Scale) -> None:
-    """Check that the version counts finished operations, and can be waited for."""
+    """Check that the version counts finished operations, and that a client can wait for it."""
     buffer = box.create("b", scale.elements)
     message = _raised(DeadlineError, lambda: buffer.wait(1, timeout=0.01))
     _says(message, "buffer 'b'", "version 1 was not reached in 0.01 s", "memory server")
@@ -320,7 +320,7 @@ def check_versions(box: Box, scale: Scale) -> None:
 
 
 def check_refusals(box: Box, scale: Scale) -> None:
-    """Check that bad arrays and ranges are refused with the numbers, and change nothing."""
+    """Check that bad arrays and ranges are refused, with the numbers in the message, and change nothing."""
     buffer, whole = box.create("b", 10), box.create("i", 10, "int64")
     x = np.ones(4, np.float32)
     refused: list[tuple[Callable[[], object], tuple[str, ...]]] = [
@@ -362,7 +362,7 @@ def check_room(box: Box, scale: Scale) -> None:
 
 
 def check_list_and_statistics(box: Box, scale: Scale) -> None:
-    """Check that the list and the statistics say what is there."""
+    """Check that the list and the statistics show what is there."""
     box.create("b", (2, FLOATS * 8))
     box.create("a", 5, "int64", meta={"k": 1})
     box.open("b").write(np.zeros((2, FLOATS * 8), np.float32))
@@ -377,7 +377,7 @@ def check_list_and_statistics(box: Box, scale: Scale) -> None:
 
 
 def check_what_workers_agree_by(box: Box, scale: Scale) -> None:
-    """Check counters, values, leases and work queues, and that those of a client that leaves go back at once."""
+    """Check counters, values, leases and work queues, and that leases and work of a leaving client return at once."""
     _equal([box.counter("c").add(amount) for amount in (5, -2, 0)], [0, 5, 3], "a counter's values before")
     with _another(box) as other:
         other.value("v").set({"k": [1, 2.5]})
@@ -409,10 +409,10 @@ CHECKS: Final[tuple[Callable[[Box, Scale], None], ...]] = (
     check_list_and_statistics,
     check_what_workers_agree_by,
 )
-"""Every check of the suite; each wants a box of fresh servers (`fresh_box`)."""
+"""Every check of the suite; each needs a box of fresh servers (`fresh_box`)."""
 
 
-# ---- what the checks are made of
+# ---- helpers
 
 
 def _another(box: Box) -> Box:
@@ -420,7 +420,7 @@ def _another(box: Box) -> Box:
 
 
 def _at_once(acts: Sequence[Callable[[], None]]) -> None:
-    """Run all at one time, each in a thread; raise the first of their errors once all have ended."""
+    """Run all at the same time, each in a thread; raise the first error once all have ended."""
     with ThreadPoolExecutor(len(acts)) as pool:
         futures = [pool.submit(act) for act in acts]
     for future in futures:
@@ -435,7 +435,7 @@ def _rounded(values: Floats) -> Floats:
 
 
 def _bits(values: Floats) -> NDArray[np.uint16]:
-    """Return numbers that bfloat16 can hold as its bits."""
+    """Return the bits of numbers that bfloat16 can hold."""
     return (values.view(np.uint32) >> 16).astype(np.uint16)
 
 

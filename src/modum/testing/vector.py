@@ -16,13 +16,13 @@ def check_vector(vector: Vector, box: Box, values: Callable[[], Array], name: st
     """Check a vector of float32 whose worker is its own group.
 
     Args:
-        vector: fresh, with numbers of its own; it is changed.
-        box: in which a buffer of the vector's size is made, and deleted again.
-        values: returns the weights as the vector lays them out, padding included: a copy, float32.
-        name: of the buffer.
+        vector: a fresh vector that holds weights; it is changed.
+        box: where a buffer of the vector's size is made, and deleted again.
+        values: returns a float32 copy of the weights as the vector lays them out, padding included.
+        name: the buffer's.
 
     Raises:
-        AssertionError: the vector does not do what `Vector` says; the message has what came and what was due.
+        AssertionError: the vector does not do what `Vector` says; the message shows the result and what was expected.
     """
     layout = vector.layout
     start = values()
@@ -56,7 +56,7 @@ def check_vector(vector: Vector, box: Box, values: Callable[[], Array], name: st
 
 
 def _check_exchange(vector: Vector, values: Callable[[], Array], used: Array) -> None:
-    """Check snapshot, correction, and what becomes of statistics."""
+    """Check snapshots, corrections, and the mixing of statistics."""
     trainable, rate = vector.trainable, 0.25
     sent = values()
     vector.snapshot()
@@ -65,7 +65,7 @@ def _check_exchange(vector: Vector, values: Callable[[], Array], used: Array) ->
     correction = np.where(used, np.float32(0.5), np.float32(0))
     vector.staging[:] = correction
     vector.subtract(rate)
-    # nothing has moved since the snapshot, so statistics are corrected like the others
+    # nothing has moved since the snapshot, so statistics are corrected like all others
     due = sent - correction
     assert np.allclose(values()[used], due[used], rtol=1e-6), "subtract takes the correction from the weights of now"
     vector.snapshot()
