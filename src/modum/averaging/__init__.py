@@ -1,4 +1,4 @@
-"""A worker's running of an update rule: its schedule, its transfers in the background, who else takes part."""
+"""Run an update rule in a worker: its schedule, its background transfers, and which groups take part."""
 
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ __all__ = [
     "join",
 ]
 
-# a simulation runs `Averaging` and needs no client of the box
+# a simulation runs `Averaging` without a client of the box
 __getattr__, __dir__ = attach(
     __name__,
     {

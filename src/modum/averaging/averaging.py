@@ -1,4 +1,4 @@
-"""A worker's running of an update rule: what happens between its steps, whatever the framework."""
+"""Run an update rule between a worker's steps, whatever the framework."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class AveragingStatistics:
     steps: int
     exchanges: int
     put_off: int
-    """Exchanges that were due while the one before still ran; they came later, and compute did not wait."""
+    """Exchanges that were due while the one before still ran; they ran later, and compute did not wait."""
     exchange_seconds: float
-    """What the exchanges took in the background."""
+    """Time of the exchanges in the background."""
     hidden_seconds: float
-    """How much of that lay under compute."""
+    """How much of that was hidden under compute."""
     interval: int
-    """The one in force."""
+    """The interval in force."""
     moving_rate: float
-    """That of the last exchange; 0 before the first."""
+    """Moving rate of the last exchange; 0 before the first."""
     groups: int
     """Groups alive at the last exchange."""
 
@@ -47,7 +47,7 @@ class Groups(Protocol):
         """Groups alive when last counted, this one included."""
 
     def count(self) -> None:
-        """Count them; called after every transfer, on its thread."""
+        """Count the groups; called after every transfer, on its thread."""
 
 
 class Transferred(NamedTuple):
@@ -73,9 +73,9 @@ class Transfer(Protocol):
     count: int
     """Transfers collected."""
     seconds: float
-    """What they took."""
+    """Seconds that they took."""
     waited: float
-    """How much of that time was waited for."""
+    """How much of that time was spent waiting for them."""
 
     def submit(self, transfer: Callable[[], Sequence[float]]) -> None:
         """Start a transfer, which returns the rates of its exchange. The one before must have been collected."""
@@ -91,16 +91,16 @@ class Transfer(Protocol):
         """
 
     def close(self) -> None:
-        """Finish the pending transfer; what it raised is forgotten."""
+        """Finish the pending transfer, ignoring its exception."""
 
 
 class _Wish(NamedTuple):
-    """What a member of the group brings to a boundary; the largest of all members' numbers counts."""
+    """What a member of the group brings to a boundary; the maximum over the members counts."""
 
     late: float
     """1 if its exchange still runs."""
     interval: float
-    """Steps to the next exchange that it asks for."""
+    """Steps to the next exchange that it wants."""
     groups: float
     """Groups that it has counted."""
 
@@ -113,13 +113,13 @@ class Averaging:
     group call every method but `statistics` at the same steps.
 
     Args:
-        rule: what is run.
+        rule: the rule to run.
         vectors: the worker's weights, one vector for each dtype.
-        buffers: the shared ones, in the same order.
+        buffers: the shared weights, in the same order.
         group: the workers that step together with this one.
         membership: the groups that take part.
-        transfer: what carries out the transfers; `close` closes it.
-        clock: seconds, never going back.
+        transfer: carries out the transfers; `close` closes it.
+        clock: returns seconds, monotonic.
 
     Attributes:
         vectors: as given.
@@ -151,13 +151,13 @@ class Averaging:
         self.groups = membership.groups
 
     def step(self, steps: int = 1) -> None:
-        """Count local steps: apply what arrived, and start an exchange when one is due.
+        """Count local steps, apply a correction that has arrived, and start an exchange when one is due.
 
         Args:
             steps: local steps since the last call.
 
         Raises:
-            ModumError: what the transfer in the background raised.
+            ModumError: the background transfer failed.
         """
         self._schedule.step(steps)
         if self._schedule.due:
@@ -167,7 +167,7 @@ class Averaging:
         self._schedule.resume()
 
     def pull(self) -> None:
-        """Take the shared weights, dropping what this worker learned since its last exchange."""
+        """Take the shared weights, dropping what this worker has learned since its last exchange."""
         self._collected()
         for part in self._parts:
             if self._group.rank == 0:
@@ -176,7 +176,7 @@ class Averaging:
             part.pulled()
 
     def finish(self) -> None:
-        """Wait for the pending exchange and do a last one, so that nothing learned here is lost."""
+        """Wait for the pending exchange and do a last one, so that nothing this worker learned is lost."""
         self._start()
         self._collected()
 
@@ -204,7 +204,7 @@ class Averaging:
         )
 
     def _boundary(self) -> None:
-        """Start the exchange that is due, unless that of a member still runs."""
+        """Start the exchange that is due, unless a member's previous one still runs."""
         wish = _Wish(self.exchanging, self._schedule.wanted, self._membership.groups)
         agreed = _Wish(*self._group.largest(wish))
         if agreed.late:

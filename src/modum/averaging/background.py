@@ -28,18 +28,18 @@ class _Job:
 
 
 class BackgroundTransfer:
-    """Runs one transfer at a time beside compute, on a thread of its own.
+    """Runs one transfer at a time beside compute, on its own thread.
 
     Args:
-        after: called on the thread after every transfer, and every `idle_seconds` while there is none. What it raises
-            comes out of the next `collect`.
+        after: called on the thread after every transfer, and every `idle_seconds` while there is none. The next
+            `collect` raises what it raises.
         idle_seconds: see `after`.
-        clock: seconds, never going back; the measure of `seconds` and `waited`.
+        clock: returns seconds, monotonic; measures `seconds` and `waited`.
 
     Attributes:
         count: transfers collected.
-        seconds: what they took on the thread.
-        waited: how much of that time somebody waited: the part that was not hidden under compute.
+        seconds: time that they took on the thread.
+        waited: how much of that time a caller waited: the part that was not hidden under compute.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class BackgroundTransfer:
 
     @property
     def ready(self) -> bool:
-        """Whether `collect` has something to say: a transfer is over, or something failed."""
+        """Whether `collect` would return or raise at once: a transfer is over, or something failed."""
         return self._failure is not None or (self._pending is not None and self._pending.finished.is_set())
 
     def submit(self, transfer: Callable[[], Sequence[float]]) -> None:
@@ -84,7 +84,7 @@ class BackgroundTransfer:
             Seconds and rates, or None.
 
         Raises:
-            Exception: what a transfer, or what is called after it, raised; the transfer is over then as well.
+            Exception: the transfer, or `after`, raised it; the transfer is over then as well.
         """
         self.wait()
         job, self._pending = self._pending, None
@@ -97,7 +97,7 @@ class BackgroundTransfer:
         return Transferred(job.seconds, job.rates)
 
     def wait(self) -> None:
-        """Wait until the pending transfer is over. That has no limit of its own: every operation of the box has."""
+        """Wait until the pending transfer is over, without a timeout: every box operation has its own."""
         job = self._pending
         if job is not None and not job.finished.is_set():
             start = self._clock()
@@ -105,7 +105,7 @@ class BackgroundTransfer:
             self.waited += self._clock() - start
 
     def close(self) -> None:
-        """Finish the pending transfer, then end the thread. What the transfer raised is forgotten."""
+        """Finish the pending transfer, ignoring its exception, and end the thread."""
         self._jobs.put(None)
         self._thread.join()
         self._pending = None

@@ -1,4 +1,4 @@
-"""Which groups are alive: every group's leader holds a lease, and everybody counts them."""
+"""Know which groups are alive: every group's leader holds a lease, and all workers count the leases."""
 
 import uuid
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from modum.errors import DeadlineError
 __all__ = ["COUNT_SECONDS", "Membership"]
 
 _LEASE_SECONDS: Final = 30.0
-"""A group whose leader has not been heard of for so long (stopped, or cut off) counts as dead."""
+"""A group counts as dead if its leader (stopped, or cut off) has not been heard from for so long."""
 COUNT_SECONDS: Final = 10.0
 """How often the groups are counted while no exchange is due."""
 
@@ -20,15 +20,15 @@ class Membership:
     """This worker's view of the groups that train `name`; a group is a member until its leader leaves or dies.
 
     Args:
-        box: in which the groups meet.
-        name: of what they train.
-        leader: whether this worker stands for its group.
+        box: where the groups meet.
+        name: the name of what they train.
+        leader: whether this worker represents its group.
 
     Attributes:
         groups: groups alive when last counted, this one included.
 
     Raises:
-        ModumError: the box could not be asked; this group is no member then.
+        ModumError: the box failed; this group is not a member then.
     """
 
     def __init__(self, box: Box, name: str, *, leader: bool) -> None:
@@ -57,7 +57,7 @@ class Membership:
             timeout: seconds.
 
         Raises:
-            DeadlineError: some still were after `timeout` seconds; the message names their sessions.
+            DeadlineError: other groups were still alive after `timeout` seconds; the message names their sessions.
         """
 
         def late(others: Mapping[str, str]) -> DeadlineError:

@@ -1,4 +1,4 @@
-"""How the learning rate follows the number of groups."""
+"""Scale the learning rate with the number of groups."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Literal
 class LearningRateScale:
     """A factor on the learning rate.
 
-    Elastic averaging by p groups advances like a batch p times larger, and larger batches bear larger steps.
+    Elastic averaging by p groups advances like a batch p times larger, and larger batches allow larger steps.
 
     Attributes:
-        scale: None: always 1. `"linear"`: the number of groups alive (Goyal et al. 2017). `"sqrt"`: its square root. A
+        scale: None: always 1. `"linear"`: the number of live groups (Goyal et al. 2017). `"sqrt"`: its square root. A
             number: that factor.
         warmup_steps: local steps over which the factor grows linearly from 1 to its value.
 

@@ -1,4 +1,4 @@
-"""When the next exchange is due."""
+"""Decide when the next exchange is due."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from modum.rules.rule import Auto
 
 WINDOW = 9
-"""Measurements whose median counts: one slow step (a compilation, an evaluation) changes nothing."""
+"""Measurements to take the median of, so that one slow step (a compilation, an evaluation) changes nothing."""
 
 
 def hiding_steps(exchange_seconds: float, step_seconds: float) -> int:
-    """Return the fewest steps under which an exchange hides, at least 1; rounding errors make it no longer."""
+    """Return the fewest steps that hide an exchange, at least 1; rounding errors do not add a step."""
     return max(1, math.ceil(exchange_seconds / max(step_seconds, 1e-9) - 1e-9))
 
 
@@ -27,11 +27,11 @@ class Schedule:
 
     Args:
         interval: steps between exchanges; "auto": the fewest that hide one.
-        clock: seconds, never going back.
+        clock: returns seconds, monotonic.
 
     Attributes:
-        steps: counted so far.
-        interval: the one in force.
+        steps: steps counted so far.
+        interval: the interval in force.
     """
 
     def __init__(self, interval: int | Auto, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,7 +45,7 @@ class Schedule:
         self._next = self.interval
 
     def step(self, steps: int = 1) -> None:
-        """Count a local step that has ended, or several at once; their time counts from the last `resume`."""
+        """Count one or more local steps that have ended; their time counts from the last `resume`."""
         if self._resumed is not None:
             self._steps_seen.append((self._clock() - self._resumed) / steps)
         self.steps += steps
@@ -65,7 +65,7 @@ class Schedule:
 
     @property
     def wanted(self) -> int:
-        """The interval that this worker asks for."""
+        """The interval that this worker wants."""
         if self._fixed != "auto":
             return self._fixed
         if not self._exchanges_seen or not self._steps_seen:

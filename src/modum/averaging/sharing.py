@@ -17,15 +17,15 @@ CREATE_SECONDS = 60.0
 
 
 def join(box: Box, name: str, vectors: Sequence[Vector], meta: dict[str, Any], timeout: float) -> list[Buffer]:
-    """Open the shared vectors of `name`, one a dtype; the first worker makes them and writes its weights.
+    """Open the shared vectors of `name`, one per dtype; the first worker makes them and writes its weights.
 
-    One worker at a time does this. If the first one died before its weights were written, the next one
+    One worker at a time does this. If the first one dies before its weights are written, the next one
     writes.
 
     Args:
-        box: in which the buffers are.
-        name: of the shared model.
-        vectors: of this worker, one for each dtype.
+        box: where the buffers are.
+        name: the shared model's.
+        vectors: this worker's vectors, one for each dtype.
         meta: what must be equal in all workers.
         timeout: seconds to wait for the worker that makes the buffers.
 

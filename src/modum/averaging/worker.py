@@ -1,4 +1,4 @@
-"""A worker's part in the sharing of a model, whatever the framework: from joining to leaving."""
+"""A worker's part in sharing a model, whatever the framework: from joining to leaving."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _log = logging.getLogger("modum")
 
 
 class Worker:
-    """A worker that shares its vectors with all others that use the same name. `Worker.join` makes one, running.
+    """A worker that shares its vectors with all others that use the same name; `Worker.join` makes and starts it.
 
     All members of a group call every method but `statistics` and `shared_weights`, at the same steps.
     """
@@ -49,7 +49,7 @@ class Worker:
         self._lent = False
         self._reported = (0.0, 0.0)
         self.steps = steps
-        """Local steps taken, those before this run too."""
+        """Local steps taken, including those before this run."""
 
     @classmethod
     def join(
@@ -66,7 +66,7 @@ class Worker:
         members: str | None = None,
         steps: int = 0,
     ) -> Worker:
-        """Take part. On return the vectors hold the shared weights: those of the first worker.
+        """Join. On return the vectors hold the shared weights: at first those of the first worker.
 
         Args:
             job: whose box keeps the shared weights.
@@ -74,19 +74,19 @@ class Worker:
             vectors: the worker's weights, one vector for each dtype.
             group: the workers that step together with this one.
             name: of the shared model in the box; all workers that use it train one model.
-            scale: of the learning rate.
-            model: what must be alike in all workers beside the settings, as sections for `consistency.compare`.
+            scale: scale of the learning rate.
+            model: what must be equal in all workers besides the settings, as sections for `consistency.compare`.
             timeout: seconds to wait for the worker that makes the shared weights.
-            members: name under which the groups count each other, if not that of the model.
-            steps: local steps taken before, in a run that this one goes on from: the learning rate warms up once.
+            members: name under which the groups count each other, if not the model's.
+            steps: local steps taken in an earlier run that this one continues, so that the learning rate warms up once.
 
         Returns:
-            The running exchange; `close` leaves it.
+            The running worker; `close` leaves.
 
         Raises:
             MismatchError: the model or the settings differ from the first worker's.
             DeadlineError: the first worker took longer than `timeout`.
-            ModumError: whatever the box raises. In each case this worker has left nothing but the shared weights.
+            ModumError: the box failed. In each case this worker has left nothing but the shared weights.
         """
         settings = {**rule.settings(), "learning_rate_scale": scale.scale, "warmup_steps": scale.warmup_steps}
         with ExitStack() as stack:
@@ -104,24 +104,24 @@ class Worker:
         raise AssertionError("unreachable")
 
     def stepped(self, steps: int = 1) -> None:
-        """Count local steps: apply what arrived, and start an exchange when one is due.
+        """Count local steps, apply a correction that has arrived, and start an exchange when one is due.
 
         Args:
             steps: local steps since the last call.
 
         Raises:
-            ModumError: what the transfer in the background raised.
+            ModumError: the background transfer failed.
         """
         self.steps += steps
         self._averaging.step(steps)
         self._report(steps)
 
     def pull(self) -> None:
-        """Take the shared weights for good; what was learned here since the last exchange is dropped."""
+        """Take the shared weights for good, dropping what this worker has learned since its last exchange."""
         self._averaging.pull()
 
     def finish(self, timeout: float | None = 600.0) -> None:
-        """Do a last exchange, so that nothing learned here is lost, and wait until all others have done theirs.
+        """Do a last exchange, so that nothing this worker learned is lost, and wait until all others have done theirs.
 
         Args:
             timeout: seconds to wait for the others, after which the shared weights are final; None: do not wait.
@@ -138,13 +138,13 @@ class Worker:
 
     @contextmanager
     def shared_weights(self) -> Iterator[None]:
-        """Put the shared weights into the model inside, and the worker's own again afterwards.
+        """Give the model the shared weights inside the `with` block, and its own again afterwards.
 
-        For evaluation and saving, by any one worker. No step is allowed inside. Takes memory for one more copy of the
+        For evaluation and saving, on any one worker. No step is allowed inside. It needs memory for another copy of the
         model meanwhile.
 
         Raises:
-            RuntimeError: it is entered already.
+            RuntimeError: it is already entered.
         """
         if self._lent:
             raise RuntimeError("shared_weights() is entered already")
@@ -171,11 +171,11 @@ class Worker:
 
     @property
     def learning_rate_factor(self) -> float:
-        """By what the learning rate of the next step is multiplied."""
+        """The factor on the learning rate of the next step."""
         return self._scale.factor(self.steps, self._averaging.groups)
 
     def close(self) -> None:
-        """Take part no longer: the pending exchange ends, and the model stays as it is. Closing twice does nothing."""
+        """Stop taking part: finish the pending exchange and keep the model as it is. Closing twice does nothing."""
         self._stack.close()
 
     def _report(self, steps: int = 0) -> None:

@@ -1,6 +1,6 @@
-"""The front end for Caffe: nets, solvers and weights as their files are, computed by PyTorch.
+"""The front end for Caffe: nets, solvers and weights in Caffe's own files, computed by PyTorch.
 
-The names are pycaffe's where it has them: `Net`, `NetSpec`, `Solver`, `io`, `TRAIN`, `TEST`, `set_mode_gpu` and so on.
+Names are pycaffe's where they exist: `Net`, `NetSpec`, `Solver`, `io`, `TRAIN`, `TEST`, `set_mode_gpu` and so on.
 """
 
 from modum.caffe import io, layers, params

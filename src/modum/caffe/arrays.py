@@ -1,4 +1,4 @@
-"""Arrays in Caffe's files: BlobProto messages, alone or in others, and HDF5; and files that are whole or not there."""
+"""Arrays in Caffe's files: BlobProto messages, alone or in others, and HDF5; and atomic writing of files."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ _MessageT = TypeVar("_MessageT", bound=Message)
 
 
 def from_blob(blob: BlobProto, path: str | PathLike[str]) -> NDArray[np.floating]:
-    """Return the values of `blob`, float32 or float64, in its shape; `path` is for the error that they do not fit it.
+    """Return the values of `blob`, float32 or float64, in its shape; `path` is for errors.
 
     A blob with any of the old fields num, channels, height and width has these four dimensions.
     """
@@ -45,7 +45,7 @@ def from_blob(blob: BlobProto, path: str | PathLike[str]) -> NDArray[np.floating
     for field, _ in packed.ListFields():
         if field.name != name:
             packed.ClearField(field.name)
-    # Field, length, bytes: the numbers as they are in the file, without making a Python float of each.
+    # Field, length, bytes: the numbers as in the file, without a Python float for each.
     count = len(getattr(blob, name))
     content = memoryview(packed.SerializeToString())
     values = np.frombuffer(content[len(content) - count * np.dtype(kind).itemsize :], kind).astype(kind[1:])
@@ -59,13 +59,13 @@ def from_blob(blob: BlobProto, path: str | PathLike[str]) -> NDArray[np.floating
 
 
 def to_blob(array: NDArray[np.floating], blob: BlobProto, diff: NDArray[np.floating] | None = None) -> None:
-    """Put `array`, and its gradient `diff` if given, into the empty `blob`: float64 as it is, all else as float32."""
+    """Put `array`, and its gradient `diff` if given, into the empty `blob`: float64 unchanged, others as float32."""
     double = array.dtype == np.float64
     kind = np.dtype("<f8" if double else "<f4")
     for number, values in zip((8, 9) if double else (5, 6), (array, diff), strict=True):
         if values is not None:
             content = np.ascontiguousarray(values, kind).tobytes()
-            # Field, length, bytes: what protobuf would write, again without Python floats.
+            # Field, length, bytes: as protobuf would write them, again without Python floats.
             blob.MergeFromString(_varint(number << 3 | 2) + _varint(len(content)) + content)
     blob.shape.dim.extend(array.shape)
     blob.shape.SetInParent()
@@ -74,11 +74,11 @@ def to_blob(array: NDArray[np.floating], blob: BlobProto, diff: NDArray[np.float
 def read_mean(path: str | PathLike[str]) -> NDArray[np.float32]:
     """Read a mean image.
 
-    Other arrays are kept in such files too, InfogainLoss's matrix for one; they come in the file's shape, less a first
+    Other arrays, such as InfogainLoss's matrix, are kept in such files too; they keep the file's shape, without a first
     dimension of 1 if there are four.
 
     Args:
-        path: of the file (`.binaryproto`).
+        path: path of the file (`.binaryproto`).
 
     Returns:
         float32, [channels, height, width].
@@ -101,7 +101,7 @@ def write_mean(path: str | PathLike[str], mean: NDArray[np.floating]) -> None:
 
 
 def parse_file(message: _MessageT, path: str | PathLike[str]) -> _MessageT:
-    """Fill the empty `message` from the binary file `path`; raises `CaffeError` if it is not one."""
+    """Fill the empty `message` from the binary file `path`; raise `CaffeError` if it is not one."""
     try:
         message.ParseFromString(Path(path).read_bytes())
     except OSError as error:
@@ -112,7 +112,7 @@ def parse_file(message: _MessageT, path: str | PathLike[str]) -> _MessageT:
 
 
 def write_message(message: Message, path: str | PathLike[str]) -> None:
-    """Write `message` to the binary file `path`, which appears when it is complete."""
+    """Write `message` to the binary file `path`, which appears only once it is complete."""
     if message.ByteSize() > MAX_MESSAGE:
         raise CaffeError(
             f"{path}: {message.ByteSize()} bytes are too many for a binary file; a name ending in .h5 has no limit"
@@ -122,7 +122,7 @@ def write_message(message: Message, path: str | PathLike[str]) -> None:
 
 
 def is_hdf5(path: str | PathLike[str]) -> bool:
-    """Return whether the file `path` begins as an HDF5 file does; raises `CaffeError` if it cannot be read."""
+    """Return whether the file `path` begins like an HDF5 file; raise `CaffeError` if it cannot be read."""
     try:
         with Path(path).open("rb") as file:
             return file.read(len(_HDF5)) == _HDF5
@@ -132,7 +132,7 @@ def is_hdf5(path: str | PathLike[str]) -> bool:
 
 @contextmanager
 def open_hdf5(path: str | PathLike[str]) -> Iterator[h5py.File]:
-    """Yield the HDF5 file `path`, to be read; what goes wrong inside of the `with` is a `CaffeError`."""
+    """Open the HDF5 file `path` for reading; turn errors inside the `with` block into `CaffeError`."""
     try:
         with h5py.File(path, "r") as file:
             yield file
@@ -142,7 +142,7 @@ def open_hdf5(path: str | PathLike[str]) -> Iterator[h5py.File]:
 
 @contextmanager
 def replace_file(path: str | PathLike[str]) -> Iterator[Path]:
-    """Yield a path to write to, which becomes `path` when the `with` block ends, and is removed if it raises."""
+    """Yield a path to write to; it becomes `path` when the `with` block ends, and is removed if that raises."""
     temporary = Path(f"{path}.part")
     try:
         yield temporary
@@ -152,13 +152,13 @@ def replace_file(path: str | PathLike[str]) -> Iterator[Path]:
 
 
 def unreadable(path: str | PathLike[str], error: OSError) -> CaffeError:
-    """Return the error that the file `path` cannot be read, for the reason that the system gave."""
+    """Return the error for a file `path` that cannot be read, with the system's reason."""
     kind = MissingFileError if isinstance(error, FileNotFoundError) else CaffeError
     return kind(f"{path}: cannot be read: {error.strerror}")
 
 
 def _varint(number: int) -> bytes:
-    """Return `number`, not negative, as protobuf writes it: seven bits a byte, the lowest first."""
+    """Return the non-negative `number` as protobuf writes it: seven bits per byte, the lowest first."""
     encoded = bytearray()
     while number > 127:
         encoded.append(number & 127 | 128)

@@ -1,4 +1,4 @@
-"""The batches of a group of workers: each member loads its part of what the net file asks for."""
+"""Divide the batches of a net file among the members of a group."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ PARAMETERS = ("data_param", "hdf5_data_param", "image_data_param", "memory_data_
 
 
 def split_batches(net: NetParameter, member: int, members: int) -> tuple[NetParameter, float]:
-    """Cut the batches of a net for the members of a group.
+    """Divide the batches of a net among the members of a group.
 
-    Batches are cut as evenly as can be, the first members having one record more. Layers without a batch size (Input,
-    Python) are left as they are.
+    The parts are as even as possible; the first members may have one record more. Layers without a batch size (Input,
+    Python) do not change.
 
     Args:
-        net: as read from its file.
+        net: the net as read from its file.
         member: number of the member, from 0.
-        members: of the group.
+        members: number of members.
 
     Returns:
-        The net with this member's batches, and the factor of its gradients, with which a mean over members is the mean
+        The net with this member's batches, and the factor on its gradients that makes a mean over members the mean
         over records.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Blobs: the numbers of a net and their gradients, as NumPy sees them."""
+"""Blobs: the values of a net and their gradients, as NumPy arrays."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ LEGACY_AXES = 4
 
 
 class Blob(ABC):
-    """Data and gradient (`diff`) of one blob: float32 arrays of the same shape.
+    """Data and gradient (`diff`) of a blob: float32 arrays of the same shape.
 
-    On a CPU both are views: writing into them changes the net. From a GPU they are copies that cannot be written to;
-    the inputs of a net lie in host memory and can be written to everywhere.
+    On a CPU both are views: writing into them changes the net. On a GPU they are read-only copies;
+    the inputs of a net are in host memory and always writable.
     """
 
     @property
@@ -36,7 +36,7 @@ class Blob(ABC):
     @property
     @abstractmethod
     def diff(self) -> NDArray[np.float32]:
-        """Gradient of the loss with respect to the values, as the last backward pass left it."""
+        """Gradient of the loss with respect to the values, from the last backward pass."""
 
     @property
     @abstractmethod
@@ -85,8 +85,8 @@ class Weight(Blob):
     """A parameter of a layer.
 
     Args:
-        layer: which may put another tensor in its place.
-        index: of the parameter among the layer's blobs.
+        layer: its layer, which may put another tensor in its place.
+        index: its index among the layer's blobs.
     """
 
     def __init__(self, layer: Layer, index: int) -> None:
@@ -119,7 +119,7 @@ class Weight(Blob):
 
 
 class Activation(Blob):
-    """What layers make and read; its number is its place in the net's lists."""
+    """A blob that layers make and read; its number is its place in the net's lists."""
 
     def __init__(self, values: list[Tensor | None], shapes: list[tuple[int, ...]], number: int) -> None:
         self._values = values
@@ -155,7 +155,7 @@ class Activation(Blob):
             self._diff = None
 
     def gradient(self) -> Tensor:
-        """Return the tensor behind `diff`: autograd's, once a backward pass has kept it; else one to be written to."""
+        """Return the tensor behind `diff`: autograd's, once a backward pass has kept it; else a writable one."""
         tensor = self.tensor
         if self._diff is None or self._diff.shape != tensor.shape:
             self._diff = torch.zeros_like(tensor, requires_grad=False)
@@ -163,16 +163,16 @@ class Activation(Blob):
 
     @property
     def has_gradient(self) -> bool:
-        """Whether `diff` was asked for, or left by a backward pass."""
+        """Whether `diff` was requested, or left by a backward pass."""
         return self._diff is not None and self._diff.shape == self.tensor.shape
 
     def keep_gradient(self, gradient: Tensor | None) -> None:
-        """Keep what a backward pass found; None: no gradient came here."""
+        """Keep the gradient from a backward pass; None: none came here."""
         self._diff = gradient
 
 
 class LayerView:
-    """A layer as pycaffe shows it, with its `type` and `blobs`; all else is the layer's own."""
+    """A layer with pycaffe's interface, `type` and `blobs`; other attributes are the layer's own."""
 
     def __init__(self, layer: Layer, blobs: list[Weight]) -> None:
         self.layer = layer
@@ -187,7 +187,7 @@ class LayerView:
 
 
 def as_array(tensor: Tensor) -> NDArray[np.float32]:
-    """Return a NumPy view, or a copy that cannot be written to for a tensor that lies elsewhere."""
+    """Return a NumPy view of a tensor in host memory, or a read-only copy of one elsewhere."""
     array: NDArray[np.float32] = tensor.detach().cpu().numpy()
     if tensor.device.type != "cpu":
         array.flags.writeable = False

@@ -1,4 +1,4 @@
-"""Nets that take pictures and return what they see, as pycaffe has them: `Classifier` and `Detector`."""
+"""Nets that classify pictures, with pycaffe's interface: `Classifier` and `Detector`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Classifier(_Seeing):
         classifier = Classifier("deploy.prototxt", "net.caffemodel", image_dims=(256, 256), raw_scale=255)
         print(classifier.predict([load_image("cat.jpg")]).argmax(1))
 
-    `image_dims` is the size (height, width) that pictures get before the input's size is cut out of them; by default
+    `image_dims` is the size (height, width) to which pictures are resized before crops of the input's size; by default
     the input's.
     """
 
@@ -83,7 +83,7 @@ class Classifier(_Seeing):
         self.image_dims = np.array(self.crop_dims if image_dims is None else image_dims)
 
     def predict(self, inputs: Iterable[NDArray[Any]], oversample: bool = True) -> Array:
-        """Return the net's output [pictures, classes]: the mean over ten crops, or that of the middle crop."""
+        """Return the net's output [pictures, classes]: the mean over ten crops, or that of the center crop."""
         images = [resize_image(image, self.image_dims) for image in inputs]
         if oversample:
             predictions = self.predict_crops(ten_crops(images, self.crop_dims))
@@ -96,7 +96,7 @@ class Classifier(_Seeing):
 class Detector(_Seeing):
     """Classify windows of pictures, as R-CNN does (Girshick et al. 2014).
 
-    `context_pad` pixels of the input on each side show what lies around the window; beyond the picture, the mean.
+    `context_pad` pixels of the input on each side show the surroundings of the window; beyond the picture, the mean.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Detector(_Seeing):
         ]
 
     def crop(self, im: NDArray[Any], window: NDArray[Any]) -> Array:
-        """Return a window of a picture, with what lies around it."""
+        """Return a window of a picture with its surroundings."""
         top, left, bottom, right = (float(edge) for edge in window)
         if not self.context_pad:
             return im[int(top) : int(bottom), int(left) : int(right)]

@@ -1,4 +1,4 @@
-"""Makes the databases and mean files that Caffe's nets read, record by record as Caffe's own converters do."""
+"""Make the databases and mean files that Caffe's nets read, with the same records as Caffe's own converters."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from modum.data.idx import parse_idx
 __all__ = ["convert_cifar", "convert_idx", "convert_images", "mean_image"]
 
 Report: TypeAlias = Callable[[int, int], None]
-"""Called as work goes on, with the records done and all records."""
+"""Called during the work, with the number of records done and of all records."""
 FilePath: TypeAlias = "str | PathLike[str]"
 
 CIFAR_SIDE = 32
@@ -42,23 +42,23 @@ LARGEST_DATABASE = 1 << 40
 TRANSACTION = 1000
 """Records written at a time."""
 DECODING_AHEAD = 16
-"""Images that are read while others are written."""
+"""Images to read ahead while others are written."""
 
 
 def convert_idx(images: FilePath, labels: FilePath, database: FilePath, *, report: Report | None = None) -> int:
     """Write an LMDB of the grey images in IDX files; record i has key `%08d` of i, one channel, and raw bytes.
 
     Args:
-        images: file of images [n, height, width], as it is or compressed (.gz).
-        labels: file of their labels [n], likewise.
-        database: directory to make.
-        report: called with the number of images written so far, and of all.
+        images: file of images [n, height, width], plain or compressed (.gz).
+        labels: file of their labels [n], plain or compressed.
+        database: directory to create.
+        report: called with the number of images written so far, and of all images.
 
     Returns:
         The number of images.
 
     Raises:
-        DataError: a file is missing or not IDX, or there are not as many labels as images, or there is something at
+        DataError: a file is missing or not IDX, the numbers of labels and images differ, or something exists at
             `database`.
     """
     pictures = _read_idx(Path(images), 3)
@@ -74,7 +74,7 @@ def convert_idx(images: FilePath, labels: FilePath, database: FilePath, *, repor
 
 
 def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """Return the array of bytes in the IDX file at `path`, which must have so many dimensions."""
+    """Return the array of bytes in the IDX file at `path`, which must have `dimensions` dimensions."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
@@ -89,16 +89,16 @@ def convert_cifar(batches: Sequence[FilePath], database: FilePath, *, report: Re
     """Write an LMDB of the images in CIFAR's binary batches; record i has key `%05d` of i, 3 x 32 x 32, and raw bytes.
 
     Args:
-        batches: files, in their order: images of a byte for the label and 32 x 32 bytes of red, green and blue each
+        batches: files, in order; each image is a byte for the label and 32 x 32 bytes each of red, green and blue
             (CIFAR-10's format).
-        database: directory to make.
-        report: called with the number of images written so far, and of all.
+        database: directory to create.
+        report: called with the number of images written so far, and of all images.
 
     Returns:
         The number of images.
 
     Raises:
-        DataError: a batch is missing, or is not a whole number of images, or there is something at `database`.
+        DataError: a batch is missing or is not a whole number of images, or something exists at `database`.
     """
     arrays = []
     for batch in map(Path, batches):
@@ -138,23 +138,23 @@ def convert_images(
     """Write an LMDB of the images in a list; record i has key `%08d_path` of i and the image's path.
 
     Args:
-        root: directory below which the images lie.
+        root: root directory of the images.
         source: the list: a file with a path below `root` and a label on each line.
-        database: directory to make.
-        size: (height, width) to resize to; None: as they are.
+        database: directory to create.
+        size: (height, width) to resize to; None: do not resize.
         gray: one channel instead of three (blue, green, red).
-        shuffle: in a random order, by `seed`.
-        seed: of that order; None: another one each time.
-        encoded: keep the files' contents as they are, or as PNG where they are resized or made grey: a smaller
+        shuffle: whether to shuffle the images, by `seed`.
+        seed: seed of that order; None: a different one each time.
+        encoded: keep the files' contents unchanged, or as PNG if they are resized or made grey: a smaller
             database, whose images are decoded in training.
-        check_size: refuse images of different sizes.
-        report: called with the number of images written so far, and of all.
+        check_size: whether to refuse images of different sizes.
+        report: called with the number of images written so far, and of all images.
 
     Returns:
         The number of images.
 
     Raises:
-        DataError: the list or an image is missing or not what it should be, or there is something at `database`.
+        DataError: the list or an image is missing or not valid, or something exists at `database`.
     """
     images = read_image_list(source)
     if shuffle:
@@ -197,10 +197,10 @@ def mean_image(
     """Compute the mean of all images of a database.
 
     Args:
-        database: of images of one shape.
+        database: a database of images of one shape.
         mean: file to write it to, such as `mean.binaryproto`; None: none.
         backend: "LMDB" or "LEVELDB".
-        report: called with the number of images read so far, and of all.
+        report: called with the number of images read so far, and of all images.
 
     Returns:
         The mean, float32 [channels, height, width].
@@ -233,7 +233,7 @@ def mean_image(
 
 
 def _write(database: FilePath, records: Iterable[tuple[bytes, Datum]], number: int, report: Report | None) -> int:
-    """Write `records`, in the order of their keys, to a new LMDB that appears at `database` when it is whole."""
+    """Write `records`, in the order of their keys, to a new LMDB, which appears at `database` once complete."""
     target = Path(database)
     if target.exists():
         raise DataError(f"{target} exists already: remove it, or choose another name")

@@ -19,14 +19,14 @@ _log = logging.getLogger(__name__)
 
 
 class Trace:
-    """Keeps what the layers of one pass read and made, and tells it as Caffe does."""
+    """Records the blobs that the layers of a pass read and made, and logs them as Caffe does."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._records: list[tuple[Step, list[Tensor], list[Tensor]]] = []
 
     def begin(self) -> None:
-        """Begin a pass and forget the one before."""
+        """Begin a pass and forget the previous one."""
         self._records = []
 
     def record(self, step: Step, bottoms: Sequence[Tensor], tops: Sequence[Tensor]) -> None:
@@ -46,7 +46,7 @@ class Trace:
                 _log.info("    [Forward] Layer %s, param blob %d data: %g", step.name, index, _mean(blob))
 
     def backward(self) -> None:
-        """Log the backward pass after it, and forget both."""
+        """Log the following backward pass, and forget both."""
         names = self._graph.names
         for step, bottoms, _ in reversed(self._records):
             for number, bottom in zip(step.bottoms, bottoms, strict=True):
@@ -65,7 +65,7 @@ class Trace:
         )
 
     def update(self, parameters: Parameters) -> None:
-        """Log an update: the new weights, and what was subtracted."""
+        """Log an update: the new weights, and the values subtracted."""
         for learnable in parameters.learnables:
             tensor = learnable.tensor
             if tensor.grad is not None:

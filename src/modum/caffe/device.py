@@ -1,4 +1,4 @@
-"""Which GPUs a command or a program computes on."""
+"""Choose the GPUs that a command or program computes on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def parse_gpus(text: str) -> list[int]:
         The numbers, in order.
 
     Raises:
-        CaffeError: it is neither, or there is no such GPU here.
+        CaffeError: it is none of these, or there is no such GPU here.
     """
     if not text.strip():
         return []
@@ -73,7 +73,7 @@ def default_device() -> torch.device:
 
 
 def describe(gpu: int) -> list[str]:
-    """Return what Caffe's `device_query` shows of a GPU, line by line."""
+    """Return the lines that Caffe's `device_query` shows for a GPU."""
     found = torch.cuda.get_device_properties(gpu)
     return [
         f"Device id:                     {gpu}",

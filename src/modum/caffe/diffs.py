@@ -1,4 +1,4 @@
-"""`snapshot_diff: true`: the gradients, in the file of weights that they belong to."""
+"""Save gradients beside their weights, for `snapshot_diff: true`."""
 
 from __future__ import annotations
 

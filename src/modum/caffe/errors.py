@@ -1,4 +1,4 @@
-"""What goes wrong with Caffe's files and nets, and where in the file it does."""
+"""Errors in Caffe's files and nets, with their places in the file."""
 
 from typing import TYPE_CHECKING, Self
 
@@ -11,22 +11,22 @@ __all__ = ["CaffeError", "MissingFileError", "ModelError", "where"]
 
 
 class CaffeError(ModumError):
-    """Root of what the Caffe front end raises; by itself: a file of weights, state or means cannot be used."""
+    """Base class of the Caffe front end's errors; itself raised for an unusable file of weights, state or means."""
 
 
 class MissingFileError(CaffeError, FileNotFoundError):
-    """A file that a command, a net or a solver names is not there."""
+    """A file that a command, a net or a solver names is missing."""
 
 
 class ModelError(CaffeError):
-    """A net or a solver is not one that Caffe would take.
+    """A net or a solver is not one that Caffe would accept.
 
     The message starts with the place, as far as it is known: `train_val.prototxt:12: layer "conv1": ...`.
     """
 
     @classmethod
     def at(cls, message: "Message", problem: str, field: str = "", index: int = 0) -> Self:
-        """Return the error that `message`, or the `index`-th `field` of it, has this `problem`, and its place."""
+        """Return the error for this `problem` of `message`, or of its `index`-th `field`, with its place."""
         place = where(message, field, index)
         layer = f'layer "{message.name}": ' if message.DESCRIPTOR.name in ("LayerParameter", "V1LayerParameter") else ""
         return cls(f"{place}: {layer}{problem}" if place else f"{layer}{problem}")

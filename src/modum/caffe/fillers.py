@@ -1,4 +1,4 @@
-"""What fills a layer's parameters, and DummyData's blobs, before training: Caffe's fillers.
+"""Caffe's fillers, which initialize a layer's parameters and DummyData's blobs.
 
 Below, fan_in of a blob is its number of elements divided by its first dimension, fan_out divided by its second (all
 elements if it has but one). `n` is fan_in, fan_out or their mean, as `variance_norm` says.
@@ -16,16 +16,16 @@ __all__ = ["fill"]
 
 
 def fill(tensor: torch.Tensor, filler: FillerParameter, generator: torch.Generator | None = None) -> None:
-    """Fill a tensor in place as a filler says.
+    """Fill a tensor in place, as a filler says.
 
     Args:
-        tensor: of any floating type.
-        filler: the definition.
-        generator: of random numbers; None: torch's default one.
+        tensor: a tensor of any floating type.
+        filler: the filler's definition.
+        generator: generator of random numbers; None: torch's default one.
 
     Raises:
         ModelError: the type is unknown, `sparse` is set with another type than gaussian, or a bilinear filler is for a
-            tensor that is not a set of square images. It knows no place in a file.
+            tensor that is not a set of square images. The error has no place in a file.
     """
     if filler.type not in _FILLERS:
         raise ModelError(f'filler "{filler.type}" is not known; there are {", ".join(_FILLERS)}')

@@ -1,4 +1,4 @@
-"""Which layers of a net belong to a phase, level and set of stages: the `include` and `exclude` rules."""
+"""Select a net's layers by phase, level and stages: the `include` and `exclude` rules."""
 
 from modum.caffe.errors import ModelError
 from modum.caffe.proto import NetParameter, NetState, NetStateRule
@@ -9,7 +9,7 @@ __all__ = ["filter_net", "meets"]
 def filter_net(net: NetParameter, state: NetState) -> NetParameter:
     """Select the layers that a net has in a state.
 
-    A layer with `include` rules is there if any of them is met; one with `exclude` rules if none is met; one with
+    A layer with `include` rules is selected if any of them is met; one with `exclude` rules if none is met; one with
     neither always.
 
     Args:

@@ -1,4 +1,4 @@
-"""A net's graph: its layers made and connected, with everything checked that can be wrong about it."""
+"""Build a net's graph: make, connect and check its layers."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ MULTIPLIERS = ("lr_mult", "decay_mult")
 
 @dataclass(slots=True)
 class Step:
-    """One layer in the order of the forward pass, and which blobs it reads and makes, by their numbers."""
+    """A layer in the order of the forward pass, and the blobs that it reads and makes, by number."""
 
     layer: Layer
     spec: LayerParameter
     bottoms: tuple[int, ...]
     tops: tuple[int, ...]
     cut: tuple[int, ...]
-    """Positions of bottoms that no gradient goes back through (`propagate_down: false`)."""
+    """Positions of bottoms through which no gradient goes back (`propagate_down: false`)."""
     losses: tuple[tuple[int, float], ...]
     """Positions and weights of the tops that are part of the loss."""
     fed: bool
-    """An Input layer: the user fills its tops, and nothing is to be computed."""
+    """Whether it is an Input layer: the user fills its tops, and there is nothing to compute."""
     seen: list[torch.Size]
-    """The shapes of the bottoms that the layer was last told of."""
+    """The bottoms' shapes at the layer's last reshape."""
 
     @property
     def name(self) -> str:
@@ -54,27 +54,27 @@ class Step:
 
 @dataclass(eq=False, slots=True)
 class Learnable:
-    """A parameter of the net, whichever layers share it."""
+    """A parameter of the net, possibly shared by several layers."""
 
     layer: str
     index: int
-    """It is this blob of that layer, which is the first one to use it."""
+    """Its index among the blobs of that layer, the first to use it."""
     tensors: list[nn.Parameter]
-    """Views of the same numbers, of different shapes where `share_mode: PERMISSIVE` allows it; the owner's first."""
+    """Views of the same values, of different shapes if `share_mode: PERMISSIVE` allows it; the owner's first."""
     lr_mult: float
     decay_mult: float
     said: set[str] = field(default_factory=set)
-    """Which of the two multipliers some layer has given."""
+    """Which of the two multipliers a layer has set."""
 
     @property
     def tensor(self) -> nn.Parameter:
-        """The parameter as the layer that made it has it."""
+        """The parameter as its owner has it."""
         return self.tensors[0]
 
 
 @dataclass(slots=True)
 class Graph:
-    """What `build` makes."""
+    """A built graph, from `build`."""
 
     steps: list[Step] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
@@ -96,18 +96,18 @@ def build(net: NetParameter, phase: int, generator: torch.Generator | None, *, f
     """Make the layers of a filtered net, connect them, and let them make their blobs.
 
     Args:
-        net: with the layers of one phase alone.
+        net: a net with only the layers of one phase.
         phase: `TRAIN` or `TEST`.
         generator: fills the parameters; None: torch's default one.
-        fuse: let a batch normalization do the work of the Scale layer that follows it in place: faster, and the blob
-            between them is not to be seen.
+        fuse: let a batch normalization do the work of an in-place Scale layer that follows it: faster, but the blob
+            between them is not visible.
 
     Returns:
         The graph.
 
     Raises:
-        ModelError: an unknown layer, a bottom that no layer makes, a top that two layers make, blobs that cannot be
-            shared, or what a layer finds wrong with its bottoms and settings.
+        ModelError: there is an unknown layer, a bottom that no layer makes, a top that two layers make, blobs that cannot be
+            shared, or a layer whose bottoms or settings are wrong.
     """
     graph = Graph()
     latest: dict[str, int] = {}
@@ -123,7 +123,7 @@ def build(net: NetParameter, phase: int, generator: torch.Generator | None, *, f
         unread.update(spec.top)
         before = [graph.shapes[number] for number in bottoms]
         shapes = layer.setup(before, generator)
-        for _ in range(len(tops), layer.top_count):  # a loss whose value nobody named
+        for _ in range(len(tops), layer.top_count):  # a loss without a named value
             tops += (len(graph.names),)
             graph.names.append("(automatic)")
             graph.shapes.append(())
@@ -189,14 +189,14 @@ def _fuse(steps: Sequence[Step]) -> None:
 
 
 def _connect_blobs(graph: Graph, step: Step, owners: dict[str, Learnable]) -> None:
-    """Take the layer's blobs into the net's parameters, or replace them by those that it shares."""
+    """Add the layer's blobs to the net's parameters, or replace them by shared ones."""
     layer, spec = step.layer, step.spec
     if len(spec.param) > len(layer.blobs):
         raise layer.error(f"{len(spec.param)} param for {len(layer.blobs)} blobs: leave out the last")
     for index in range(len(layer.blobs)):
         settings = spec.param[index] if index < len(spec.param) else ParamSpec()
         blob = layer.blobs[index]
-        # statistics, which a layer keeps by itself, never learn
+        # statistics, which the layer itself updates, never learn
         lr_mult = settings.lr_mult if blob.requires_grad else 0.0
         blob.requires_grad_(lr_mult != 0)
         owner = owners.get(settings.name) if settings.name else None
@@ -237,12 +237,12 @@ def _share(step: Step, index: int, owner: Learnable, settings: ParamSpec) -> Non
 
 
 def view_as(tensor: Tensor, shape: Shape) -> Tensor:
-    """Return the same numbers in another shape."""
+    """Return a view with the same values in another shape."""
     return tensor.detach().view(shape)
 
 
 def sources(steps: Sequence[Step]) -> frozenset[int]:
-    """Return the blobs that no layer computes from others, and that some layer can send a gradient back to."""
+    """Return the blobs that no layer computes from others, but to which some layer can send a gradient back."""
     made = {number for step in steps if not step.bottoms for number in step.tops}
     return frozenset(
         number

@@ -1,4 +1,4 @@
-"""Arrays of any length through a net, batch by batch: `Net.forward_all` and `Net.forward_backward_all` of pycaffe."""
+"""Run arrays of any length through a net in batches: pycaffe's `Net.forward_all` and `Net.forward_backward_all`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Arrays = dict[str, "NDArray[np.float32]"]
 
 
 class Batched(Protocol):
-    """What of a net is used here: `modum.caffe.Net` has it."""
+    """The interface of a net that is used here: `modum.caffe.Net` has it."""
 
     @property
     def inputs(self) -> Sequence[str]:
@@ -37,14 +37,14 @@ class Batched(Protocol):
 
 
 def forward_all(net: Batched, blobs: Sequence[str] | None, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-    """Return the outputs of `net` and `blobs` for all rows of `inputs`; the last batch is filled up with zeros."""
+    """Return the outputs of `net` and `blobs` for all rows of `inputs`; the last batch is padded with zeros."""
     return _joined([_copy(net.forward(blobs, None, None, **batch)) for batch in _batches(net, inputs)], inputs)
 
 
 def forward_backward_all(
     net: Batched, blobs: Sequence[str] | None, diffs: Sequence[str] | None, arrays: Mapping[str, NDArray[Any]]
 ) -> tuple[Arrays, Arrays]:
-    """Return the outputs and `blobs`; and the gradients of the inputs and of `diffs`.
+    """Return the outputs and `blobs`, and the gradients of the inputs and of `diffs`.
 
     `arrays` has rows for inputs, and gradients for outputs.
     """
@@ -79,6 +79,6 @@ def _batches(net: Batched, arrays: Mapping[str, NDArray[Any]]) -> Iterator[Array
 
 
 def _joined(batches: Sequence[Arrays], arrays: Mapping[str, NDArray[Any]]) -> Arrays:
-    """Return all rows, without those that filled up the last batch."""
+    """Return all rows, without the padding of the last batch."""
     rows = len(next(iter(arrays.values()))) if arrays else None
     return {name: np.concatenate([np.atleast_1d(batch[name]) for batch in batches])[:rows] for name in batches[0]}

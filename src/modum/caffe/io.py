@@ -1,4 +1,4 @@
-"""Images as nets want them, and arrays as messages: what pycaffe has in `caffe.io`.
+"""Prepare images for nets, and convert arrays to and from messages: pycaffe's `caffe.io`.
 
 Images are float32 arrays [height, width, channels] with values from 0 to 1, in the order red, green, blue.
 """
@@ -37,9 +37,9 @@ __all__ = [
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 LUMA = np.array([0.2125, 0.7154, 0.0721], np.float32)
-"""What red, green and blue count in a grey picture (ITU-R BT.709), as in scikit-image, which pycaffe uses."""
+"""Weights of red, green and blue in a grey picture (ITU-R BT.709), as in scikit-image, which pycaffe uses."""
 INTERPOLATIONS = ("nearest-exact", "bilinear", None, "bicubic")
-"""By the order of the polynomial."""
+"""Interpolation modes by the order of the polynomial."""
 
 
 def load_image(path: str | PathLike[str], color: bool = True) -> Array:
@@ -59,7 +59,7 @@ def load_image(path: str | PathLike[str], color: bool = True) -> Array:
 
 
 def resize_image(im: NDArray[Any], new_dims: Sequence[int] | NDArray[np.integer], interp_order: int = 1) -> Array:
-    """Return `im` [height, width, channels] in the size `new_dims` (height, width), float32.
+    """Return `im` [height, width, channels], resized to `new_dims` (height, width), float32.
 
     `interp_order` is 0 for the nearest pixel, 1 for linear and 3 for cubic interpolation between pixels.
     """
@@ -73,7 +73,7 @@ def resize_image(im: NDArray[Any], new_dims: Sequence[int] | NDArray[np.integer]
 
 
 def oversample(images: Iterable[NDArray[Any]], crop_dims: Sequence[int] | NDArray[np.integer]) -> Array:
-    """Return ten crops of each image, its corners and its middle, then these mirrored: [10 n, height, width, channels].
+    """Return ten crops of each image, its corners and center, then these mirrored: [10 n, height, width, channels].
 
     `crop_dims` is (height, width).
     """
@@ -113,22 +113,22 @@ def arraylist_to_blobprotovector_str(arraylist: Sequence[ArrayLike]) -> bytes:
 
 
 def blobprotovector_str_to_arraylist(content: bytes) -> list[NDArray[np.floating]]:
-    """Return the arrays in what `arraylist_to_blobprotovector_str` made."""
+    """Return the arrays in a message from `arraylist_to_blobprotovector_str`."""
     return [blobproto_to_array(blob) for blob in BlobProtoVector.FromString(content).blobs]
 
 
 def array_to_datum(arr: NDArray[Any], label: int | None = None) -> Datum:
-    """Make a record of a database from an array.
+    """Make a database record from an array.
 
     Args:
-        arr: [channels, height, width]; uint8 is stored as bytes, everything else as numbers.
-        label: of the record.
+        arr: [channels, height, width]; uint8 is stored as bytes, other dtypes as numbers.
+        label: the record's label.
 
     Returns:
         The record.
 
     Raises:
-        ValueError: the array has not three axes.
+        ValueError: the array does not have three axes.
     """
     if arr.ndim != 3:
         raise ValueError(f"a datum wants [channels, height, width], not an array of shape {arr.shape}")
@@ -144,15 +144,15 @@ def array_to_datum(arr: NDArray[Any], label: int | None = None) -> Datum:
 
 
 def datum_to_array(datum: Datum) -> NDArray[Any]:
-    """Return the array [channels, height, width] in a record, uint8, or float64 as pycaffe does, without the label."""
+    """Return a record's array [channels, height, width], uint8, or float64 as in pycaffe, without the label."""
     numbers = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, float)
     return numbers.reshape(datum.channels, datum.height, datum.width)
 
 
 class Transformer:
-    """Transform images as they are loaded to what the inputs of a net expect, and back.
+    """Transforms loaded images to what the inputs of a net expect, and back.
 
-    Each step is done if it was set, in this order: resize to the input's size, transpose, swap channels, multiply by
+    It does the steps that were set, in this order: resize to the input's size, transpose, swap channels, multiply by
     the raw scale (255, say), subtract the mean, multiply by the input scale. Input names that the net does not have
     raise `ValueError` everywhere.
 
@@ -169,7 +169,7 @@ class Transformer:
         self.input_scale: dict[str, float] = {}
 
     def set_transpose(self, in_: str, order: Sequence[int]) -> None:
-        """Reorder the axes: (2, 0, 1) makes [channels, height, width] of an image."""
+        """Reorder the axes: (2, 0, 1) turns an image into [channels, height, width]."""
         if len(order) != len(self._shape(in_)) - 1:
             raise ValueError(f"order {tuple(order)} must have one number for each axis but the batch's")
         self.transpose[in_] = tuple(order)
@@ -204,7 +204,7 @@ class Transformer:
         self.input_scale[in_] = scale
 
     def preprocess(self, in_: str, data: NDArray[Any]) -> Array:
-        """Return an image [height, width, channels] as the input expects it."""
+        """Return an image [height, width, channels] in the form that the input expects."""
         size = self._shape(in_)[2:]
         image = data.astype(np.float32)
         if image.shape[:2] != size:

@@ -1,7 +1,7 @@
-"""Layers of the first format, V0, as layers of the second, V1.
+"""Convert layers of the first format, V0, to the second, V1.
 
-A V0 layer has its name, type and settings in one flat message inside of `layers`, and its bottoms and tops outside.
-Padding is a layer of its own there, in front of a convolution or a pooling.
+A V0 layer has its name, type and settings in one flat message inside `layers`, and its bottoms and tops outside it.
+Padding is a separate layer there, before a convolution or a pooling.
 """
 
 import logging
@@ -47,7 +47,7 @@ _IMAGES = {"images": "image_data_param"}
 _LRN = {"lrn": "lrn_param"}
 _REGIONS = {"window_data": "window_data_param"}
 
-# V0 field -> (the field's name in V1, V0 type -> message of V1 that has it; None: `transform_param`, for every type)
+# V0 field -> (its name in V1, V0 type -> message of V1 that has it; None: `transform_param`, for every type)
 _FIELDS: dict[str, tuple[str, dict[str, str] | None]] = {
     "num_output": ("num_output", _WEIGHTS),
     "biasterm": ("bias_term", _WEIGHTS),
@@ -85,13 +85,13 @@ _FIELDS: dict[str, tuple[str, dict[str, str] | None]] = {
 def upgrade_v0(net: NetParameter) -> None:
     """Turn the V0 layers in `net.layers` into V1 layers, in place.
 
-    Settings that a layer's type does not have are left out with a warning, as Caffe does.
+    Settings that do not belong to a layer's type are dropped with a warning, as in Caffe.
 
     Args:
-        net: with V0 layers.
+        net: a net with V0 layers.
 
     Raises:
-        ModelError: a type that V0 did not have, or a padding that is not in front of a convolution or pooling.
+        ModelError: V0 has no such type, or a padding is not directly before a convolution or pooling.
     """
     old = list(net.layers)
     makers = {"": V1LayerParameter()}
@@ -112,7 +112,7 @@ def upgrade_v0(net: NetParameter) -> None:
 
 
 def _without_padding(layer: V1LayerParameter, makers: dict[str, V1LayerParameter]) -> V1LayerParameter:
-    """Return a copy of `layer` that pads by itself, if its bottom is made by a padding layer."""
+    """Return a copy of `layer` that does its own padding, if its bottom comes from a padding layer."""
     merged = V1LayerParameter()
     merged.CopyFrom(layer)
     for index, bottom in enumerate(layer.bottom):

@@ -1,4 +1,4 @@
-"""Caffe's log: lines with the prefix of glog, which the programs that read Caffe's logs understand."""
+"""Caffe's log: lines with glog's prefix, which programs that read Caffe's logs understand."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class GlogFormatter(logging.Formatter):
 
 
 def output_line(title: str, index: int, name: str, value: float, weight: float) -> str:
-    """Return how one number of a net's outputs is written; `title` is `Train` or `Test`."""
+    """Return the log line for one number of a net's outputs; `title` is `Train` or `Test`."""
     loss = f" (* {weight:g} = {weight * value:g} loss)" if weight else ""
     return f"    {title} net output #{index}: {name} = {value:g}{loss}"
 
 
 class _Lines(logging.Handler):
-    """Writes lines above the bar, where there is one."""
+    """Writes lines above the progress bar, if there is one."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         super().__init__()
@@ -56,9 +56,9 @@ class _Lines(logging.Handler):
 def caffe_log(
     stream: TextIO | None = None, *, bar: bool = True, quiet: bool = False
 ) -> Iterator[Callable[[int, int], None]]:
-    """Write everything that `modum.caffe` logs to `stream` (standard error) as Caffe does; warnings alone if quiet.
+    """Write the log of `modum.caffe` to `stream` (standard error) as Caffe does; only warnings if `quiet`.
 
-    Yields a function that takes the iteration and the last one: it moves a progress bar where the stream is a
+    Yields a function that takes the iteration and the last one: it moves a progress bar if the stream is a
     terminal and `bar` is wanted, and does nothing elsewhere.
     """
     stream = stream or sys.stderr

@@ -1,4 +1,4 @@
-"""A Caffe net in PyTorch: `Net`, with the methods and attributes that pycaffe's has."""
+"""A Caffe net in PyTorch: `Net`, with the methods and attributes of pycaffe's."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ class Net:
         print(net.forward()["prob"])
 
     Args:
-        model: a prototxt file, or the message that was read from one; it is filtered by phase, stages and level here.
-        phase: `TRAIN` or `TEST`. pycaffe's older order `Net(model, weights, phase)` is understood as well.
+        model: a prototxt file, or the message read from one; it is filtered by phase, stages and level here.
+        phase: `TRAIN` or `TEST`. pycaffe's older order `Net(model, weights, phase)` works too.
         weights: a `.caffemodel` or `.h5` file to copy from, or several, in this order.
-        stages: of the state that the net is filtered by.
-        level: of that state.
-        seed: of the fillers; None draws from PyTorch's global generator.
-        device: on which the layers compute; None: as set by `set_mode_gpu` and the like, the CPU at first.
-        fuse: compute a batch normalization and the Scale layer that follows it in place as one: faster, but the blob
-            that they share never has what was between them.
+        stages: stages of the state by which the net is filtered.
+        level: level of that state.
+        seed: seed of the fillers; None draws from PyTorch's global generator.
+        device: where the layers compute; None: as set by `set_mode_gpu` and the like, by default the CPU.
+        fuse: compute a batch normalization and an in-place Scale layer after it as one: faster, but the blob
+            that they share never holds the value between them.
 
     Raises:
-        ModelError: something is wrong with the net; the message has file, line and layer.
+        ModelError: the net is not valid; the message has file, line and layer.
         CaffeError: the weights cannot be read, or do not fit.
     """
 
@@ -100,7 +100,7 @@ class Net:
         self.outputs: list[str] = [graph.names[number] for number in graph.outputs]
         self._values: list[Tensor | None] = [None] * len(graph.names)
         self._fed: list[Tensor | None] = [None] * len(graph.names)
-        """The inputs, in host memory whatever the device: what the user writes into."""
+        """The inputs that the user writes into, in host memory on every device."""
         fed = set(graph.inputs)
         self.blobs: dict[str, Activation] = OrderedDict(
             (name, Activation(self._fed if number in fed else self._values, graph.shapes, number))
@@ -121,7 +121,7 @@ class Net:
         for path in [weights] if isinstance(weights, str | Path) else weights or ():
             self.copy_from(path)
 
-    # -- what pycaffe has
+    # -- pycaffe's interface
 
     @property
     def top_names(self) -> dict[str, list[str]]:
@@ -154,17 +154,17 @@ class Net:
         """Run the layers from `start` to `end`.
 
         Args:
-            blobs: names of blobs to return beside the outputs.
-            start: name of the first layer to run; None: the first of the net.
-            end: name of the last layer to run; None: the last of the net.
-            **inputs: arrays for inputs of the net, which take over their shapes.
+            blobs: names of blobs to return besides the outputs.
+            start: name of the first layer to run; None: the net's first.
+            end: name of the last layer to run; None: the net's last.
+            **inputs: arrays for inputs of the net, which adopt their shapes.
 
         Returns:
-            The outputs of the net (with `end` the tops of that layer) and `blobs`, by name: float32 views that the next
+            The net's outputs (with `end` the tops of that layer) and `blobs`, by name: float32 views that the next
             pass overwrites.
 
         Raises:
-            ValueError: an input, blob or layer is not of this net.
+            ValueError: this net has no such input, blob or layer.
         """
         for name, array in inputs.items():
             if name not in self.inputs:
@@ -185,24 +185,24 @@ class Net:
         end: str | None = None,
         **gradients: NDArray[Any],
     ) -> Arrays:
-        """Compute the gradients of all blobs and parameters; those of parameters are added to what is there.
+        """Compute the gradients of all blobs and parameters; those of parameters are added to the present ones.
 
-        The pass begins at the losses; with `start` at the tops of that layer, whose `diff` counts as it stands (the
-        user's, or the loss weight); with `gradients` at the blobs that they name. Where the forward pass was not
-        recorded (phase TEST) it is done again first, from the same data.
+        The pass begins at the losses; with `start` at the tops of that layer, with their present `diff` (the
+        user's, or the loss weight); with `gradients` at the blobs that they name. If the forward pass was not
+        recorded (phase TEST), it is run again first, on the same data.
 
         Args:
-            diffs: names of blobs whose gradients are returned too.
+            diffs: names of blobs whose gradients to return too.
             start: name of the layer to begin at.
             end: name of the layer to end at.
-            **gradients: of blobs, by name.
+            **gradients: gradients of blobs, by name.
 
         Returns:
             The diffs of the net's inputs (with `end`: of that layer's bottoms) and of `diffs`, by name. An input has
             one only if the net says `force_backward: true`.
 
         Raises:
-            ValueError: a blob or layer is not of this net.
+            ValueError: this net has no such blob or layer.
         """
         if not self._differentiable:
             self._differentiable = True
@@ -243,7 +243,7 @@ class Net:
                     blob.tensor.grad.zero_()
 
     def reshape(self) -> None:
-        """Propagate new shapes of inputs through all layers, so that all blobs have theirs before a forward pass."""
+        """Propagate new input shapes through all layers, so that all blobs have theirs before a forward pass."""
         shapes = self._graph.shapes
         for step in self._steps:
             if step.bottoms:
@@ -256,13 +256,13 @@ class Net:
                     self._values[number] = None
 
     def share_with(self, other: Net) -> None:
-        """Use the parameters of another net in all layers of the same names, from now on.
+        """Use another net's parameters in all layers of the same name, from now on.
 
         Args:
-            other: the net that has the parameters.
+            other: the net with the parameters.
 
         Raises:
-            CaffeError: a layer of the same name has other blobs there.
+            CaffeError: a layer of the same name has different blobs there.
         """
         for step in self._steps:
             view = other.layer_dict.get(step.name)
@@ -276,7 +276,7 @@ class Net:
                 mine[index] = blob
 
     def save(self, path: str | Path, *, diff: bool = False) -> None:
-        """Write the weights to a `.caffemodel` (or `.h5`) file, and with `diff` their gradients too."""
+        """Write the weights to a `.caffemodel` (or `.h5`) file, and with `diff` also their gradients."""
         layers = [step.spec for step in self._steps]
         values = {name: [blob.data for blob in some] for name, some in self.params.items()}
         write_weights(path, layers, values, self.name)
@@ -317,7 +317,7 @@ class Net:
             labels: [n], or [n, 1, 1, 1].
 
         Raises:
-            ValueError: the net has no such layer, or the arrays do not fit it.
+            ValueError: the net has no MemoryData layer, or the arrays do not fit it.
         """
         for step in self._steps:
             if step.spec.type == "MemoryData":
@@ -338,14 +338,14 @@ class Net:
         return self._steps
 
     def compute(self) -> Tensor:
-        """Do a forward pass without a gradient; return the loss. `output_values` has the outputs."""
+        """Do a forward pass without gradients and return the loss. `output_values` has the outputs."""
         self._differentiable = False
         with torch.no_grad():
             self._run(self._steps)
         return self._total()
 
     def forward_backward(self) -> Tensor:
-        """Do a forward and a backward pass, adding to the gradients of parameters; return the loss."""
+        """Do a forward and a backward pass, adding to the parameters' gradients, and return the loss."""
         self._differentiable = True
         self._run(self._steps)
         roots = [(top, torch.full_like(top, weight)) for top, weight in self._losses if top.requires_grad]
@@ -369,7 +369,7 @@ class Net:
         self._trace = Trace(self._graph) if on else None
 
     def log_update(self, parameters: Parameters) -> None:
-        """Log what an update did, if debug information is wanted."""
+        """Log an update, if debug information is on."""
         if self._trace is not None:
             self._trace.update(parameters)
 
@@ -397,7 +397,7 @@ class Net:
     # -- the passes
 
     def run_step(self, step: Step, bottoms: list[Tensor]) -> list[Tensor]:
-        """Return the tops of one layer: computed from `bottoms`, or the user's, or the next batch."""
+        """Return the tops of a layer: computed from `bottoms`, or the user's, or the next batch."""
         if not bottoms:
             return self._feed(step)
         shapes = [tensor.shape for tensor in bottoms]
@@ -409,7 +409,7 @@ class Net:
             return list(step.layer(*bottoms))
         except (IndexError, RuntimeError) as error:
             if step.spec.type == "Python":
-                raise  # the user's own: with its traceback
+                raise  # the user's own error, with its traceback
             wrong = "bounds" in str(error) or "range" in str(error)
             raise step.layer.error(f"{'a label or index is too large: ' if wrong else ''}{error}") from error
 
@@ -446,7 +446,7 @@ class Net:
         return tops
 
     def _fit(self, step: Step, shapes: list[torch.Size]) -> None:
-        """Reshape a layer whose bottoms have other shapes now."""
+        """Reshape a layer if its bottoms' shapes have changed."""
         tops = step.layer.reshape([tuple(shape) for shape in shapes])
         step.seen = shapes
         for number, shape in zip(step.tops, tops, strict=True):
@@ -460,7 +460,7 @@ class Net:
 
     def _value(self, number: int) -> Tensor:
         value = self._values[number]
-        if value is None:  # a pass that begins in the middle reads what the user wrote, or zeros
+        if value is None:  # a pass that begins in the middle reads the user's values, or zeros
             value = self._values[number] = self.blobs[self._graph.names[number]].tensor.to(self.device)
         return value
 

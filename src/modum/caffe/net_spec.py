@@ -1,4 +1,4 @@
-"""Nets written in Python, as pycaffe has it: `NetSpec`, and functions that make layers.
+"""Write nets in Python, with pycaffe's interface: `NetSpec`, and functions that make layers.
 
 net = NetSpec()
 net.data, net.label = layers.Data(source="train_lmdb", backend=params.Data.LMDB, batch_size=64, ntop=2)
@@ -28,12 +28,12 @@ _PARAMETERS: dict[str, str] = {
     for described in LayerParameter.DESCRIPTOR.fields
     if described.message_type is not None and described.name.endswith("_param")
 }
-"""The field of a layer that has the settings of a type, for those that are called alike."""
+"""The layer field with a type's settings, for types and fields of matching names."""
 
 
 @dataclass(eq=False, slots=True)
 class Made:
-    """A layer that a function call made; it gets its name when the whole net is known."""
+    """A layer made by a function call; it gets its name when the whole net is known."""
 
     type: str
     bottoms: tuple[Top, ...]
@@ -44,7 +44,7 @@ class Made:
 
 @dataclass(eq=False, slots=True)
 class Top:
-    """One top of a layer: what functions take as a bottom."""
+    """A top of a layer, which functions take as a bottom."""
 
     layer: Made
     index: int
@@ -55,11 +55,11 @@ class Top:
 
 
 def layer_function(kind: str) -> Callable[..., Any]:
-    """Return the function that makes layers of a type, `layers.Convolution` for one.
+    """Return the function that makes layers of a type, such as `layers.Convolution`.
 
-    It takes the bottoms, then settings by keyword: those of the type itself (`num_output=20`) or of any layer
-    (`param=[dict(lr_mult=1), dict(lr_mult=2)]`, `include=dict(phase=TEST)`), messages as dictionaries. Further ones are
-    `ntop` (1), the number of tops, and `in_place`. It returns the top, a tuple of several, or the layer if it has none.
+    It takes the bottoms, then settings by keyword: of the type itself (`num_output=20`) or of any layer
+    (`param=[dict(lr_mult=1), dict(lr_mult=2)]`, `include=dict(phase=TEST)`), messages as dictionaries. It also takes
+    `ntop` (1), the number of tops, and `in_place`. It returns the top, a tuple of several, or the layer if there is none.
     """
 
     def make(*bottoms: Top, ntop: int = 1, in_place: bool = False, **settings: Any) -> Any:
@@ -76,12 +76,12 @@ def layer_function(kind: str) -> Callable[..., Any]:
 
 
 def to_proto(*tops: Top | Made) -> NetParameter:
-    """Return the net that makes these tops; names are made up from the layers' types."""
+    """Return the net that makes these tops; names are derived from the layers' types."""
     return _write(tops, {})
 
 
 class NetSpec:
-    """A net whose tops are named by assigning them to attributes (or items, where a name is no identifier)."""
+    """A net whose tops get their names from the attributes (or items, for other names) to which they are assigned."""
 
     tops: dict[str, Any]
 
@@ -122,7 +122,7 @@ class NetSpec:
 
 
 def _write(tops: Any, names: Mapping[int, str]) -> NetParameter:
-    """Return the layers that make `tops`, each behind those that it needs; `names` has names by `id`."""
+    """Return the layers that make `tops`, each after those that it needs; `names` has names by `id`."""
     net = NetParameter()
     written: dict[int, LayerParameter] = {}
     used = Counter[str]()
@@ -158,7 +158,7 @@ def _write(tops: Any, names: Mapping[int, str]) -> NetParameter:
 
 
 def _assign(message: Message, name: str, value: Any) -> None:
-    """Set a field: messages from dictionaries, repeated fields from lists or from one value."""
+    """Set a field: messages from dictionaries, repeated fields from lists or single values."""
     if name not in message.DESCRIPTOR.fields_by_name:
         raise ValueError(f"{message.DESCRIPTOR.name} has no field {name!r}")
     target = getattr(message, name)

@@ -1,7 +1,7 @@
 """The six update rules of Caffe, on flat tensors that hold all parameters.
 
-Each works through its tensors in pieces that stay in a core's cache, so that a rule of several operations passes over
-memory once. What a rule leaves in the gradients is what was subtracted from the weights: Caffe's `diff` after an
+Each processes its tensors in pieces that stay in a core's cache, so that a rule of several operations passes over
+memory once. A rule leaves the subtracted values in the gradients: Caffe's `diff` after an
 update.
 """
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 __all__ = ["RULES", "Rule", "make_rule"]
 
 PIECE = 1 << 16
-"""Elements that are worked on at once on a CPU: three such tensors of float32 fit a second-level cache."""
+"""Elements to process at once on a CPU: three such tensors of float32 fit a second-level cache."""
 
 
 class Rule(ABC):
-    """How the weights `w` follow the gradients `g`: with `rate` already times the parameter's `lr_mult`.
+    """An update rule of weights `w` by gradients `g`; `rate` is already multiplied by the parameter's `lr_mult`.
 
-    `history` is what the rule remembers, `slots` tensors as long as all weights together. In a `.solverstate` the
-    first of them comes first, cut into one blob a parameter, then the second.
+    `history` is the rule's state, `slots` tensors as long as all weights together. In a `.solverstate` the
+    first of them comes first, cut into one blob per parameter, then the second.
     """
 
     slots: ClassVar[int] = 1
@@ -48,7 +48,7 @@ class Rule(ABC):
         self._pieces = self._cut()
 
     def apply(self, rate: float, iteration: int) -> None:
-        """Move all weights by one step. `rate` is that of the policy, `iteration` counts the steps from 0."""
+        """Move all weights by one step. `rate` is the policy's, `iteration` counts the steps from 0."""
         with torch.no_grad():
             for w, g, history, lr_mult, decay_mult in self._pieces:
                 if decay := self._decay * decay_mult:
@@ -60,10 +60,10 @@ class Rule(ABC):
 
     @abstractmethod
     def update(self, w: Tensor, g: Tensor, history: Sequence[Tensor], rate: float, iteration: int) -> None:
-        """Move `w`; leave what was subtracted in `g`."""
+        """Move `w`, and leave the subtracted values in `g`."""
 
     def rebind(self) -> None:
-        """Use the parameters' flat tensors, which have been replaced; the history stays."""
+        """Use the parameters' replaced flat tensors; the history stays."""
         self._pieces = self._cut()
 
     def _cut(self) -> list[tuple[Tensor, Tensor, list[Tensor], float, float]]:
@@ -197,14 +197,14 @@ def make_rule(solver: SolverParameter, parameters: Parameters) -> Rule:
     """Return the rule that the solver's `type` names.
 
     Args:
-        solver: its type, regularization and constants are read.
-        parameters: of the net.
+        solver: the solver with its type, regularization and constants.
+        parameters: the net's parameters.
 
     Returns:
         The rule, with a history of zeros.
 
     Raises:
-        ModelError: the type or the regularization is unknown, or a value that the rule needs is out of its range.
+        ModelError: the type or the regularization is unknown, or a value that the rule needs is out of range.
     """
     if solver.type not in RULES:
         raise ModelError.at(solver, f"solver type {solver.type!r} is not among {', '.join(RULES)}", "type")

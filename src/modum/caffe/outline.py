@@ -1,6 +1,6 @@
-"""The outline of a text in protobuf's text format: which field stands where.
+"""The outline of a text in protobuf's text format: the place of each field.
 
-protobuf's own reader tells lines only of the first error. The outline has the line of every field, with no schema.
+protobuf's own reader gives only the line of the first error. The outline has the line of every field, without a schema.
 """
 
 import re
@@ -14,7 +14,7 @@ _OPENING = {"{": "}", "<": ">"}
 
 
 class OutlineError(Exception):
-    """`text` is not in the text format from line `line` (counted from 1) on."""
+    """The text is not in the text format from line `line` (counted from 1) on."""
 
     def __init__(self, line: int, problem: str) -> None:
         super().__init__(problem)
@@ -23,7 +23,7 @@ class OutlineError(Exception):
 
 @dataclass(slots=True)
 class Entry:
-    """One field: `text[start:end]`, beginning in `line`. `children` is None for a scalar, whose tokens `value` has."""
+    """A field: `text[start:end]`, beginning on `line`. `children` is None for a scalar, whose tokens are in `value`."""
 
     name: str
     line: int
@@ -34,7 +34,7 @@ class Entry:
 
 
 def outline(text: str) -> list[Entry]:
-    """Return the fields of `text` in order; raise `OutlineError` if brackets, colons or quotes are not in order."""
+    """Return the fields of `text` in order; raise `OutlineError` if brackets, colons or quotes do not match up."""
     return _Reader(text).fields(None)
 
 
@@ -42,14 +42,14 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self._text = text
         self._line = 1
-        self._counted = 0  # characters whose line ends are in _line
-        self._end = 0  # of the token before
+        self._counted = 0  # characters whose line breaks _line has counted
+        self._end = 0  # of the previous token
         self._start = 0
         self._token = ""
         self._advance()
 
     def fields(self, opening: Entry | None, closing: str = "") -> list[Entry]:
-        """Return the fields up to `closing`, which is consumed; of the message of `opening`, or of the whole text."""
+        """Return the fields up to `closing`, which is consumed: of the message of `opening`, or of the whole text."""
         entries: list[Entry] = []
         while self._token != closing:
             if not self._token and opening is not None:
@@ -62,7 +62,7 @@ class _Reader:
         return entries
 
     def _field(self) -> list[Entry]:
-        """Return one field, or as many as there are messages in `name: [{...}, {...}]`."""
+        """Return one field, or one per message in `name: [{...}, {...}]`."""
         if not re.match(r"[A-Za-z_]", self._token):
             raise OutlineError(self._line, f"the name of a field is missing before {self._token or 'the end'}")
         first = Entry(self._token, self._line, self._start)
@@ -103,7 +103,7 @@ class _Reader:
         return self.fields(entry, _OPENING[opening])
 
     def _scalar(self, entry: Entry) -> list[str]:
-        """Return a word, or strings beside one another, which are one value."""
+        """Return a word, or adjacent strings, which form one value."""
         value: list[str] = []
         while self._token[:1] in ('"', "'") if value else not re.match(r"[{}<>\[\]:,;]|$", self._token):
             value.append(self._token)

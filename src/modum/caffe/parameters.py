@@ -1,4 +1,4 @@
-"""All weights of a net that a solver moves, in one flat tensor, and all their gradients in another."""
+"""All weights that a solver moves, in one flat tensor, and all their gradients in another."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Parameters:
     def __init__(self, learnables: Sequence[Learnable]) -> None:
         trained = [learnable for learnable in learnables if learnable.lr_mult != 0]
         self.learnables = sorted(trained, key=lambda one: (-one.lr_mult, -one.decay_mult))
-        """In the order of the flat tensors."""
+        """The learnable blobs, in the order of the flat tensors."""
         first = trained[0].tensor if trained else torch.zeros(0)
         step = ALIGNMENT // first.itemsize
         self._starts: dict[int, int] = {}
@@ -60,7 +60,7 @@ class Parameters:
 
     @torch.no_grad()
     def bind(self, flat: Tensor) -> None:
-        """Move all values into `flat`, which is as long as `gradient` (or is it already)."""
+        """Move all values into `flat`, which is as long as `gradient`, unless they are there already."""
         self.flat = flat
         for learnable in self.learnables:
             self.view(flat, learnable).copy_(learnable.tensor)

@@ -1,4 +1,4 @@
-"""The values of Caffe's enums by the layer's type, as pycaffe has it: `params.Pooling.MAX`, `params.Data.LMDB`."""
+"""The values of Caffe's enums by layer type, as in pycaffe: `params.Pooling.MAX`, `params.Data.LMDB`."""
 
 from typing import Any
 

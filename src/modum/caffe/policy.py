@@ -52,11 +52,11 @@ POLICIES: dict[str, Callable[[SolverParameter, int, int], float]] = {
     "poly": _poly,
     "sigmoid": _sigmoid,
 }
-"""The rate from the solver's settings, the iteration (from 0), and how many steps were passed."""
+"""Computes the rate from the solver's settings, the iteration (from 0), and the number of steps passed."""
 
 
 class Policy:
-    """Compute the learning rate over the iterations of one solver.
+    """Computes the learning rate over a solver's iterations.
 
     =========  ==================================================
     policy     rate at iteration `i`
@@ -66,12 +66,12 @@ class Policy:
     exp        `base_lr * gamma ^ i`
     inv        `base_lr * (1 + gamma i) ^ -power`
     multistep  `base_lr * gamma ^ (stepvalues that are not above i)`
-    poly       `base_lr * (1 - i / max_iter) ^ power`; as at max_iter behind it, where Caffe has no number
+    poly       `base_lr * (1 - i / max_iter) ^ power`; after max_iter as at max_iter, where Caffe has no value
     sigmoid    `base_lr / (1 + exp(-gamma (i - stepsize)))`
     =========  ==================================================
 
     Args:
-        solver: has the policy and its constants.
+        solver: the solver with the policy and its constants.
 
     Raises:
         ModelError: the policy is unknown, or a value that it needs is missing.
@@ -96,7 +96,7 @@ class Policy:
         if solver.lr_policy == "step":
             self.current_step = iteration // solver.stepsize
         elif solver.lr_policy == "multistep":
-            # all that were passed, and not one a call: where workers share the iterations, some never come here
+            # all passed steps, not one per call: workers that share the iterations skip some here
             while self.current_step < len(solver.stepvalue) and iteration >= solver.stepvalue[self.current_step]:
                 self.current_step += 1
                 _log.info("MultiStep Status: Iteration %d, step = %d", iteration, self.current_step)

@@ -46,6 +46,6 @@ _classes = {
 globals().update(_classes)
 
 caffe_pb2 = sys.modules[__name__]
-"""So that `from modum.caffe.proto import caffe_pb2` is what it is in pycaffe."""
+"""Makes `from modum.caffe.proto import caffe_pb2` work as in pycaffe."""
 
 __all__ = ["TEST", "TRAIN", "Message", "Phase", "caffe_pb2", *_classes]

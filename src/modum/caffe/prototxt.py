@@ -1,7 +1,7 @@
-"""Reads and writes nets and solvers in protobuf's text format.
+"""Read and write nets and solvers in protobuf's text format.
 
-Reading has three steps: the outline of the text gives the line of every field; fields of other editions of Caffe are
-taken out, with a warning each; protobuf reads the rest. Layers, nets and solvers remember where they stood (`where`).
+Reading takes three steps: the outline of the text gives the line of every field; fields of other editions of Caffe are
+removed, with a warning each; protobuf reads the rest. Layers, nets and solvers keep their places in the file (`where`).
 """
 
 import difflib
@@ -27,21 +27,21 @@ __all__ = ["extras", "read_net", "read_solver", "where", "without_source", "writ
 _log = logging.getLogger(__name__)
 _MessageT = TypeVar("_MessageT", bound=Message)
 _EXTRAS = ("moving_rate", "update_interval")
-_MISSPELT = 0.85  # ratio of difflib from which a name is taken for another one
+_MISSPELT = 0.85  # difflib's ratio from which a name counts as a misspelling of another
 
 
 def read_net(path: str | PathLike[str], *, text: str | None = None) -> NetParameter:
-    """Read a net; old definitions are upgraded as Caffe upgrades them.
+    """Read a net, upgrading old definitions as Caffe does.
 
     Args:
-        path: of the file.
-        text: its content, where it has been read already.
+        path: path of the file.
+        text: its content, if already read.
 
     Returns:
         The net, with all of its layers in `layer`.
 
     Raises:
-        ModelError: Caffe would not take the file, or it relies on an extension of Caffe that changes the arithmetic;
+        ModelError: Caffe would not accept the file, or it relies on an extension of Caffe that changes the arithmetic;
             the message names file and line.
     """
     net = parse(NetParameter(), path, text)
@@ -50,11 +50,11 @@ def read_net(path: str | PathLike[str], *, text: str | None = None) -> NetParame
 
 
 def read_solver(path: str | PathLike[str], *, text: str | None = None) -> SolverParameter:
-    """Read a solver, and the nets written inside of it, upgraded. Modum's own fields are kept: see `extras`.
+    """Read a solver and the nets inside it, upgraded. Modum's own fields are kept: see `extras`.
 
     Args:
-        path: of the file.
-        text: its content, where it has been read already.
+        path: path of the file.
+        text: its content, if already read.
 
     Returns:
         The solver.
@@ -68,7 +68,7 @@ def read_solver(path: str | PathLike[str], *, text: str | None = None) -> Solver
 
 
 def extras(solver: SolverParameter) -> dict[str, float | int]:
-    """Return the fields that only Modum understands and that the solver file sets.
+    """Return the solver file's fields that only Modum understands.
 
     `moving_rate` (a float) is the rate of elastic averaging, `update_interval` the iterations between two exchanges.
     """
@@ -76,7 +76,7 @@ def extras(solver: SolverParameter) -> dict[str, float | int]:
 
 
 def parse(message: _MessageT, path: str | PathLike[str], text: str | None = None) -> _MessageT:
-    """Fill the empty `message` from the file `path`, or from `text`, upgrading nothing; return it."""
+    """Fill the empty `message` from the file `path`, or from `text`, without upgrading, and return it."""
     file = fspath(path)
     if text is None:
         try:
@@ -112,7 +112,7 @@ def parse(message: _MessageT, path: str | PathLike[str], text: str | None = None
 
 
 def _decode(content: bytes) -> str:
-    """Return the text in a file from Windows or with comments in any encoding, which do not matter."""
+    """Return the text of a file, also from Windows, or with comments in any encoding."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -128,7 +128,7 @@ def write_text(message: Message) -> str:
 
 
 def without_source(message: _MessageT) -> _MessageT:
-    """Return a copy of `message` without what Modum notes in it about the file that it came from."""
+    """Return a copy of `message` without Modum's notes about its file."""
     copy = type(message)()
     copy.CopyFrom(message)
     for field, value in copy.ListFields():
@@ -144,7 +144,7 @@ def without_source(message: _MessageT) -> _MessageT:
 
 
 class _Foreign:
-    """Finds the fields in an outline that BVLC Caffe does not have; raises `ModelError` for those that matter."""
+    """Finds fields in an outline that BVLC Caffe does not have; raises `ModelError` for those that matter."""
 
     def __init__(self, file: str) -> None:
         self.found: list[Entry] = []
@@ -152,7 +152,7 @@ class _Foreign:
         self._names: dict[tuple[str, str], list[int]] = {}  # (message, field) -> lines
 
     def visit(self, entries: list[Entry], message: Descriptor, layer: str) -> None:
-        """Look through the fields of a `message`, in the layer that `layer` names."""
+        """Check the fields of a `message`, in the layer that `layer` names."""
         for entry in entries:
             field = message.fields_by_name.get(entry.name)
             if field is None or entry.name == "modum_source":
@@ -163,7 +163,7 @@ class _Foreign:
                 self.visit(entry.children, field.message_type, _layer_name(entry) or layer)
 
     def warn(self) -> None:
-        """Warn about each field that was found, once in a process."""
+        """Warn about each field found, once per process."""
         for (message, name), lines in self._names.items():
             more = f" (and in {len(lines) - 1} other place{'s'[: len(lines) - 2]})" if len(lines) > 1 else ""
             _warn_once(f'{self._file}:{lines[0]}: "{name}" of {message} is not BVLC Caffe\'s and is left out{more}')
@@ -222,7 +222,7 @@ def _layer_at(entries: list[Entry], line: int) -> str:
 
 
 def _locate(message: Message, entries: list[Entry], file: str, line: int) -> None:
-    """Note in `message`, and in each net and layer inside of it, where it and its fields are."""
+    """Note in `message`, and in each net and layer inside it, the places of it and its fields."""
     source = message.modum_source
     source.file, source.line = file, line
 

@@ -1,4 +1,4 @@
-"""Functions and classes that scripts for pycaffe call, beside nets and solvers themselves."""
+"""Functions and classes that pycaffe scripts call, besides nets and solvers."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = [
 
 
 def get_solver(solver: str | Path) -> Solver:
-    """Return the solver that a file describes, of the type that it says."""
+    """Return the solver that a file defines, of its type."""
     return Solver(solver)
 
 
 def set_random_seed(seed: int) -> None:
-    """Seed everything that is random in nets made from now on."""
+    """Seed all random numbers of nets created from now on."""
     torch.manual_seed(seed)
 
 
@@ -41,7 +41,7 @@ def layer_type_list() -> list[str]:
 
 
 class _TypedSolver(Solver):
-    """A solver of one type, whatever type its file says."""
+    """A solver of a fixed type, which overrides its file's."""
 
     kind: ClassVar[str]
 

@@ -32,13 +32,13 @@ JOIN_SECONDS = 300.0
 """How long the first worker may take to write the first weights."""
 
 FINISH_SECONDS = 24 * 3600.0
-"""How long workers wait for the others at the end; those do an iteration at most."""
+"""How long workers wait at the end for the others, which do at most one more iteration."""
 
 WARM_UP = 20
-"""The scale of the learning rate is full after this part of all iterations."""
+"""The learning rate has its full scale after this fraction of all iterations."""
 
 STOPPED = 1 << 40
-"""What a worker that stops adds to the count of iterations, so that none are left for anybody."""
+"""What a stopping worker adds to the count of iterations, so that none are left for any worker."""
 
 
 def sharing_rule(
@@ -47,9 +47,9 @@ def sharing_rule(
     """Return elastic averaging between groups for a solver.
 
     Args:
-        solver: its file, which may have the knobs.
+        solver: the solver's file, which may set both.
         moving_rate: overrides the file's; None: the file's, or else "auto".
-        interval: overrides the file's `update_interval`, likewise.
+        interval: overrides the file's `update_interval`; None: the file's, or else "auto".
 
     Returns:
         The rule.
@@ -65,22 +65,22 @@ def sharing_rule(
 
 
 class Sharing:
-    """One worker's solver in a job of many.
+    """A worker's solver in a job of many.
 
-    An iteration is done by a group: each member computes its part of the batch, the gradients are averaged, and every
-    member takes the same step. Iterations are counted over all groups: each takes the next one from a counter in the
-    box, and its learning rate is that of its number. So `batch_size`, `max_iter` and the learning rate policy mean as
+    A group does an iteration together: each member computes its part of the batch, the gradients are averaged, and every
+    member takes the same step. Iterations are counted over all groups: each takes the next number from a counter in the
+    box, and uses the learning rate for that number. So `batch_size`, `max_iter` and the learning rate policy mean as
     many samples as for one worker, and `Solver.iter` is the number of the job's iteration that this worker is at.
     Between groups the weights move together by `rule`. The first worker logs, tests and takes snapshots, with the
     shared weights.
 
     Args:
         job: from `modum.connect`.
-        rule: how the weights move together; None: as `sharing_rule` says.
+        rule: how the weights move together; None: the one from `sharing_rule`.
         param: the solver's file.
-        name: what the shared model is called in the box.
+        name: name of the shared model in the box.
         learning_rate_scale: see `LearningRateScale`. Averaging p groups takes a p-th of the steps for the same samples,
-            so that "linear" goes as far as one worker does. The factor grows from 1 over the first twentieth of the
+            so "linear" goes as far as one worker does. The factor grows from 1 over the first twentieth of the
             iterations.
     """
 
@@ -104,15 +104,15 @@ class Sharing:
 
     def own_part(self, spec: NetParameter) -> NetParameter:
         """Return the train net with this member's part of each batch."""
-        train = filter_net(spec, spec.state)  # the batches of layers for testing are no concern of a group
+        train = filter_net(spec, spec.state)  # batches of test layers are not divided
         own, self._loss_factor = split_batches(train, self._job.group.rank, self._job.group.size)
         return own
 
     def join(self, solver: Solver) -> None:
-        """Take part with a solver from the iteration that it is at.
+        """Join with a solver, at its current iteration.
 
         Args:
-            solver: with its net and weights made.
+            solver: a solver whose net and weights are made.
 
         Raises:
             MismatchError: the net or the settings differ from the first worker's.
@@ -121,7 +121,7 @@ class Sharing:
         self._solver = solver
         self._start = solver.iter
         if param.random_seed >= 0:
-            torch.manual_seed(param.random_seed + job.rank)  # the same dropout everywhere would be less of it
+            torch.manual_seed(param.random_seed + job.rank)  # different dropout in every worker
         for layer in solver.net.layers:
             if shard := getattr(layer, "shard", None):
                 shard(job.rank, job.world_size, max(0, param.random_seed))
@@ -166,7 +166,7 @@ class Sharing:
         solver.displayed = (time.perf_counter(), solver.iter)
         begun = False
         while (number := self._take(limit)) < limit:
-            # what falls due at iterations that others do is done at the next one here
+            # what falls due at other workers' iterations is done at the next one here
             solver.passed, solver.iter = number - solver.iter + (not begun), number
             self._do_what_is_due()
             begun = True
@@ -185,10 +185,10 @@ class Sharing:
         solver.passed, solver.iter = max(1, limit - solver.iter), limit
 
     def finish(self) -> bool:
-        """Share what was learned here and wait for the others.
+        """Share what this worker learned, and wait for the others.
 
         Returns:
-            Whether this worker does what comes at the end of the training.
+            Whether this worker does the work at the end of training.
         """
         self._worker.finish(FINISH_SECONDS)
         solver = self._solver
@@ -196,7 +196,7 @@ class Sharing:
             if solver.stopped:
                 solver.iter = self._start + self._iterations.value % STOPPED
             solver.passed = 1
-            if solver.due(solver.param.snapshot):  # a solver alone does that one in `step`
+            if solver.due(solver.param.snapshot):  # without a job, the solver does that one in `step`
                 solver.snapshot()
         return self.first
 
@@ -215,7 +215,7 @@ class Sharing:
 
     @contextmanager
     def snapshot_number(self) -> Iterator[None]:
-        """Give the solver inside the number of the iteration for which a snapshot was due, if others did that one."""
+        """Give the solver inside the number of the iteration at which a snapshot was due, if others did that one."""
         solver = self._solver
         number, due = solver.iter, solver.param.snapshot
         if solver.passed > 1 and due and solver.due(due):
@@ -240,7 +240,7 @@ class Sharing:
             solver.test_all()
 
     def _obey(self, number: int) -> None:
-        """Do what somebody asked for."""
+        """Do what a worker asked for."""
         solver = self._solver
         asked = solver.asked()
         if asked == "snapshot" and self.first:
@@ -258,7 +258,7 @@ class Sharing:
         if self._group.rank == 0:
             number = self._start + self._iterations.add(1)
             if number >= limit:
-                self._iterations.add(-1)  # the counter stays at what was done
+                self._iterations.add(-1)  # the counter keeps the number done
         return self._group.broadcast(number)
 
 
@@ -274,7 +274,7 @@ def _shared_tensors(solver: Solver) -> list[SharedTensor]:
 
 
 def _batch_size(solver: Solver) -> int:
-    """Return samples in a batch: the length of the first top that no layer computes from others."""
+    """Return the samples in a batch: the length of the first top that no layer computes from others."""
     net = solver.net
     for step in net.steps:
         if not step.bottoms and step.tops:

@@ -1,4 +1,4 @@
-"""Snapshots of a solver: the weights in a file of their own, and beside it what the solver needs to go on."""
+"""Snapshots of a solver: the weights in one file, and the state that the solver needs to resume in another."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 def check_prefix(prefix: str) -> None:
-    """Raise `CaffeError` now, and not after hours of training, if no snapshot can be written."""
+    """Raise `CaffeError` now, not after hours of training, if no snapshot can be written."""
     directory = Path(prefix).absolute().parent
     probe = Path(f"{prefix}.tempfile")
     try:
@@ -40,7 +40,7 @@ def check_prefix(prefix: str) -> None:
 def snapshot(
     net: Net, rule: Rule, parameters: Parameters, solver: SolverParameter, prefix: str, iteration: int, step: int
 ) -> tuple[Path, Path]:
-    """Write `PREFIX_iter_N.caffemodel` and `.solverstate` (`.h5` added for HDF5); return their paths."""
+    """Write `PREFIX_iter_N.caffemodel` and `.solverstate` (with `.h5` for HDF5), and return their paths."""
     hdf5 = solver.snapshot_format == SolverParameter.HDF5
     end, kind = (".h5", "HDF5") if hdf5 else ("", "binary proto")
     model = Path(f"{prefix}_iter_{iteration}.caffemodel{end}")
@@ -53,7 +53,7 @@ def snapshot(
 
 
 def _history(net: Net, rule: Rule, parameters: Parameters) -> list[NDArray[np.float32]]:
-    """Return one blob a parameter for every slot of the rule; zeros for parameters that do not learn."""
+    """Return one blob per parameter for every slot of the rule; zeros for parameters that do not learn."""
     learning = set(map(id, parameters.learnables))
     return [
         parameters.view(slot, learnable).cpu().numpy()
@@ -66,19 +66,19 @@ def _history(net: Net, rule: Rule, parameters: Parameters) -> list[NDArray[np.fl
 
 @torch.no_grad()
 def restore(net: Net, rule: Rule, parameters: Parameters, path: Path) -> tuple[int, int]:
-    """Restore what `snapshot` wrote, the weights too.
+    """Restore a snapshot, including the weights.
 
     Args:
-        net: that gets the weights.
-        rule: that gets the history.
-        parameters: of the net.
-        path: of the state.
+        net: the net that gets the weights.
+        rule: the rule that gets the history.
+        parameters: the net's parameters.
+        path: path of the state file.
 
     Returns:
-        The iteration, and the step of the policy.
+        The iteration, and the policy's step.
 
     Raises:
-        CaffeError: the state cannot be read, or is that of another net or solver type.
+        CaffeError: the state cannot be read, or belongs to another net or solver type.
     """
     state = read_state(path)
     wanted = rule.slots * len(net.learnables)
@@ -106,6 +106,6 @@ def restore(net: Net, rule: Rule, parameters: Parameters, path: Path) -> tuple[i
 
 
 def _found(model: Path, state: Path) -> Path:
-    """Return the weights: where the state says, or else beside the state, for snapshots that were moved."""
+    """Return the path of the weights: as the state says, or else beside the state, for moved snapshots."""
     beside = state.parent / model.name
     return beside if not model.exists() and beside.exists() else model

@@ -1,4 +1,4 @@
-"""A Caffe solver: trains a net, tests it, and takes snapshots, at the iterations that its file says."""
+"""A Caffe solver: trains a net, tests it and takes snapshots at the iterations that its file sets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 class Action(StrEnum):
-    """What a solver is asked to do between two iterations, by a signal for one."""
+    """What a solver is asked to do between two iterations, for example by a signal."""
 
     NONE = "none"
     STOP = "stop"
@@ -46,37 +46,37 @@ class Action(StrEnum):
 
 
 class Solver:
-    """Train a net as a solver file says.
+    """Trains a net as a solver file says.
 
         solver = Solver("solver.prototxt")
         solver.step(100)
         print(solver.net.blobs["loss"].data, solver.net.params["conv1"][0].data)
         solver.solve()
 
-    With a job, it is one worker's part in the training of one model by all workers:
+    With a job, it is one worker's part in training a model with all workers:
 
         with modum.connect() as job, Solver("solver.prototxt", job=job) as solver:
             solver.solve()
 
     Args:
-        solver: a prototxt file, or the message that was read from one. Paths in it are relative to the current
-            directory, as they are for Caffe.
+        solver: a prototxt file, or the message read from one. Paths in it are relative to the current
+            directory, as in Caffe.
         job: from `modum.connect`; None: this solver trains alone. See `Sharing` for what a job means.
         rule: with a job, how the weights of all workers move together; None: elastic averaging between groups, with the
             `moving_rate` and `update_interval` of the solver's file, or else automatic ones.
         name: with a job, the name of the shared model in the box.
         learning_rate_scale: with a job, see `LearningRateScale`.
-        resume: a snapshot (`.solverstate` or `.solverstate.h5`) to go on from; with a job, every worker takes its
+        resume: a snapshot (`.solverstate` or `.solverstate.h5`) to resume from; with a job, every worker takes its
             weights and its history.
-        stages: added to the state of the train net.
-        level: added to the state of the train net.
-        weights: files of weights to begin with, beside those that the solver names.
-        device: on which the nets compute.
-        tests: whether to make the test nets.
-        asked: called after every iteration; returns what the solver is to do, on a signal for one.
+        stages: stages to add to the state of the train net.
+        level: level to add to the state of the train net.
+        weights: files of initial weights, besides those that the solver names.
+        device: where the nets compute.
+        tests: whether to create the test nets.
+        asked: called after every iteration; returns what the solver is asked to do, for example by a signal.
 
     Raises:
-        ModelError: something is wrong with the solver or with one of the nets.
+        ModelError: the solver or one of the nets is not valid.
         MismatchError: the net or the settings differ from the first worker's.
     """
 
@@ -135,7 +135,7 @@ class Solver:
         self._losses: deque[Tensor] = deque(maxlen=max(1, param.average_loss))
         self.stopped = False
         self.passed = 1
-        """Iterations from the one before to this one: more than 1 where other workers do some."""
+        """Iterations from the previous one to this one: more than 1 if other workers do some."""
         self.displayed = (time.perf_counter(), 0)
         self.progress: Callable[[int, int], None] = lambda iteration, last: None
         """Called after every iteration with its number and `max_iter`."""
@@ -144,7 +144,7 @@ class Solver:
         if self._sharing is not None:
             self._sharing.join(self)
 
-    # -- what pycaffe has
+    # -- pycaffe's interface
 
     def step(self, iterations: int) -> None:
         """Do `iterations` iterations, with the tests, snapshots and log lines that fall due.
@@ -176,11 +176,11 @@ class Solver:
         """Train until `max_iter`.
 
         Args:
-            resume: a snapshot's state to go on from; None: go on from where this solver is.
+            resume: a snapshot's state to resume from; None: continue from this solver's state.
 
         Raises:
-            ValueError: `resume` is given here to a solver with a job, whose weights are shared already.
-            CaffeError: the state cannot be read, or is not of this net and solver type.
+            ValueError: `resume` is given to a solver with a job, whose weights are already shared.
+            CaffeError: the state cannot be read, or belongs to another net or solver type.
         """
         param = self.param
         if self._sharing is not None:
@@ -195,7 +195,7 @@ class Solver:
         self.finish()
 
     def finish(self) -> None:
-        """Do what follows the last iteration: a snapshot, the loss, a test. In a job, the first worker does it."""
+        """Do the work after the last iteration: a snapshot, the loss, a test. In a job, the first worker does it."""
         param = self.param
         if self._sharing is not None and not self._sharing.finish():
             return
@@ -213,7 +213,7 @@ class Solver:
         _log.info("Optimization Done.")
 
     def snapshot(self) -> tuple[Path, Path]:
-        """Write the weights and the solver's state; return the paths of the two files.
+        """Write the weights and the solver's state, and return the paths of the two files.
 
         In a job these are the shared weights, and the history is this worker's. Only the first worker calls it.
         """
@@ -231,7 +231,7 @@ class Solver:
             path: the state (`.solverstate` or `.solverstate.h5`).
 
         Raises:
-            CaffeError: it cannot be read, or is not of this net and solver type.
+            CaffeError: it cannot be read, or belongs to another net or solver type.
         """
         _log.info("Restoring previous solver status from %s", path)
         self.iter, self.policy.current_step = snapshots.restore(self.net, self.rule, self.parameters, Path(path))
@@ -244,7 +244,7 @@ class Solver:
         self.apply_update(self.iter)
 
     def forward_backward(self) -> Tensor:
-        """Compute the gradients of one iteration into `parameters.gradient`; record and return the loss."""
+        """Compute the gradients of one iteration into `parameters.gradient`, and record and return the loss."""
         param = self.param
         display = self.due(param.display)
         if param.debug_info:
@@ -262,7 +262,7 @@ class Solver:
     def apply_update(self, iteration: int, step: int | None = None) -> None:
         """Move the weights by the gradients, at the learning rate of `iteration`.
 
-        `step` counts the updates of these weights, where that is another number: Adam corrects its means by it.
+        `step` counts the updates of these weights, if that number differs: Adam corrects its means by it.
         """
         param = self.param
         rate = self._rate(iteration)
@@ -289,7 +289,7 @@ class Solver:
                 self.test(index)
 
     def test(self, index: int = 0) -> dict[str, float]:
-        """Run one test net over its `test_iter` batches; log and return the mean of each of its outputs.
+        """Run a test net over its `test_iter` batches, and log and return the mean of each of its outputs.
 
         An output of several numbers is returned as `name[i]`.
         """
@@ -341,11 +341,11 @@ class Solver:
     # -- the parts
 
     def due(self, interval: int) -> bool:
-        """Return whether something that is done every `interval` iterations is to be done now."""
+        """Return whether an action that recurs every `interval` iterations is due now."""
         return interval > 0 and self.iter // interval > (self.iter - self.passed) // interval
 
     def label(self, interval: int) -> int:
-        """Return the iteration for which that is done: this one, or the last multiple that other workers have done."""
+        """Return the iteration for which it is due: this one, or the last multiple that other workers have done."""
         return self.iter // interval * interval
 
     def _rate(self, iteration: int) -> float:
@@ -401,7 +401,7 @@ class Solver:
         return self._read("train_net" if param.train_net else "net")
 
     def _read(self, field: str, index: int = 0) -> NetParameter:
-        """Return the net whose file a field names."""
+        """Return the net in the file that a field names."""
         name = getattr(self.param, field)
         try:
             return read_net(Path(name if isinstance(name, str) else name[index]))
@@ -411,7 +411,7 @@ class Solver:
             raise MissingFileError(f"{place}: {field}: {error}{hint}") from None
 
     def _test_specs(self) -> list[tuple[NetParameter, NetState]]:
-        """Return the nets to test, each with its state: those that are given for testing, then the common one."""
+        """Return the nets to test, each with its state: those given for testing, then the common one."""
         param = self.param
         files = [self._read("test_net", index) for index in range(len(param.test_net))]
         specs: list[NetParameter] = [*param.test_net_param, *files]
@@ -434,7 +434,7 @@ class Solver:
 
 
 def _in_state(spec: NetParameter, phase: int, state: NetState) -> NetParameter:
-    """Return the net with a state: the phase, then its own, then the solver's."""
+    """Return the net with a state merged from the phase, the net's own, and the solver's."""
     merged = NetState()
     merged.phase = phase
     merged.MergeFrom(spec.state)

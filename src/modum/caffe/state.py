@@ -1,4 +1,4 @@
-"""Reads and writes the state of a solver between two runs: `.solverstate`, and `.solverstate.h5`, as Caffe does.
+"""Read and write the state of a solver between two runs, as Caffe does: `.solverstate`, and `.solverstate.h5`.
 
 A binary file is a SolverState. An HDF5 file has the datasets `/iter`, `/current_step`, `/learned_net` and, for each
 array of the solver's history, `/history/INDEX`.
@@ -21,11 +21,11 @@ __all__ = ["State", "read_state", "write_state"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """What a solver goes on from.
+    """The state from which a solver resumes.
 
     Attributes:
         iteration: number of iterations done.
-        learned_net: the file with the weights.
+        learned_net: path of the file with the weights.
         history: the solver's arrays in Caffe's order: one for each parameter, then, for AdaDelta and Adam, a second one
             for each.
         current_step: number of steps that the policies step and multistep have taken.
@@ -38,7 +38,7 @@ class State:
 
 
 def read_state(path: str | PathLike[str]) -> State:
-    """Return the state in the file `path`; raises `CaffeError` if it cannot be read."""
+    """Return the state in the file `path`; raise `CaffeError` if it cannot be read."""
     if not is_hdf5(path):
         state = parse_file(SolverState(), path)
         if not state.HasField("iter"):
@@ -69,10 +69,10 @@ def write_state(
     history: Sequence[NDArray[np.floating]],
     current_step: int = 0,
 ) -> None:
-    """Write a state to a file, which appears when it is complete.
+    """Write a state to a file, which appears only once it is complete.
 
     Args:
-        path: of the file; HDF5 if it ends in `.h5`.
+        path: path of the file; HDF5 if it ends in `.h5`.
         iteration: see `State`.
         learned_net: see `State`.
         history: see `State`.

@@ -1,4 +1,4 @@
-"""Scoring a net: what `caffe test` tells."""
+"""Score a net, as `caffe test` does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 def score(net: Net, batches: int) -> dict[str, list[float]]:
-    """Run `batches` batches; log the outputs of each, and return the means of their numbers by output."""
+    """Run `batches` batches, log the outputs of each, and return their means by output."""
     _log.info("Running for %d iterations.", batches)
     sums: list[Tensor] = []
     loss = 0.0

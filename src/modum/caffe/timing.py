@@ -1,4 +1,4 @@
-"""How long each layer's forward and backward pass takes: what `caffe time` tells."""
+"""Time each layer's forward and backward pass, as `caffe time` does."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Run = tuple["Step", list["Tensor"], list["Tensor"]]
 
 
 def time_net(net: Net, iterations: int) -> dict[str, tuple[float, float]]:
-    """Run every layer by itself, forward and backward, so often; log and return mean milliseconds by layer.
+    """Run every layer by itself, forward and backward; log and return mean milliseconds by layer.
 
-    Every layer's bottoms are cut off from the layers before, so that its backward pass can be timed alone.
+    Every layer's bottoms are detached from the layers before, so that its backward pass can be timed alone.
     """
     _log.info("Performing Forward")
     _log.info("Initial loss: %g", float(net.forward_backward()))

@@ -1,4 +1,4 @@
-"""Old definitions of nets and solvers as today's: what Caffe does to every file that it reads.
+"""Upgrade old definitions of nets and solvers, as Caffe does for every file that it reads.
 
 V0 and V1 `layers` become `layer`, the data layers' own scale, mean and crop go to `transform_param`, a net's `input`
 becomes a layer Input, learning rates of batch normalization's statistics become 0, and `solver_type` becomes `type`.
@@ -62,10 +62,10 @@ def upgrade_net(net: NetParameter) -> None:
     """Upgrade a net in place to today's definitions.
 
     Args:
-        net: of any age.
+        net: a net of any version.
 
     Raises:
-        ModelError: the net has both `layers` and `layer`, or inputs whose shapes are not all given.
+        ModelError: the net has both `layers` and `layer`, or the shape of an input is missing.
     """
     if any(layer.HasField("layer") for layer in net.layers):
         upgrade_v0(net)
@@ -85,14 +85,14 @@ def upgrade_net(net: NetParameter) -> None:
 
 
 def upgrade_solver(solver: SolverParameter, path: str) -> None:
-    """Upgrade a solver, and the nets inside of it, in place.
+    """Upgrade a solver, and the nets inside it, in place.
 
-    A solver without `snapshot_prefix` gets its own path without the suffix; one whose prefix is a directory gets its
-    own name in there.
+    A missing `snapshot_prefix` becomes the solver's own path without the suffix; a prefix that is a directory gets the
+    solver's own name in it.
 
     Args:
-        solver: of any age.
-        path: that it was read from.
+        solver: a solver of any version.
+        path: the file it was read from.
 
     Raises:
         ModelError: the solver has both `solver_type` and `type`.
@@ -116,7 +116,7 @@ def upgrade_solver(solver: SolverParameter, path: str) -> None:
 
 
 def _move_transformation(layer: V1LayerParameter) -> None:
-    """Move what a V1 data layer says about scale, mean, crop and mirror to its `transform_param`."""
+    """Move a V1 data layer's scale, mean, crop and mirror to its `transform_param`."""
     name = _DATA.get(V1LayerParameter.LayerType.Name(layer.type))
     if name is None:
         return
@@ -128,7 +128,7 @@ def _move_transformation(layer: V1LayerParameter) -> None:
 
 
 def _upgrade_v1(old: V1LayerParameter, new: LayerParameter) -> None:
-    """Fill the empty `new` from `old`; what the two have under one name is the same in both."""
+    """Fill the empty `new` from `old`; fields of the same name have the same meaning."""
     new.type = _TYPES[V1LayerParameter.LayerType.Name(old.type)]
     for _ in range(max(map(len, (old.param, old.blob_share_mode, old.blobs_lr, old.weight_decay)))):
         new.param.add()
@@ -152,7 +152,7 @@ def _upgrade_v1(old: V1LayerParameter, new: LayerParameter) -> None:
 
 
 def _upgrade_input(net: NetParameter) -> None:
-    """Put a layer Input in front that makes the blobs `net.input`, with the shapes of input_shape or input_dim."""
+    """Put an Input layer first that makes the blobs `net.input`, with the shapes of input_shape or input_dim."""
     if net.input_shape:
         shapes = [list(shape.dim) for shape in net.input_shape]
     else:

@@ -1,12 +1,12 @@
-"""Fields that other editions of Caffe (NVIDIA's, Intel's, SSD's) have and BVLC Caffe has not.
+"""Fields that other editions of Caffe (NVIDIA's, Intel's, SSD's) have but BVLC Caffe does not.
 
-Most of them choose how to compute: an engine, a precision, threads, a cache. They are left out with a warning. Those
-in `ARITHMETIC` choose what to compute; a net that relies on one would train to something else without it.
+Most of them choose how to compute: an engine, a precision, threads, a cache. They are dropped with a warning. Those
+in `ARITHMETIC` choose what to compute; a net that relies on one would train differently without it.
 """
 
 __all__ = ["ARITHMETIC", "ENGINES", "HARMLESS"]
 
-# Message -> field -> (what it does, values with which it does nothing)
+# Message -> field -> (what it does, values with which it has no effect)
 ARITHMETIC: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     "SolverParameter": {
         "larc": ("scales the learning rate of each layer", ("false",)),
@@ -59,7 +59,7 @@ ARITHMETIC: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     },
 }
 
-# Fields that change nothing and whose names could be taken for a misspelt field of BVLC Caffe.
+# Fields without effect whose names look like a misspelt field of BVLC Caffe.
 HARMLESS = frozenset(
     {"engine", "parser_threads", "solver_data_type", "test_engine", "threads", "forward_type", "backward_type"}
 )

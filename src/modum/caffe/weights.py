@@ -1,8 +1,8 @@
-"""Reads and writes trained weights: `.caffemodel`, and `.caffemodel.h5`, as Caffe does.
+"""Read and write trained weights, as Caffe does: `.caffemodel`, and `.caffemodel.h5`.
 
-The other files of numbers, states and means, have their functions here too, from `state.py` and `arrays.py`.
+The functions for states and means, from `state.py` and `arrays.py`, are here too.
 A binary file is a NetParameter whose layers have their blobs. An HDF5 file has the dataset `/data/LAYER/INDEX` for each
-blob. Which of the two a file is, its first bytes tell when it is read, and the suffix `.h5` when it is written.
+blob. When reading, a file's first bytes tell which of the two it is; when writing, the suffix `.h5` does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,15 +41,15 @@ __all__ = [
 
 
 def read_weights(path: str | PathLike[str]) -> dict[str, list[NDArray[np.floating]]]:
-    """Read the weights in a file. Files of V1 and V0 nets are read as well.
+    """Read the weights in a file, also of V1 and V0 nets.
 
     Args:
-        path: of a `.caffemodel` or `.h5` file.
+        path: path of a `.caffemodel` or `.h5` file.
 
     Returns:
-        The blobs of each layer that has any, by the layer's name, in Caffe's order: float32, or float64 where the file
-        is, in the file's shape. A file from before Caffe had shapes has four dimensions for each, which `same_shape`
-        knows.
+        The blobs of each layer that has any, by the layer's name, in Caffe's order: float32, or float64 if the file
+        is, in the file's shape. Blobs in files from before Caffe had shapes have four dimensions, which `same_shape`
+        accepts.
 
     Raises:
         CaffeError: the file cannot be read.
@@ -76,14 +76,14 @@ def write_weights(
     name: str = "",
     diffs: Mapping[str, Sequence[NDArray[np.floating]]] | None = None,
 ) -> None:
-    """Write weights to a file, which appears when it is complete, and replaces one of that name.
+    """Write weights to a file, which appears only once it is complete, and replaces an existing one.
 
     Args:
-        path: of the file; HDF5 if it ends in `.h5`.
-        layers: of the net.
-        blobs: of each layer, by its name.
-        name: of the net.
-        diffs: a gradient for each blob, if those are to be written too.
+        path: path of the file; HDF5 if it ends in `.h5`.
+        layers: the net's layers.
+        blobs: blobs of each layer, by its name.
+        name: the net's name.
+        diffs: a gradient for each blob, to write those too.
 
     Raises:
         CaffeError: a binary file would have 2 GiB or more, which Caffe could not read.
@@ -108,16 +108,16 @@ def write_weights(
 
 
 def same_shape(found: Sequence[int], wanted: Sequence[int]) -> bool:
-    """Return whether an array of shape `found` in a file of weights fits a blob of shape `wanted`.
+    """Return whether an array of shape `found` in a weights file fits a blob of shape `wanted`.
 
-    They are equal, or `found` has the four dimensions of an old file: `wanted` with 1 in front.
+    It does if they are equal, or `found` has an old file's four dimensions: `wanted` padded with 1 in front.
     """
     padded = (1,) * (4 - len(wanted)) + tuple(wanted)
     return tuple(found) in (tuple(wanted), padded)
 
 
 def _read_group(group: h5py.Group, prefix: str = "") -> dict[str, list[NDArray[np.floating]]]:
-    """Return the datasets of each layer in `group`; a slash in a layer's name makes groups inside of groups."""
+    """Return the datasets of each layer in `group`; a slash in a layer's name makes nested groups."""
     weights: dict[str, list[NDArray[np.floating]]] = {}
     for name, member in group.items():
         if isinstance(member, h5py.Dataset):

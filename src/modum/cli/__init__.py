@@ -1,1 +1,1 @@
-"""The command `modum`: one file a subcommand."""
+"""The command `modum`: one file per subcommand."""

@@ -1,6 +1,6 @@
-"""The command `modum`: one file of this folder a subcommand, each with an `app` of its own.
+"""The command `modum`: each file of this folder is a subcommand, with its own `app`.
 
-`modum --help` imports all of them, so they import what is heavy (NumPy, Numba, frameworks) inside their
+`modum --help` imports all of them, so they import heavy packages (NumPy, Numba, frameworks) inside their
 functions.
 """
 
@@ -50,7 +50,7 @@ def modum(
 
 
 def main() -> None:
-    """Run the command line; what Modum raises on purpose ends as one line and exit status 1."""
+    """Run the command line; a `ModumError` ends as one line and exit status 1."""
     try:
         app()
     except ModumError as error:

@@ -123,7 +123,7 @@ def plan(
 
 
 def _measure(found: dict[str, str | float | None], notes: list[str], seconds: float, command: str | None) -> float:
-    """Fill in what was not given; the step time."""
+    """Measure what was not given, and return the step time."""
     from modum.box import Box
     from modum.cluster import credentials
     from modum.observe.bandwidth import measure_bandwidth

@@ -17,7 +17,7 @@ app = typer.Typer()
 
 
 class OnFailure(StrEnum):
-    """What becomes of the job when a worker fails."""
+    """What happens to the job when a worker fails."""
 
     STOP = "stop"
     CONTINUE = "continue"
@@ -113,13 +113,13 @@ def launch_and_exit(console: "type[RunConsole]", *, name: str, **settings: Any) 
     """Run a job with the token of this process's environment, and end with its exit status.
 
     Args:
-        console: shows it.
-        name: of the job; empty: as the environment says.
-        **settings: those of `RunConfig`.
+        console: shows the job.
+        name: the job's name; empty: as the environment says.
+        **settings: settings of `RunConfig`.
 
     Raises:
-        typer.BadParameter: the settings cannot be run.
-        typer.Exit: always, in the end.
+        typer.BadParameter: the settings are not valid.
+        typer.Exit: always, at the end.
     """
     from modum.cluster import credentials
     from modum.cluster.environment import JOB_VARIABLE
@@ -132,6 +132,6 @@ def launch_and_exit(console: "type[RunConsole]", *, name: str, **settings: Any) 
     try:
         status = launch(config, console(config.workers))
     except KeyboardInterrupt:
-        # The second Ctrl-C. Nothing runs any more, and a flush of output that nobody reads would hang.
+        # The second Ctrl-C. Nothing runs any more, and flushing output that is not read would hang.
         os._exit(128 + signal.SIGINT)
     raise typer.Exit(status)

@@ -97,7 +97,7 @@ def server(
 
 
 def _obey_input(memory_server: "Server", stopped: threading.Event) -> None:
-    """Stop when standard input ends; a line of input asks to stop once the clients have said goodbye."""
+    """Stop when standard input ends; a line of input means to stop once the clients have left."""
     source = sys.stdin.fileno()
     if os.read(source, 4096):
         deadline = Deadline(_GOODBYE_SECONDS)

@@ -1,4 +1,4 @@
-"""`modum simulate`: a job over thousands of workers, in virtual time."""
+"""`modum simulate`: run a job of thousands of workers in virtual time."""
 
 import sys
 from pathlib import Path

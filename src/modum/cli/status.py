@@ -35,7 +35,7 @@ def status(
 
     console = Console()
     try:
-        # over TCP: a look at a box should not load compilers and map memory
+        # over TCP: looking at a box should not load compilers or map memory
         with Box.connect(box, token=credentials.token(), transport="tcp", timeout=5.0) as client:
             before = client.statistics()
             time.sleep(seconds)
@@ -65,7 +65,7 @@ def _servers(before: "BoxStatistics", now: "BoxStatistics") -> "Table":
     table = _table("server", "up", "used", "of", "buffers", "clients", "ops/s", "GB/s", words=("server",))
     for old, new in zip(before.servers, now.servers, strict=True):
         seconds = new.seconds - old.seconds
-        # its own look through TCP is one client
+        # this command is itself a client
         table.add_row(
             new.address,
             f"{new.seconds:.0f} s",
@@ -90,7 +90,7 @@ def _buffers(buffers: "list[BufferInfo]") -> "Table":
 
 
 def _table(*headings: str, words: tuple[str, ...]) -> "Table":
-    """Return an empty table in which the columns of `words` stand left, and those of numbers right."""
+    """Return an empty table with the columns of `words` aligned left, and those of numbers right."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

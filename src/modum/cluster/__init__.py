@@ -1,4 +1,4 @@
-"""Who am I: a process's place in the job that a launcher started."""
+"""Find a process's place in the job that a launcher started."""
 
 from modum.cluster.detection import ENVIRONMENTS, detect
 from modum.cluster.environment import ClusterEnvironment

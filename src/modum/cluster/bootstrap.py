@@ -1,4 +1,4 @@
-"""From workers that a cluster's launcher started to a box that all of them have joined."""
+"""Bring the workers that a cluster's launcher started together in one box."""
 
 import os
 import socket
@@ -36,7 +36,7 @@ Answer = TypeVar("Answer", bound="_Answer")
 
 class _Answer(msgspec.Struct, kw_only=True):
     problem: str = ""
-    """Why this worker cannot go on; then none goes on."""
+    """Why this worker cannot continue; then none does."""
 
 
 class _Hello(_Answer, kw_only=True):
@@ -47,13 +47,13 @@ class _Hello(_Answer, kw_only=True):
     group_is_host: bool
     job: str
     machine: str
-    """The kernel and network namespace: equal for workers that reach each other by loopback."""
+    """The kernel and network namespace: equal for workers that reach each other over loopback."""
     host: str
     interfaces: list[Interface]
     chosen: bool
     """Whether the user named the interface."""
     token: str | None
-    """Rank 0's, if it made one for the job; a token that users give is never sent."""
+    """Rank 0's token, if it made one for the job; a token that users set is never sent."""
     has_token: bool
     """Whether MODUM_TOKEN is in this worker's environment."""
     box: list[str]
@@ -67,27 +67,27 @@ class _Offer(_Answer, kw_only=True):
 
 
 class Bootstrap:
-    """What the workers of a job agreed on before they join their box, and the memory servers that this one runs.
+    """What the workers of a job agreed on before joining their box, and the memory servers that this one runs.
 
-    All workers go through the same rounds, and one that cannot go on tells the others, so that all fail at once
-    and with its reason. Sets MASTER_ADDR and MASTER_PORT, where they are not set, for scripts that use
+    All workers go through the same rounds, and one that cannot continue tells the others, so that all fail at once
+    with its reason. Sets MASTER_ADDR and MASTER_PORT, if they are not set, for scripts that use
     torch.distributed themselves.
 
     Args:
-        place: of this worker.
-        rendezvous: of all workers.
+        place: this worker's place.
+        rendezvous: the rendezvous of all workers.
 
     Attributes:
-        servers: addresses of the box.
-        token: of the box.
-        address: by which the other workers reach this host.
+        servers: addresses of the box's servers.
+        token: the box's token.
+        address: where the other workers reach this host.
         interface: name of the network interface that has this address; empty if the job is on one host.
-        hosted: the memory servers that this worker runs for its host, if it does.
+        hosted: the memory servers that this worker runs for its host, if any.
 
     Raises:
         MismatchError: world size, group size or placement do not fit together.
         DeadlineError: a worker did not come.
-        ModumError: a worker cannot go on. No server is left in each case.
+        ModumError: a worker cannot continue. In each case no server is left.
     """
 
     def __init__(self, place: ClusterEnvironment, rendezvous: LauncherRendezvous) -> None:
@@ -111,19 +111,19 @@ class Bootstrap:
             raise
 
     def agree(self, problem: Exception | None) -> None:
-        """Go through the last round: return if no worker has a problem.
+        """Check in a last round that no worker has a problem.
 
         Args:
             problem: what went wrong in this worker, or None.
 
         Raises:
             Exception: this worker's own `problem`.
-            ModumError: the first that another one has.
+            ModumError: the first problem of another worker.
         """
         self._gather(_Answer(problem="" if problem is None else _describe(problem)), _Answer, problem)
 
     def unreachable(self, error: ModumError) -> ModumError:
-        """Return what to tell when this worker cannot reach a server of the box: from where it tried."""
+        """Return the error for a server of the box that this worker cannot reach, with the places it tried from."""
         me = self._hellos[self._place.rank]
         ways = ", ".join(
             f"{server} from {route_source(parse_address(server)[0]) or 'no address (there is no route)'}"
@@ -142,7 +142,7 @@ class Bootstrap:
             self.hosted.close()
 
     def report(self) -> str:
-        """Return one line for people: who came together, and over which network."""
+        """Return a line for people: which workers joined, and over which network."""
         place = self._place
         hosts = sum(hello.local_rank == 0 for hello in self._hellos)
         where = [
@@ -162,7 +162,7 @@ class Bootstrap:
         return len({hello.machine for hello in self._hellos}) == 1
 
     def _offer(self) -> _Offer:
-        """Start this host's servers, if that is this worker's part."""
+        """Start this host's servers, if this worker is the one to do so."""
         place = self._place
         starts = place.local_rank == 0
         if not starts and place.rank != 0:
@@ -190,7 +190,7 @@ class Bootstrap:
             return _Offer(servers=[], interface="", store=None, problem=_describe(error))
 
     def _interface(self) -> Interface:
-        """Return that by which the other hosts reach this one."""
+        """Return the interface by which the other hosts reach this one."""
         if self._one_machine:
             return _LOOPBACK
         me = self._hellos[self._place.rank]
@@ -200,7 +200,7 @@ class Bootstrap:
         with_first = me.machine == first.machine
         peer = next(hello for hello in self._hellos if hello.machine != me.machine) if with_first else first
         if self._rendezvous.address is not None:
-            # others came by this address: it is known to work
+            # others have reached this address: it is known to work
             proven = socket.gethostbyname(self._rendezvous.address)
             source = proven if with_first else route_source(proven)
             for own in me.interfaces:
@@ -213,7 +213,7 @@ class Bootstrap:
             return _LOOPBACK.address, ""
         try:
             interface = self._interface()
-        except ModumError:  # a host whose servers are elsewhere may have none to tell of
+        except ModumError:  # a host whose servers are elsewhere may have no address to announce
             interface = interface_to_box(self.servers)
         return interface.address, interface.name
 

@@ -1,4 +1,4 @@
-"""Workers that were told their place by environment variables, set by hand or by a script."""
+"""Workers whose place is set in environment variables, by hand or by a script."""
 
 import os
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ _HINT: Final = "start the workers with `modum run -n 4 train.py`, or set RANK, W
 
 @dataclass(frozen=True, kw_only=True)
 class ByHand(ClusterEnvironment):
-    """RANK, WORLD_SIZE, LOCAL_RANK, MODUM_GROUP_SIZE and MODUM_BOX, set for each process by hand or by a script.
+    """Reads RANK, WORLD_SIZE, LOCAL_RANK, MODUM_GROUP_SIZE and MODUM_BOX, set for each process by hand or by a script.
 
-    That is how to go over several machines without a cluster manager, and what the training operators of
-    Kubernetes do.
+    Use it for several machines without a cluster manager; the training operators of Kubernetes
+    do the same.
     """
 
     name: ClassVar[str] = "environment variables"
@@ -40,13 +40,13 @@ class ByHand(ClusterEnvironment):
 
 
 def check_by_hand(place: ClusterEnvironment) -> None:
-    """Check that variables that were set by hand, or left over from another launcher, say nothing else than `place`.
+    """Check that variables set by hand, or left over from another launcher, do not contradict `place`.
 
     Args:
-        place: as another environment says it.
+        place: the place that another environment found.
 
     Raises:
-        ValueError: RANK, WORLD_SIZE or LOCAL_RANK is there with another value.
+        ValueError: RANK, WORLD_SIZE or LOCAL_RANK has another value.
     """
     ours = _variables(place)
     wrong = [name for name, value in ours.items() if os.environ.get(name, value) != value]

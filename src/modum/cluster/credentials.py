@@ -1,4 +1,4 @@
-"""The job's token and the transport that is wished for, from this process's environment or a file: read here alone."""
+"""Read the job's token and the requested transport, from this process's environment or a file."""
 
 import os
 import stat
@@ -15,13 +15,13 @@ def token(path: str | os.PathLike[str] | None = None) -> str | None:
     """Return the job's token: from a file if `path` names one, else from MODUM_TOKEN, else None.
 
     Args:
-        path: of a file that only its owner may read, or None.
+        path: path of a file that only its owner may read, or None.
 
     Returns:
         The token, or None.
 
     Raises:
-        ValueError: the file is empty, or others than its owner may read it.
+        ValueError: the file is empty, or users other than its owner may read it.
         OSError: the file cannot be read.
     """
     if path is None:
@@ -36,7 +36,7 @@ def token(path: str | os.PathLike[str] | None = None) -> str | None:
 
 
 def transport() -> str | None:
-    """Return the transport that MODUM_TRANSPORT asks for, or None; `Box.connect` checks that there is such a one."""
+    """Return the transport that MODUM_TRANSPORT names, or None; `Box.connect` checks the name."""
     return os.environ.get(TRANSPORT_VARIABLE) or None
 
 

@@ -1,4 +1,4 @@
-"""Which launcher started this process."""
+"""Detect which launcher started this process."""
 
 from modum.cluster.by_hand import ByHand
 from modum.cluster.environment import ClusterEnvironment
@@ -11,18 +11,18 @@ from modum.cluster.torchelastic import TorchElastic
 __all__ = ["ENVIRONMENTS", "detect"]
 
 ENVIRONMENTS: tuple[type[ClusterEnvironment], ...] = (ModumRun, TorchElastic, Mpi, Slurm, ByHand, Single)
-"""Every environment that Modum knows, the innermost first: each may run inside those that stand behind it (mpirun
-in an allocation of Slurm, torchrun once a host under mpirun or srun). The first that detects itself is taken."""
+"""Every environment that Modum knows, the innermost first: each may run inside those listed after it (mpirun
+in a Slurm allocation, torchrun once per host under mpirun or srun). The first that detects itself is taken."""
 
 
 def detect() -> ClusterEnvironment:
-    """Return this process's place in the job, as the environment it was started in says it.
+    """Return this process's place in the job, from the environment in which it was started.
 
     Returns:
         The place, of the class of the launcher.
 
     Raises:
-        ValueError: that environment is incomplete, or contradicts itself or one around it; the message has a hint what
+        ValueError: that environment is incomplete, or contradicts itself or an outer one; the message hints at what
             to type.
     """
     innermost, *outer = [environment for environment in ENVIRONMENTS if environment.detect()]

@@ -1,4 +1,4 @@
-"""The seam between Modum and whatever started the workers: how a process learns its place in the job."""
+"""The seam between Modum and launchers: how a process learns its place in the job."""
 
 import os
 import re
@@ -34,42 +34,42 @@ _JOB: Final = re.compile(r"[A-Za-z0-9._-]{0,64}")
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterEnvironment(ABC):
-    """This process's place among the workers of the job, as its launcher left word of it.
+    """This process's place among the workers of the job, as its launcher set it.
 
-    A new launcher is one subclass, in a file of its own, and one entry in `modum.cluster.detection.ENVIRONMENTS`;
-    `modum.testing.check_environment` says whether it keeps to what is written here.
+    To add a launcher, write a subclass in a file of its own, and add it to `modum.cluster.detection.ENVIRONMENTS`;
+    `modum.testing.check_environment` checks it.
 
     Consecutive ranks make a group: the ranks `0 .. group_size - 1` are group 0, and so on.
 
     Raises:
-        ValueError: the numbers cannot be a job's: a wrong start ends at once, and not in a collective that hangs.
+        ValueError: the numbers cannot be a job's: a wrong launch ends at once, not in a collective that hangs.
     """
 
     name: ClassVar[str]
-    """What a person would say started the process."""
+    """The launcher's name for people."""
     has_rendezvous: ClassVar[bool] = False
-    """Whether the workers can tell each other what they need before there is a box: see `rendezvous`."""
+    """Whether the workers can meet before there is a box: see `rendezvous`."""
     checks_in: ClassVar[bool] = True
-    """Whether its workers are entered in the box, so that another job of the same name is refused there."""
+    """Whether its workers are registered in the box, so that another job of the same name is refused."""
 
     rank: int
     world_size: int
     local_rank: int
     group_size: int = 1
     group_is_host: bool = False
-    """Whether the group size is the number of workers of this host because nobody said otherwise."""
+    """Whether the group size is the number of workers of this host by default."""
     box_servers: tuple[str, ...] = ()
     """Addresses (`host:port`) of the memory servers, in the box's order; empty if the launcher named none."""
     token: str | None = field(default=None, repr=False)
     job: str = ""
-    """What the job is called in a box that others use too."""
+    """The job's name in a box that others use too."""
     attempt: int = 0
-    """How often the launcher had started the workers before, for a launcher that starts them again after a failure."""
+    """How often the launcher has started the workers before, if it restarts them after a failure."""
 
     @classmethod
     @abstractmethod
     def detect(cls) -> bool:
-        """Return whether this launcher started the process; look only, and raise nothing."""
+        """Return whether this launcher started the process; raises no errors."""
 
     @classmethod
     @abstractmethod
@@ -80,7 +80,7 @@ class ClusterEnvironment(ABC):
             The place.
 
         Raises:
-            ValueError: the launcher's word is incomplete or wrong; the message has a hint.
+            ValueError: the launcher's variables are incomplete or wrong; the message has a hint.
         """
 
     @abstractmethod
@@ -90,7 +90,7 @@ class ClusterEnvironment(ABC):
     def variables(self) -> dict[str, str]:
         """Return the environment variables by which a process finds itself in this place: the inverse of `read`.
 
-        They go over what a child inherits; what is empty counts as not set.
+        They override what a child inherits; an empty one counts as not set.
         """
         common = {
             BOX_VARIABLE: ",".join(self.box_servers),
@@ -102,32 +102,32 @@ class ClusterEnvironment(ABC):
 
     @classmethod
     def started(cls) -> int:
-        """Return how many processes this launcher started, where it is one that starts many; only after `detect`.
+        """Return how many processes this launcher started, if it starts many; call it only after `detect`.
 
         Returns:
             Number of processes.
 
         Raises:
-            ValueError: it does not say.
+            ValueError: the launcher does not say.
         """
         return 1
 
     def check(self, outer: Sequence[type["ClusterEnvironment"]]) -> None:  # noqa: B027 - most have nothing to check
-        """Check that this place does not contradict what other launchers say, in which this one may have run.
+        """Check that this place does not contradict outer launchers, inside which this one may have run.
 
         Args:
-            outer: the environments that detect themselves too, and that stand behind this one in `ENVIRONMENTS`.
+            outer: the environments after this one in `ENVIRONMENTS` that detect themselves too.
 
         Raises:
             ValueError: it does; the message has a hint.
         """
 
     def note(self) -> str:
-        """Return what a person should know of this start although it is no error; nothing for most."""
+        """Return a note on this start for people, though it is no error; empty for most."""
         return ""
 
     def rendezvous(self, timeout: float) -> "LauncherRendezvous":
-        """Come together with all other workers, by the launcher's own means; only where `has_rendezvous` is true.
+        """Meet all other workers, by the launcher's own means; only if `has_rendezvous` is true.
 
         Args:
             timeout: seconds that the first worker waits for the last one, each time.
@@ -147,7 +147,7 @@ class ClusterEnvironment(ABC):
 
     @property
     def group(self) -> int:
-        """Index of this worker's group."""
+        """Number of this worker's group, from 0."""
         return self.rank // self.group_size
 
     @property
@@ -202,7 +202,7 @@ def check_job(job: str) -> None:
 
 
 def workers_on_host() -> int:
-    """Return how many workers share this host, as `modum run` and torchrun tell them; 1 where nobody told."""
+    """Return how many workers share this host, as `modum run` and torchrun set it; else 1."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
@@ -218,15 +218,15 @@ def integer_variable(name: str, hint: str, default: int | None = None) -> int:
     """Return the environment variable `name` as an integer.
 
     Args:
-        name: of the variable.
+        name: the variable's name.
         hint: what to type, for the error.
-        default: for a variable that is missing; None: it must be there.
+        default: value for a missing variable; None: the variable must be set.
 
     Returns:
         Its value.
 
     Raises:
-        ValueError: it is none, or is missing and there is no `default`.
+        ValueError: it is not an integer, or is missing and there is no `default`.
     """
     text = os.environ.get(name)
     if text is None:
@@ -240,7 +240,7 @@ def integer_variable(name: str, hint: str, default: int | None = None) -> int:
 
 
 def common_variables() -> "_Common":
-    """Return what every environment takes from MODUM_BOX, MODUM_TOKEN and MODUM_JOB."""
+    """Return the values that every environment takes from MODUM_BOX, MODUM_TOKEN and MODUM_JOB."""
     servers = (server.strip() for server in os.environ.get(BOX_VARIABLE, "").split(","))
     return {
         "box_servers": tuple(server for server in servers if server),

@@ -1,4 +1,4 @@
-"""Which of its addresses a host tells to other hosts."""
+"""Choose the address that a host announces to other hosts."""
 
 import ipaddress
 import os
@@ -25,7 +25,7 @@ __all__ = [
 
 INTERFACE_VARIABLE: Final = "MODUM_INTERFACE"
 _OF_CONTAINERS: Final = re.compile(r"docker\d*|br-[0-9a-f]+|veth.*|virbr.*|cni\d*|cbr\d*|lxc.*|lxdbr.*|podman\d*")
-"""Bridges and their ends that lead to containers or virtual machines of this host only."""
+"""Bridges, and their ends, that lead only to containers or virtual machines of this host."""
 _ANYWHERE: Final = ("192.0.2.1", "2001:db8::1")  # reserved for documentation: nothing is sent there
 
 
@@ -46,7 +46,7 @@ class Interface(msgspec.Struct, frozen=True):
 
 
 def host_interfaces() -> list[Interface]:
-    """Return what may be told to other hosts: that of the default route first, IPv4 before IPv6.
+    """Return the interfaces that may be announced to other hosts: the default route's first, IPv4 before IPv6.
 
     Loopback and link-local addresses and the bridges of containers are left out.
     """
@@ -75,7 +75,7 @@ def chosen_interface(choice: str) -> Interface:
         The interface.
 
     Raises:
-        ValueError: there is none, or it has no address; the message shows those that there are.
+        ValueError: there is none, or it has no address; the message lists the existing ones.
     """
     every = [
         Interface(name, each.address.partition("%")[0], 32)
@@ -94,13 +94,13 @@ def chosen_interface(choice: str) -> Interface:
 
 
 def interface_to(peer: str, peer_addresses: Iterable[str], own: Sequence[Interface]) -> Interface:
-    """Return the interface by which this host reaches the host `peer`: the route to it decides.
+    """Return the interface by which this host reaches the host `peer`, according to its routes.
 
-    Of several addresses of the peer those in a network of this host come first. `own` are `host_interfaces()`.
+    Of several addresses of the peer, those in a network of this host come first.
 
     Args:
         peer: name of the other host, for errors.
-        peer_addresses: under which it can be reached.
+        peer_addresses: addresses where it can be reached.
         own: interfaces of this host, from `host_interfaces()`.
 
     Returns:
@@ -125,17 +125,17 @@ def interface_to(peer: str, peer_addresses: Iterable[str], own: Sequence[Interfa
 
 
 def interface_to_box(servers: Sequence[str]) -> Interface:
-    """Return the interface by which this host reaches memory servers: workers that reach them too can reach it there.
+    """Return the interface by which this host reaches memory servers; workers that reach them can reach it there too.
 
     Args:
         servers: addresses `host:port`.
 
     Returns:
-        The one that MODUM_INTERFACE names, else that of the route to the first server on another host, or in the
+        The interface that MODUM_INTERFACE names, else that of the route to the first server on another host, or in the
         network; loopback, without a name, if all are reached by loopback.
 
     Raises:
-        ValueError: MODUM_INTERFACE names none.
+        ValueError: MODUM_INTERFACE names no interface of this host.
     """
     if choice := os.environ.get(INTERFACE_VARIABLE):
         return chosen_interface(choice)

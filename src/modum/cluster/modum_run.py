@@ -10,12 +10,12 @@ __all__ = ["ModumRun"]
 
 _VARIABLE: Final = "MODUM_LAUNCHER"
 _VALUE: Final = "modum run"
-"""What `modum run` sets it to: its workers inherit whatever an outer launcher has set."""
+"""The value that `modum run` sets: its workers also inherit an outer launcher's variables."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModumRun(ByHand):
-    """The same variables, set by `modum run`."""
+    """Reads the same variables, set by `modum run`."""
 
     name: ClassVar[str] = "modum run"
 

@@ -46,19 +46,19 @@ _FLAVOURS: Final = {
         ("MVAPICH",),
     ),
 }
-_PAUSE: Final = 0.001  # seconds between two looks whether all have come
+_PAUSE: Final = 0.001  # seconds between two checks whether all have come
 _HINT: Final = "start the workers with `mpirun -n 4 python train.py`, which sets it"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mpi(ClusterEnvironment):
-    """The variables that mpirun sets. mpi4py is used, and MPI initialized, only where workers have to meet."""
+    """Reads the variables that mpirun sets. mpi4py is used, and MPI initialized, only if workers must meet."""
 
     name: ClassVar[str] = "mpirun"
     has_rendezvous: ClassVar[bool] = True
 
     flavour: str
-    """Whose mpirun it is."""
+    """The MPI whose mpirun it is."""
 
     @classmethod
     def detect(cls) -> bool:
@@ -113,7 +113,7 @@ def _found() -> dict[str, _Flavour]:
 
 
 def _communicator(place: Mpi) -> Any:
-    """Return a communicator of all workers, for Modum alone; MPI is initialized if nobody has done so.
+    """Return a communicator of all workers, for Modum alone; initialize MPI if that was not done.
 
     Raises:
         ModumError: mpi4py is missing, or its library is not the one whose mpirun started this process.
@@ -121,7 +121,7 @@ def _communicator(place: Mpi) -> Any:
     try:
         import mpi4py
 
-        mpi4py.rc.initialize = False  # first look whose library it is: another one's may abort the process
+        mpi4py.rc.initialize = False  # first check whose library it is: a wrong one may abort the process
         mpi4py.rc.finalize = True
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:

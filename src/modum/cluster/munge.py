@@ -1,6 +1,6 @@
-"""Secrets between processes of one user on machines of one cluster, by MUNGE, which Slurm itself relies on.
+"""Pass secrets between processes of one user on machines of one cluster, with MUNGE, which Slurm itself relies on.
 
-libmunge is loaded when it is first used; nothing else of MUNGE is needed but its daemon. Functions and constants
+libmunge is loaded on first use; besides it, only MUNGE's daemon is needed. Functions and constants
 are those of munge.h (MUNGE's public C interface).
 """
 
@@ -16,20 +16,20 @@ _UID_RESTRICTION = 8  # MUNGE_OPT_UID_RESTRICTION
 
 
 class MungeError(ModumError):
-    """MUNGE is not there, or did not vouch for what it was given."""
+    """MUNGE is missing, or refused a secret or credential."""
 
 
 def seal(secret: bytes) -> bytes:
-    """Make a credential from which nobody but processes of this user, in this cluster, can take `secret`.
+    """Make a credential from which only processes of this user, in this cluster, can take `secret`.
 
     Args:
-        secret: to be passed on.
+        secret: the secret to pass on.
 
     Returns:
         The credential, printable.
 
     Raises:
-        MungeError: no libmunge, or no daemon.
+        MungeError: libmunge or the daemon is missing.
     """
     library = _library()
     context = ctypes.c_void_p(library.munge_ctx_create())
@@ -45,7 +45,7 @@ def seal(secret: bytes) -> bytes:
 
 
 def unseal(credential: bytes) -> bytes:
-    """Return the secret in a credential that a process of this same user sealed.
+    """Return the secret in a credential that a process of the same user sealed.
 
     Args:
         credential: from `seal`.
@@ -54,7 +54,7 @@ def unseal(credential: bytes) -> bytes:
         The secret.
 
     Raises:
-        MungeError: it was not made for us, is old or was used before, or somebody else made it.
+        MungeError: it was made for another user, is expired or was used before, or another user made it.
     """
     library = _library()
     secret, size, user, group = ctypes.c_void_p(), ctypes.c_int(), ctypes.c_uint(), ctypes.c_uint()

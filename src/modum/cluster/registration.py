@@ -1,4 +1,4 @@
-"""Who works in a box: every worker of a job is entered there, so that jobs cannot get mixed up unnoticed."""
+"""Register every worker of a job in its box, so that jobs cannot be mixed up unnoticed."""
 
 from typing import Final
 
@@ -20,16 +20,16 @@ class Registration:
     """This worker's entry in the list of the job's workers, until it leaves or its box is closed.
 
     Args:
-        box: that the job uses, in the namespace of the job.
-        place: of this worker.
+        box: the job's box, in the namespace of the job.
+        place: this worker's place.
 
     Attributes:
-        run: the number of this run of the job in the box. Workers that are there at one time have the same; the first
-            worker that comes when none is there begins the next one.
+        run: number of this run of the job in the box. Workers present at the same time have the same number; the first
+            worker to come when none is there begins the next one.
 
     Raises:
-        MismatchError: a worker of another world size or group size, or of this same rank, is there. This one is not
-            entered then.
+        MismatchError: a worker with another world size or group size, or with this rank, is there. This one is not
+            registered then.
     """
 
     def __init__(self, box: Box, place: ClusterEnvironment) -> None:
@@ -45,7 +45,7 @@ class Registration:
                 ) from None
 
     def leave(self) -> None:
-        """Take this worker's entry out. Does nothing the second time.
+        """Remove this worker's entry. Does nothing the second time.
 
         Raises:
             ModumError: the box cannot be reached.
@@ -60,10 +60,10 @@ class Registration:
         """Wait until the other workers have left, or died.
 
         Args:
-            timeout: seconds; None: without an end.
+            timeout: seconds; None: no limit.
 
         Raises:
-            DeadlineError: some are still there after `timeout` seconds; None waits without an end.
+            DeadlineError: some are still there after `timeout` seconds.
         """
         self._roster.wait_until_gone(but=self._member.name, timeout=timeout)
 
@@ -92,8 +92,8 @@ def check_free(box: Box, job: str) -> None:
     """Check that no worker is in `box` now.
 
     Args:
-        box: in the namespace of the job that is to begin.
-        job: that namespace's name.
+        box: the box, in the namespace of the job to start.
+        job: name of that namespace.
 
     Raises:
         MismatchError: workers are there.

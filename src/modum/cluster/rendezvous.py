@@ -1,4 +1,4 @@
-"""How workers tell each other what they need before there is a box."""
+"""Let workers exchange what they need before there is a box."""
 
 import contextlib
 from abc import ABC, abstractmethod
@@ -12,34 +12,34 @@ from modum.waiting import poll
 __all__ = ["WHAT", "BoxRendezvous", "LauncherRendezvous"]
 
 WHAT = "modum.connect()"
-"""What workers call to come together."""
+"""The call by which workers meet."""
 
 
 class LauncherRendezvous(ABC):
-    """All workers of a job, come together by their launcher's own means; a context manager that parts them.
+    """A meeting of all workers of a job, by their launcher's own means; a context manager that leaves it.
 
     Attributes:
-        address: name or address of a host that every worker reached to come here; None: the launcher hides it.
+        address: name or address of a host that every worker reached to meet here; None: the launcher hides it.
     """
 
     address: str | None = None
 
     @abstractmethod
     def gather(self, text: str) -> list[str]:
-        """Return what every worker gave, by rank; all call it, equally often.
+        """Exchange a text with every worker; all must call it equally often.
 
         Args:
-            text: what this worker gives.
+            text: this worker's text.
 
         Returns:
             The texts of all workers, by rank.
 
         Raises:
-            DeadlineError: somebody did not come; the message names the ranks where the launcher lets us know.
+            DeadlineError: a worker did not come; the message names the ranks if the launcher makes them known.
         """
 
     def close(self) -> None:  # noqa: B027 - most have nothing to close
-        """Leave; nobody is held up by those who have not read the last round yet."""
+        """Leave, without disturbing workers that have not read the last round yet."""
 
     def __enter__(self) -> Self:
         return self
@@ -52,8 +52,8 @@ class BoxRendezvous(LauncherRendezvous):
     """A rendezvous in a small box of its own, whose one server lives in rank 0's process.
 
     Args:
-        box: this worker's client; closed with this object, and if it cannot be made.
-        rank: of this worker.
+        box: this worker's client; closed with this object, and if the constructor fails.
+        rank: this worker's rank.
         world_size: number of workers.
         timeout: seconds that the first worker waits for the last one, each time.
         address: see `LauncherRendezvous`.
@@ -82,11 +82,11 @@ class BoxRendezvous(LauncherRendezvous):
         return [str(each) for each in self._place.gather(text)]
 
     def close(self) -> None:
-        """Leave; rank 0 stays until all others have, or are gone."""
+        """Leave; rank 0 waits until all others have left or are gone."""
         left = self._box.counter("left")
 
         def alone() -> bool:
-            # whoever has ended without a word is not waited for: only rank 0 itself is connected then
+            # does not wait for workers that died: only rank 0 itself is connected then
             return left.value >= self._world_size or self._box.statistics().servers[0].clients <= 1
 
         try:
@@ -94,6 +94,6 @@ class BoxRendezvous(LauncherRendezvous):
             if self._rank == 0:
                 poll(alone, timeout=self._timeout, every=0.01, error=DeadlineError)
         except ModumError:
-            pass  # rank 0 has gone, or was the last; or somebody hangs
+            pass  # rank 0 has gone, or was the last; or a worker hangs
         finally:
             self._box.close()

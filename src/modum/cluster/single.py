@@ -15,7 +15,7 @@ class Single(ClusterEnvironment):
     """`python train.py`: one worker, alone, or with the box that MODUM_BOX names."""
 
     name: ClassVar[str] = "single"
-    checks_in: ClassVar[bool] = False  # several scripts may share a box, whose jobs they know
+    checks_in: ClassVar[bool] = False  # several scripts may knowingly share a box
 
     @classmethod
     def detect(cls) -> bool:

@@ -16,12 +16,12 @@ __all__ = ["Slurm", "allotted_tasks", "first_host", "tasks_on"]
 
 _HINT: Final = "start the workers with `srun -n 4 python train.py`, which sets it"
 _FIRST_SPECIAL_STEP: Final = 0xFFFF_FFF0
-"""Step ids from here on are no steps that srun made: the batch script, the interactive shell of salloc."""
+"""Step ids from here on are not srun's: the batch script, the interactive shell of salloc."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slurm(ClusterEnvironment):
-    """The variables that srun sets for each task of a step; workers meet at the step's first host."""
+    """Reads the variables that srun sets for each task of a step; workers meet at the step's first host."""
 
     name: ClassVar[str] = "srun"
     has_rendezvous: ClassVar[bool] = True
@@ -29,7 +29,7 @@ class Slurm(ClusterEnvironment):
     step: str
     """`job.step`, which names the job within the cluster."""
     hosts: str
-    """The step's hosts, as Slurm writes such lists."""
+    """The step's hosts, in Slurm's list syntax."""
 
     @classmethod
     def detect(cls) -> bool:
@@ -114,7 +114,7 @@ def first_host(hosts: str) -> str:
 
 
 def tasks_on(tasks: str, node: int) -> int:
-    """Return how many tasks run on a host, by a list such as `4(x2),3`: 4 on the first two, 3 on the third.
+    """Return how many tasks run on a host, from a list such as `4(x2),3`: 4 on the first two, 3 on the third.
 
     Args:
         tasks: the list.
@@ -124,7 +124,7 @@ def tasks_on(tasks: str, node: int) -> int:
         Number of tasks.
 
     Raises:
-        ValueError: it is no such list, or too short.
+        ValueError: it is not such a list, or too short.
     """
     counts: list[int] = []
     for part in tasks.split(","):

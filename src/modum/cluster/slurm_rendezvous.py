@@ -1,8 +1,8 @@
-"""How the tasks of a Slurm step come together: at its first host, at a port that follows from the job's number.
+"""Let the tasks of a Slurm step meet at its first host, at a port derived from the job's number.
 
-There, rank 0 hands out a note to whoever comes: where its small box listens and, sealed by MUNGE for the user of
-the job, the token. With MODUM_TOKEN in everybody's environment the note has no token and needs no seal: the box
-lets in whoever proves to hold it, and proves the same to them.
+There, rank 0 hands out a note to every caller: where its small box listens and, sealed by MUNGE for the user of
+the job, the token. With MODUM_TOKEN in every worker's environment the note has no token and needs no seal: the box
+accepts clients that prove to hold it, and proves the same to them.
 """
 
 import contextlib
@@ -52,14 +52,14 @@ def ports_of(step: str) -> range:
 def meet(
     *, rank: int, world_size: int, step: str, first_host: str, token: str | None, timeout: float
 ) -> LauncherRendezvous:
-    """Come together with the other tasks of a step.
+    """Meet the other tasks of a step.
 
     Args:
-        rank: of this worker.
+        rank: this worker's rank.
         world_size: number of workers.
         step: `job.step`.
         first_host: Slurm's name of the host where rank 0 runs.
-        token: what all workers have in their environment, if there is such a thing.
+        token: the token in all workers' environment, if there is one.
         timeout: seconds that the first worker waits for the last one.
 
     Returns:
@@ -153,7 +153,7 @@ class _Host(LauncherRendezvous):
         secret = token or new_token()
         with contextlib.ExitStack() as stack:
             listener = stack.enter_context(_listen(step))
-            # all of the host's addresses: which one the others can reach is not known yet
+            # all of the host's addresses, as it is not yet known which one the others can reach
             server = stack.enter_context(Server("0.0.0.0", memory=_MEMORY, token=secret))  # noqa: S104
             port = int(server.address.rpartition(":")[2])
             note = msgspec.json.encode(_Note(step, port, None if token else secret))
@@ -182,7 +182,7 @@ def _hand_out(listener: socket.socket, note: bytes, sealed: bool) -> None:
             return  # closed
         with connection, contextlib.suppress(OSError, MungeError):
             connection.settimeout(_TRY_SECONDS)
-            # a credential can be opened once on each host, so everybody gets one of his own
+            # a credential can be opened once on each host, so every worker gets its own
             connection.sendall(seal(note) if sealed else note)
 
 

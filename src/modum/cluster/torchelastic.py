@@ -26,7 +26,7 @@ _PAUSE: Final = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class TorchElastic(ClusterEnvironment):
-    """The variables that torchrun sets; workers meet in the store that it keeps."""
+    """Reads the variables that torchrun sets; workers meet in the store that it keeps."""
 
     name: ClassVar[str] = "torchrun"
     has_rendezvous: ClassVar[bool] = True
@@ -71,7 +71,7 @@ class TorchElastic(ClusterEnvironment):
         }
 
     def check(self, outer: Sequence[type[ClusterEnvironment]]) -> None:
-        """Check that torchrun, if another launcher started it once on each host, knows of all of them."""
+        """Check that a torchrun which another launcher started once on each host knows of all hosts."""
         nodes = os.environ.get("GROUP_WORLD_SIZE", "")
         for launcher in outer:
             count = launcher.started()
@@ -105,7 +105,7 @@ class _StoreRendezvous(LauncherRendezvous):
         keys = [f"{prefix}/{rank}" for rank in range(place.world_size)]
 
         def all_there() -> bool:
-            return bool(self._store.check(keys))  # `wait` would say warnings each time that it returns
+            return bool(self._store.check(keys))  # `wait` would log a warning each time
 
         def late() -> Exception:
             absent = [rank for rank, key in enumerate(keys) if not self._store.check([key])]
@@ -123,15 +123,15 @@ class _StoreRendezvous(LauncherRendezvous):
 
 
 _rounds = itertools.count()
-"""Numbers of the rounds: a process that connects again goes on in the same store."""
+"""Numbers of the rounds: a process that connects again continues in the same store."""
 
 
-@cache  # it lives as long as the process: others may read later what was told last
+@cache  # it lives as long as the process: others may still read the last round later
 def _store(host: str, port: int, keep: bool) -> "TCPStore":
-    """Return the store of the job; with `keep` it is kept by this process.
+    """Return the store of the job; with `keep`, this process keeps it.
 
     Raises:
-        ModumError: the port is taken, or nobody answers there.
+        ModumError: the port is taken, or no store answers there.
     """
     from torch.distributed import DistNetworkError, DistStoreError, TCPStore  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""All workers of a job use one model and one set of settings, or are refused."""
+"""Refuse workers whose model or settings differ from the first worker's."""
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -10,16 +10,16 @@ from modum.errors import BufferNotFoundError, MismatchError
 __all__ = ["agree", "compare", "open_alike"]
 
 _SHOWN: Final = 5
-"""How many differences a refusal spells out."""
+"""How many differences an error message shows."""
 
 
 def agree(box: Box, name: str, ours: Mapping[str, Any]) -> None:
-    """Publish `ours` under `name` if nobody has yet, else check that it is what was published.
+    """Publish `ours` under `name` if no worker has yet, else check that it equals what was published.
 
     Args:
-        box: where it is published, as a small value.
-        name: of that value.
-        ours: sections by name, as in `compare`, of what msgpack has.
+        box: where to publish it, as a small value.
+        name: the value's.
+        ours: sections by name, as in `compare`, of types that msgpack supports.
 
     Raises:
         MismatchError: the first worker published something else; the message shows both.
@@ -30,20 +30,20 @@ def agree(box: Box, name: str, ours: Mapping[str, Any]) -> None:
 
 
 def open_alike(box: Box, name: str, shape: int | Sequence[int], dtype: str, meta: Mapping[str, Any]) -> Buffer:
-    """Open the buffer `name`, or make it with `meta` if nobody has.
+    """Open the buffer `name`, or make it with `meta` if it does not exist.
 
     Args:
         box: where the buffer is.
-        name: of the buffer.
+        name: the buffer's.
         shape: as in `Box.create`.
         dtype: as in `Box.create`.
-        meta: what the buffer is to have been made with; sections as in `compare`.
+        meta: the expected `meta` of the buffer; sections as in `compare`.
 
     Returns:
         The buffer, open.
 
     Raises:
-        MismatchError: it was made with another `meta`, or with another shape or dtype; it is not open then.
+        MismatchError: it was made with another `meta`, shape or dtype; it is not open then.
     """
     try:
         buffer = box.open(name)
@@ -58,12 +58,12 @@ def open_alike(box: Box, name: str, shape: int | Sequence[int], dtype: str, meta
 
 
 def compare(name: str, shared: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Refuse a worker that differs from what `name` was made with.
+    """Compare this worker with the first one.
 
     Args:
-        name: what the workers share.
-        shared: what the first worker has: sections by name, each a mapping or a list of `[name, text]` pairs.
-        here: what this worker has, in the same form.
+        name: name of what the workers share.
+        shared: the first worker's values: sections by name, each a mapping or a list of `[name, text]` pairs.
+        here: this worker's values, in the same form.
 
     Raises:
         MismatchError: they differ; the message shows both values of the first differences.

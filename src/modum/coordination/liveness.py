@@ -1,4 +1,4 @@
-"""Who takes part in something, and whether they still do: leases in the box, one for each member."""
+"""Know which members are alive, by leases in the box, one for each member."""
 
 import contextlib
 import threading
@@ -12,23 +12,23 @@ from modum.waiting import poll
 __all__ = ["Member", "Roster"]
 
 _SESSION_SECONDS: Final = 1e9
-"""The time of a lease that is to end with its session."""
+"""The time of a lease that should end only with its session."""
 _RENEWALS: Final = 3
-"""How often a lease is renewed in its time."""
+"""How often a lease is renewed within its time."""
 _POLL_SECONDS: Final = 0.05
 _MOST_TEXT: Final = 4000
 """Characters of a failure's text that are kept."""
 
 
 class Roster:
-    """The members of something that has a name in a box; any client of the box may look, join, or wait.
+    """The members of a named whole in a box; any client of the box may look, join, or wait.
 
     Args:
         box: where the roster is kept, below `name`.
-        name: of what the members take part in.
-        ttl: seconds after which a member that was not heard of counts as gone, for a process that was stopped or cut
-            off; its lease renews itself in a thread meanwhile. None: a member is there for as long as its session with
-            the box, and who hangs has to be found by the deadlines of those who wait.
+        name: name of what the members take part in.
+        ttl: seconds after which a silent member counts as gone, for a process that was stopped or cut
+            off; a thread renews its lease meanwhile. None: a member is there for as long as its session with
+            the box, and a member that hangs must be found by the deadlines of those who wait.
     """
 
     def __init__(self, box: Box, name: str, *, ttl: float | None = None) -> None:
@@ -39,18 +39,18 @@ class Roster:
         self._ttl = ttl
 
     def join(self, member: str, *, timeout: float) -> "Member":
-        """Become the member of this name; there is one of each name at most.
+        """Become the member of this name; each name has at most one.
 
         Args:
-            member: what it is called in the roster.
-            timeout: seconds to wait while somebody else is that member: a process that has just died may be it for a
+            member: its name in the roster.
+            timeout: seconds to wait while another process is that member: one that has just died may hold it for a
                 moment longer.
 
         Returns:
             The place in the roster, until `Member.leave`.
 
         Raises:
-            DeadlineError: somebody else still was; the message names the session. Nothing is left in the box.
+            DeadlineError: another process still was; the message names its session. Nothing is left in the box.
         """
         lease = self._take(member, timeout)
         try:
@@ -60,7 +60,7 @@ class Roster:
             raise
 
     def alive(self) -> dict[str, str]:
-        """Return the members that are there now, and the session of each."""
+        """Return the members that are alive now, and the session of each."""
         return {lease.name.removeprefix(self._members): lease.holder for lease in self._box.leases(self._members)}
 
     def wait_until_gone(
@@ -73,8 +73,8 @@ class Roster:
         """Wait until no member is there any more, whether it left or died.
 
         Args:
-            but: the name of a member that may stay.
-            timeout: seconds to wait; None: without an end.
+            but: name of a member that may stay.
+            timeout: seconds to wait; None: no limit.
             error: makes the exception to raise after that, from the members that are there and their sessions.
 
         Raises:
@@ -95,26 +95,26 @@ class Roster:
         poll(gone, timeout=timeout, every=_POLL_SECONDS, error=late)
 
     def lost(self, members: Iterable[str]) -> list[str]:
-        """Return those of `members` that died or never came: they are not there, and did not leave with all done."""
+        """Return those of `members` that died or never came: they are gone, but did not leave with everything done."""
         alive = self.alive()
-        # a mark is made before the lease is given up, and so is there for all who find the lease gone
+        # the mark is made before the lease is released, so all who find the lease gone see it
         return [member for member in members if member not in alive and self._mark(member).get() is None]
 
     def fail(self, text: str) -> None:
-        """Tell all members, and those still to come, that the whole has failed, unless somebody told them already.
+        """Tell all members, present and future, that the whole has failed, unless a failure was reported already.
 
         Args:
-            text: what is to be known about it; its first 4000 characters are kept.
+            text: description of the failure; its first 4000 characters are kept.
         """
         self._failure.set_default(text[:_MOST_TEXT])
 
     def failure(self) -> str | None:
-        """Return what `fail` was told first, or None."""
+        """Return the text of the first failure, or None."""
         text = self._failure.get()
         return None if text is None else str(text)
 
     def _mark(self, member: str) -> Value:
-        """Return what says that the member has left with everything done."""
+        """Return the mark of a member that has left with everything done."""
         return self._box.value(self._marks + member)
 
     def _take(self, member: str, timeout: float) -> Lease:
@@ -123,16 +123,16 @@ class Roster:
 
 
 class Member:
-    """One place in a roster, made by `Roster.join`, and held until it is given up or the process ends.
+    """A place in a roster, made by `Roster.join`, and held until it is given up or the process ends.
 
-    A lease that was lost all the same (the process was stopped for longer than its time) is taken anew.
+    A lease that was lost anyway (the process was stopped for longer than its time) is taken anew.
     """
 
     def __init__(self, roster: Roster, name: str, lease: Lease) -> None:
         self.name = name
         self._roster = roster
         self._lease: Lease | None = lease
-        self._guard = threading.Lock()  # the lease must not be taken anew while it is given up
+        self._guard = threading.Lock()  # keeps the lease from being taken anew while it is given up
         self._left = threading.Event()
         self._thread: threading.Thread | None = None
         if roster._ttl is not None:
@@ -144,11 +144,11 @@ class Member:
         """Give the place up and end the thread that renews it. Does nothing the second time.
 
         Args:
-            done: whether this member has done everything it had to: then it is never among the `lost`. The box keeps a
+            done: whether this member has finished its work: then it is never among the `lost`. The box keeps a
                 mark of that.
 
         Raises:
-            ModumError: the box cannot be reached; the place ends with the session then, and the thread has ended.
+            ModumError: the box cannot be reached; the thread has ended, and the place ends with the session.
         """
         self._left.set()
         with self._guard:
@@ -166,9 +166,9 @@ class Member:
             try:
                 self._renew()
             except ConnectionLostError:
-                return  # the place is lost with the session, and whoever uses the box is told so
+                return  # the place is lost with the session, and users of the box get the error
             except ModumError:
-                pass  # a server that is slow, or somebody else in this place: the next time counts
+                pass  # a slow server, or another process in this place: try again next time
 
     def _renew(self) -> None:
         with self._guard:

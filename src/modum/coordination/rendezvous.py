@@ -1,4 +1,4 @@
-"""All members of a job, or of a group, meet in the box: everybody tells something and hears what the others told."""
+"""Let all members of a job, or of a group, exchange small values in the box."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -12,18 +12,18 @@ _SHOWN: Final = 8
 
 
 class Rendezvous:
-    """A place in the box where `size` members meet, as often as they like; all go through the same rounds.
+    """A place in the box where `size` members meet any number of times; all go through the same rounds.
 
-    Whoever makes it anew under the same name meets those who have made it as often. Nothing but a few counters is left
+    A member that makes it anew under the same name meets those that have made it as often. Only a few counters are left
     in the box once a round is over.
 
     Args:
-        box: of all members.
-        name: of the place. One in which a member has died before all had come is used up.
+        box: the members' box.
+        name: the place's. It is used up if a member dies before all have come.
         rank: this member's number, from 0 to `size` - 1.
         size: how many members meet.
         timeout: seconds that the first one waits for the last one, each time.
-        what: what members call to come here, for the message when some do not.
+        what: the call by which members come here, for the message when some do not.
     """
 
     def __init__(self, box: Box, name: str, *, rank: int, size: int, timeout: float, what: str = "") -> None:
@@ -38,24 +38,24 @@ class Rendezvous:
         self._round = 0
 
     def gather(self, value: Any) -> list[Any]:
-        """Exchange a value with every member; all call it, equally often.
+        """Exchange a value with every member; all must call it equally often.
 
         Args:
-            value: as `Value.set` takes it, or None.
+            value: a value that `Value.set` takes, or None.
 
         Returns:
             The values of all members, by rank.
 
         Raises:
-            DeadlineError: some did not come within the timeout; the message has their ranks. The rendezvous cannot go
-                on then.
+            DeadlineError: some did not come within the timeout; the message has their ranks. The rendezvous is unusable
+                then.
         """
         values = [self._box.value(f"{self._name}/{self._round}/{rank}") for rank in range(self._size)]
         self._round += 1
         values[self._rank].set([value])
         self._came.add(1)
         try:
-            # nobody is a round ahead before all have come to this one
+            # no member is a round ahead before all have come to this one
             self._came.wait(self._round * self._size, self._timeout)
         except DeadlineError:
             absent = [rank for rank, each in enumerate(values) if each.get() is None]
@@ -67,7 +67,7 @@ class Rendezvous:
         return answers
 
     def barrier(self) -> None:
-        """Return once all members have come.
+        """Wait until all members have come.
 
         Raises:
             DeadlineError: as in `gather`.
@@ -76,16 +76,16 @@ class Rendezvous:
 
 
 def missing(absent: Sequence[int], size: int, timeout: float, what: str) -> DeadlineError:
-    """Make the error for a round to which some of `size` members did not come.
+    """Return the error for a round to which some of `size` members did not come.
 
     Args:
         absent: their ranks.
         size: how many members there should be.
-        timeout: how many seconds the others have waited.
-        what: what members call to come.
+        timeout: seconds that the others have waited.
+        what: the call by which members come.
 
     Returns:
-        The error, to be raised.
+        The error, to raise.
     """
     shown = ", ".join(map(str, absent[:_SHOWN])) + (", ..." if len(absent) > _SHOWN else "")
     return DeadlineError(

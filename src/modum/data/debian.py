@@ -1,4 +1,4 @@
-"""Files out of Debian packages without installing them and without root.
+"""Unpack files from Debian packages, without installing them and without root.
 
 Standard library only, and nothing from the rest of Modum: `scripts/make_venv.py` runs this file
 before anything else is installed.
@@ -19,11 +19,11 @@ def unpack(packages: str | Sequence[str], into: Path) -> None:
     scratch directory. Nothing is written outside `into`.
 
     Args:
-        packages: the name of one, or several.
-        into: directory under which the files are put; made if need be.
+        packages: name of a package, or several.
+        into: directory in which to put the files; created if missing.
 
     Raises:
-        OSError: no apt here, no network, or no such package; the message says which.
+        OSError: there is no apt, no network, or no such package; the message says which.
     """
     names = [packages] if isinstance(packages, str) else packages
     for command in ("apt-get", "dpkg-deb"):

@@ -1,4 +1,4 @@
-"""Where data sets are kept on this machine."""
+"""The default place of data sets on this machine."""
 
 import os
 from pathlib import Path

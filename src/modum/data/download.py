@@ -1,4 +1,4 @@
-"""Files from web sites, by pooch: through the proxies of the environment, tried twice, checked."""
+"""Download files with pooch: through the environment's proxies, tried twice, verified."""
 
 from pathlib import Path
 from typing import Final
@@ -9,12 +9,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 __all__ = ["download"]
 
 TIMEOUT: Final = 30.0
-"""Seconds after which a web site that says nothing is given up."""
+"""Seconds after which to give up a silent web site."""
 RETRIES: Final = 1
 
 
 class _Bar:
-    """One file's line on a terminal, with what pooch asks of a progress bar."""
+    """A file's line on a terminal, with the interface that pooch expects of a progress bar."""
 
     def __init__(self, progress: Progress, name: str) -> None:
         self._progress = progress
@@ -26,7 +26,7 @@ class _Bar:
 
     @total.setter
     def total(self, nbytes: int) -> None:
-        self._progress.update(self._task, total=nbytes or None)  # 0: the site does not tell
+        self._progress.update(self._task, total=nbytes or None)  # 0: the site does not say
 
     def update(self, nbytes: int) -> None:
         self._progress.advance(self._task, nbytes)
@@ -39,24 +39,24 @@ class _Bar:
 
 
 def download(url: str, path: Path, console: Console, *, checksum: str | None = None) -> None:
-    """Download a file; it appears when it is whole.
+    """Download a file; it appears only once it is complete.
 
     Args:
-        url: of the file: http or https.
-        path: where to put it, in a directory that is there.
+        url: the file's http or https address.
+        path: where to put it, in an existing directory.
         console: shows a progress bar if it is a terminal.
-        checksum: `md5:` or `sha256:` and hexadecimal digits; None: whatever comes is taken.
+        checksum: `md5:` or `sha256:` and hexadecimal digits; None: do not check.
 
     Raises:
         OSError: the site cannot be reached, has no such file, or has another one.
     """
-    import pooch  # with what it needs it takes longer to import than many a job to start
+    import pooch  # takes longer to import than many a job takes to start
 
     pooch.get_logger().setLevel("WARNING")
-    path.unlink(missing_ok=True)  # pooch would take it for the file
+    path.unlink(missing_ok=True)  # pooch would accept it as the file
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        # compressed on its way, a .gz file would come out decompressed
+        # if compressed in transit, a .gz file would arrive decompressed
         get = pooch.HTTPDownloader(
             progressbar=_Bar(progress, path.name), timeout=TIMEOUT, headers={"Accept-Encoding": "identity"}
         )

@@ -41,7 +41,7 @@ class Images:
     train_images: NDArray[np.uint8]
     """[training samples, height, width], 0 (background) to 255."""
     train_labels: NDArray[np.int64]
-    """[training samples], the number of the class."""
+    """[training samples], class numbers."""
     test_images: NDArray[np.uint8]
     """[test samples, height, width]."""
     test_labels: NDArray[np.int64]
@@ -49,19 +49,19 @@ class Images:
 
 
 def fashion_mnist(directory: str | os.PathLike[str] | None = None) -> Images:
-    """Return all of Fashion-MNIST, after a download where its files are missing or damaged.
+    """Return all of Fashion-MNIST, downloading its files if they are missing or damaged.
 
-    They come from Debian's `dataset-fashion-mnist` where that is installed, else from that package without installing
+    They come from Debian's `dataset-fashion-mnist` if that is installed, else from that package without installing
     it, else from the data set's own site. Contents are checked against SHA-256 sums.
 
     Args:
-        directory: where the four published files are kept; None: `default_directory("fashion-mnist")`.
+        directory: where to keep the four published files; None: `default_directory("fashion-mnist")`.
 
     Returns:
         60,000 training and 10,000 test images of 28 x 28, labels 0 to 9.
 
     Raises:
-        DataError: the files cannot be had, with the reason of every source.
+        DataError: no source works; the message has the reason for each.
     """
     contents = FASHION_MNIST.load(default_directory("fashion-mnist") if directory is None else Path(directory))
     return Images(

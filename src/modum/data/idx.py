@@ -19,15 +19,15 @@ UNSIGNED_BYTE = 0x08
 
 
 class DataError(ModumError):
-    """Training data cannot be had, or is not what it should be."""
+    """Training data are missing or not valid."""
 
 
 def parse_idx(content: bytes, shape: Sequence[int]) -> NDArray[np.uint8]:
     """Return the array of unsigned bytes in the content of an IDX file.
 
     Args:
-        content: of the file, decompressed.
-        shape: that it must have.
+        content: content of the file, decompressed.
+        shape: the shape that it must have.
 
     Returns:
         A writable copy, uint8 of `shape`.

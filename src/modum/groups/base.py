@@ -1,4 +1,4 @@
-"""The seam to whatever a front end uses for collectives inside a group of workers."""
+"""The seam to a front end's collectives inside a group of workers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ class Group(ABC, Generic[T]):
     """Workers that step together. `T` is the array type of the front end: NumPy, PyTorch or TensorFlow.
 
     Every method is collective: all members call it, in the same order. Where arrays are mutable, a method may overwrite
-    its arguments and return them; use the returned ones. If a member does not come, the others raise `DeadlineError`,
+    its arguments and return them; use the returned ones. If a member is missing, the others raise `DeadlineError`,
     or what the collective library raises, after the group's timeout.
 
     Attributes:
@@ -28,21 +28,21 @@ class Group(ABC, Generic[T]):
 
     @abstractmethod
     def broadcast(self, value: int) -> int:
-        """Return the leader's `value` (64 bit, signed)."""
+        """Return the leader's `value` (signed, 64 bits)."""
 
     @abstractmethod
     def average(
         self, arrays: Sequence[T | None], like: Sequence[T] | None = None, *, purpose: str = "average"
     ) -> list[T | None]:
-        """Average each array over all members, such as gradients.
+        """Average each array, such as a gradient, over all members.
 
         An array that only some members have counts as zero for the others, and all members get the mean; one that no
-        member has stays None. So an optimizer treats each parameter alike everywhere.
+        member has stays None. So optimizers treat each parameter the same in all members.
 
         Args:
-            arrays: the same number everywhere, each of the same shape and floating dtype; None where one is missing.
+            arrays: the same number in all members, each of the same shape and floating dtype; None where one is absent.
             like: arrays of the same shapes and dtypes, none missing; needed only where arrays may be missing.
-            purpose: distinguishes what may be averaged at the same time, for groups where the order does not suffice.
+            purpose: distinguishes averages that may run at the same time, for groups where the order does not suffice.
 
         Returns:
             The means, in the order of `arrays`.
@@ -53,15 +53,15 @@ class Group(ABC, Generic[T]):
 
     @abstractmethod
     def align(self, arrays: Sequence[T], *, purpose: str = "align") -> list[T]:
-        """Return the leader's arrays, bit for bit (except maybe for the sign of a zero)."""
+        """Return the leader's arrays, bit for bit (except possibly the sign of a zero)."""
 
     @abstractmethod
     def gather(self, part: T, lengths: Sequence[int], *, purpose: str = "gather") -> T:
         """Concatenate all members' 1-D parts.
 
         Args:
-            part: of `lengths[rank]` elements.
-            lengths: of each member's part.
+            part: this member's `lengths[rank]` elements.
+            lengths: length of each member's part.
             purpose: see `average`.
 
         Returns:
@@ -69,4 +69,4 @@ class Group(ABC, Generic[T]):
         """
 
     def close(self) -> None:
-        """Release what was made for this object; not collective."""
+        """Release this object's resources; not collective."""

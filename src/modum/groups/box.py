@@ -23,14 +23,14 @@ Array = NDArray[Any]
 
 
 class BoxGroup(Group[Array]):
-    """Members that exchange numbers through the box.
+    """A group whose members exchange numbers through the box.
 
-    The collectives of a framework must be called in the same order by all members, so a thread that loads data cannot
-    call them while another one trains. These may be called beside them, each method from one thread at a time.
+    All members must call a framework's collectives in the same order, so a thread that loads data cannot
+    call them while another one trains. These methods may be called at the same time, each from one thread at a time.
 
     Args:
-        box: of all members.
-        name: of what is kept in the box; every group has its own. Several of one name are made in one order.
+        box: the members' box.
+        name: prefix in the box, different for every group. All members make objects of the same name in the same order.
         rank: this member's number.
         size: number of members.
         timeout: seconds to wait for the others.
@@ -50,7 +50,7 @@ class BoxGroup(Group[Array]):
 
     @classmethod
     def of(cls, job: Job, name: str) -> BoxGroup:
-        """Make the group of this worker, as the job was launched."""
+        """Return this worker's group, as the job was launched."""
         return cls(job.box, f"modum/{name}/{job.attempt}/{job.group.index}", rank=job.group.rank, size=job.group.size)
 
     def largest(self, values: Sequence[float]) -> tuple[float, ...]:
@@ -114,12 +114,12 @@ class BoxGroup(Group[Array]):
         return np.concatenate(parts)
 
     def _exchanged(self, row: NDArray[np.float64], purpose: str) -> NDArray[np.float64]:
-        """Return the rows of all members, bit for bit; float64 as int64, which the box never rounds."""
+        """Return the rows of all members, bit for bit: float64 passes as int64, which the box never rounds."""
         if self.size == 1:
             return row[None]
         name = f"{self._name}/{purpose}/{row.size}"
         turn = self._turns[name] = self._turns.get(name, -1) + 1
-        # two sets of rows, used in turn: nobody overwrites one before all have read it, as they come to the round
+        # two sets of rows, used in turn: no member overwrites one before all have read it, as all come to the round
         # between only after that
         buffer = self._box.open_or_create(name, (2, self.size, max(1, row.size)), "int64")
         arrived = self._box.counter(f"{name}/arrived")

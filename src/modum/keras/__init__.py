@@ -1,6 +1,6 @@
 """The front end for Keras 3, on its TensorFlow and its torch backend.
 
-The names below are loaded when they are first used, and import the backend in use alone.
+The names below are loaded when they are first used, and import only the backend in use.
 """
 
 from typing import TYPE_CHECKING

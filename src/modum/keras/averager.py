@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from modum.samples import SharedSamples
 
 REPORT_SECONDS = 0.5
-"""Least time between two losses that are told: to look at one waits for the computation."""
+"""Least time between two reported losses: reading one waits for the computation."""
 
 
 class Averager(keras.callbacks.Callback):  # type: ignore[misc]
@@ -39,12 +39,12 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
 
     From the beginning of `fit` the model has the shared weights: those of the first worker. Every training step is a
     step of the rule. Between the last step of an epoch and the first of the next, validation and other callbacks see
-    the *shared* weights in the model (put this callback before them), so a checkpoint that is saved, or a metric that
-    stops the training, belongs to them. When `fit` returns, nothing that was learned anywhere is lost: the model has
+    the *shared* weights in the model (put this callback before them), so a saved checkpoint, or a metric that
+    stops the training, belongs to them. When `fit` returns, nothing that a worker learned is lost: the model has
     the final shared weights, the same in all workers.
 
     Trainable variables are shared, and means and variances that training moves. Frozen layers, seeds, counters and the
-    optimizer's variables are not. In a job that was launched with groups, make this before the model: TensorFlow
+    optimizer's variables are not. In a job launched with groups, create this before the model: TensorFlow
     prepares its collectives before its first operation.
 
     `fit` raises `MismatchError` if the model (paths, shapes, dtypes), the backend or the settings differ from the first
@@ -57,7 +57,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
         rule: how the weights move together. `Hybrid()`, the default, is elastic averaging between the groups that the
             job was launched with (groups of one worker by default). Inside a group, gradients are averaged at every
             step by the backend's own collectives; there, TensorFlow trains without XLA.
-        name: of the shared model in the box. All workers that use the name train one model.
+        name: name of the shared model in the box. All workers that use it train one model.
         learning_rate_scale: see `LearningRateScale`. Applied only around each step, so that other callbacks see their
             own values; not for an optimizer with a `LearningRateSchedule`.
         warmup_steps: see `LearningRateScale`.
@@ -93,7 +93,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
         """The group through the box, for each pool: data are loaded by a thread of their own."""
         self._fits = 0
         self._training = ExitStack()
-        """What is undone when the training of one `fit` ends."""
+        """What to undo when the training of a `fit` ends."""
         self._lent = ExitStack()
         """The shared weights are in the model until this is closed."""
         self._in_fit = False
@@ -104,7 +104,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
 
     @property
     def worker(self) -> Worker:
-        """This worker's part in the sharing, for inspection; raises `RuntimeError` before the first `fit`."""
+        """This worker's part in sharing the model, for inspection; raises `RuntimeError` before the first `fit`."""
         if self._worker is None:
             raise RuntimeError("the model shares nothing before fit: call fit with this callback first")
         return self._worker
@@ -127,7 +127,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
         size: int | None = None,
         **options: Any,
     ) -> Any:
-        """Return data for `fit`, drawn from one pool by all workers: faster ones do more, none is done twice.
+        """Return data for `fit`, drawn from one pool by all workers: faster workers do more, none is done twice.
 
         Pass the same `epochs` to `fit`. An epoch of this worker ends when its next samples belong to the next one, so
         epochs differ in their number of steps; the training ends when all samples of all epochs are done. The next
@@ -160,7 +160,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
 
     @contextmanager
     def shared_weights(self) -> Iterator[None]:
-        """Put the shared weights into the model inside the `with` block, and restore the worker's own afterwards.
+        """Give the model the shared weights inside the `with` block, and restore the worker's own afterwards.
 
         After `fit` they are the same.
 
@@ -172,7 +172,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
             yield
 
     def statistics(self) -> AveragingStatistics:
-        """Return the counts of this `fit` or the last one.
+        """Return the statistics of this `fit` or the last one.
 
         Returns:
             Steps and exchanges with their times, and the interval and moving rate in force.
@@ -183,7 +183,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
         return self.worker.statistics()
 
     def close(self) -> None:
-        """Leave the job, whatever `fit` was doing, as after an error. Closing twice does nothing."""
+        """Stop sharing, even in the middle of `fit`, as after an error. Closing twice does nothing."""
         with ExitStack() as stack:
             stack.callback(self._group.close)
             for group in self._beside:
@@ -212,7 +212,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
                 )
             prefetch.together = model.steps_per_execution
         if not model.built and self._load is not None:
-            model(self._load(slice(0, 1))[0])  # makes the variables
+            model(self._load(slice(0, 1))[0])  # creates the variables
         variables = model_variables(model)
         vectors, specs = self._backend.vectors(variables, self._group)
         self._check_schedule()
@@ -254,7 +254,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
             self._told = time.monotonic()
             self._job.report(loss=float(logs["loss"]))
         if ends_epoch and not self.model.stop_training:
-            # the way to end an epoch whose length nobody knew beforehand
+            # the way to end an epoch whose length was not known beforehand
             self._ends_epoch = self.model.stop_training = True
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -269,7 +269,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._take_back()
         left = self._prefetch is not None and not self._prefetch.done
-        # who stops early has samples in hand that others wait for, until this worker leaves the box
+        # a worker that stops early holds samples that others wait for until it leaves the box
         self.worker.finish(None if left else self._finish_timeout)
         self.worker.pull()
         self._in_fit = False
@@ -298,7 +298,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _loader(x: Any, y: Any, sample_weight: Any, size: int | None) -> tuple[Callable[[Any], tuple[Any, ...]], int]:
-    """Return what loads a batch of indices, and how many samples there are."""
+    """Return the function that loads a batch by indices, and the number of samples."""
     if callable(x):
         if size is None:
             raise ValueError("share(function) needs size=: the number of samples that the function can load")

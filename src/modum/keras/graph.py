@@ -1,4 +1,4 @@
-"""A Keras model as a line of layers: what each takes and gives, and what crosses a cut between two of them."""
+"""A Keras model as a sequence of layers: each one's inputs and outputs, and the tensors that cross a cut."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Node:
         args = keras.tree.map_structure(fill, self.args)
         kwargs = keras.tree.map_structure(fill, self.kwargs)
         if "training" in getattr(self.operation, "_call_context_args", ()):
-            kwargs["training"] = training  # as the whole model hands it on
+            kwargs["training"] = training  # as the whole model passes it
         found: list[Any] = keras.tree.flatten(self.operation(*args, **kwargs))
         return found
 
@@ -52,7 +52,7 @@ class Node:
             A new node; this one stays as it is.
 
         Raises:
-            ValueError: the layer does not come out of its config as it was.
+            ValueError: the layer cannot be remade from its config.
         """
         original = self.operation
         try:
@@ -72,7 +72,7 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Graph:
-    """All calls of a model in an order in which they can be made."""
+    """All calls of a model, in an order in which they can be computed."""
 
     nodes: tuple[Node, ...]
     inputs: tuple[int, ...]
@@ -86,16 +86,16 @@ class Graph:
 
     @classmethod
     def of(cls, model: Any) -> Graph:
-        """Return the graph of a Sequential or Functional model, which stays as it is.
+        """Return the graph of a Sequential or Functional model, without changing the model.
 
         Args:
-            model: built.
+            model: a built model.
 
         Returns:
             All calls of its layers.
 
         Raises:
-            TypeError: the model's layers are called by code of its own.
+            TypeError: the model is neither: it calls its layers in code of its own.
             ValueError: the model is not built.
         """
         if not isinstance(model, keras.Model):
@@ -156,17 +156,17 @@ class Graph:
         )
 
     def crossing(self, cut: int) -> tuple[int, ...]:
-        """Return the numbers of the tensors that are made before node number `cut` and used from it on."""
+        """Return the numbers of the tensors that are made before node number `cut` and used at or after it."""
         made = {*self.inputs, *(tensor for node in self.nodes[:cut] for tensor in node.outputs)}
         wanted = {*self.outputs, *(tensor for node in self.nodes[cut:] for tensor in node.inputs)}
         return tuple(sorted(made & wanted))
 
     def differentiable(self, tensors: Sequence[int]) -> tuple[int, ...]:
-        """Return those whose gradients go back: floating ones that are not the model's inputs."""
+        """Return the tensors whose gradients go back: floating ones that are not the model's inputs."""
         return tuple(t for t in tensors if t not in self.inputs and "float" in self.dtypes[t])
 
     def shared(self) -> dict[int, str]:
-        """Return the cuts that are not possible, as a layer with variables is called on both sides, and why."""
+        """Return the impossible cuts, where a layer with variables is called on both sides, and the reason for each."""
         uses: dict[int, list[int]] = {}
         for place, node in enumerate(self.nodes):
             for variable in getattr(node.operation, "variables", []):

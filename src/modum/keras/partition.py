@@ -1,4 +1,4 @@
-"""Keras models cut into pipeline stages: Sequential and Functional ones."""
+"""Cut Keras models, Sequential and Functional ones, into pipeline stages."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["partition"]
 
 _TIMINGS: Final = 4
-"""The first one warms up, and the fastest of the others counts."""
+"""Measurements per layer: the first one warms up, and the fastest of the others counts."""
 _SAMPLES: Final = 32
-"""In the batch of zeros by which layers are measured if the user gives none."""
+"""Samples in the batch of zeros that measures layers if the user gives none."""
 
 
 def partition(
@@ -35,7 +35,7 @@ def partition(
     sample: Any = None,
     name: str = "pipeline",
 ) -> KerasStage:
-    """Return this worker's stage of a compiled model, with its layers only, made anew from their configs.
+    """Return this worker's stage of a compiled model, with only its layers, made anew from their configs.
 
     The model is not changed. Optimizer, loss and metrics are those that it was compiled with.
 
@@ -46,15 +46,15 @@ def partition(
         stages: number of stages; default: one per worker.
         at: names of the first layers of stages 1, 2, ...; default: balanced by the time that each layer takes for
             `sample` on the first worker, and by the bytes of its variables.
-        sample: inputs of the model, of one batch of the usual size, for measuring; needed only if a shape has unknown
-            extents beside that of the batch.
-        name: of the pipeline in the box; the same as that of `Pipeline`.
+        sample: inputs of the model for one batch of the usual size, for measuring; needed only if a shape has unknown
+            extents besides the batch's.
+        name: name of the pipeline in the box, as given to `Pipeline`.
 
     Returns:
         The stage.
 
     Raises:
-        ValueError: the model is not built or not compiled, a name in `at` is no layer, the model has too few layers, or
+        ValueError: the model is not built or compiled, a name in `at` is not a layer, the model has too few layers, or
             a layer cannot be made from its config.
         TypeError: the model is neither Sequential nor Functional.
         MismatchError: workers differ in the model.
@@ -78,13 +78,13 @@ def partition(
     if cuts.index == 0:
         given = graph.inputs
     part = Part(nodes, given, returned)
-    # not by the user's function: Keras would count the names of its layers on
+    # not by the user's function, which would advance Keras's numbering of layer names
     whole = None if cuts.index > 0 else Remade(model, graph, training)
     return KerasStage(cuts, Outline.of(graph, given, returned), part, training, whole)
 
 
 def _training_of(model: Any) -> dict[str, Any]:
-    """Return what the model was compiled with: optimizer, loss, loss weights and metrics."""
+    """Return the model's optimizer, loss, loss weights and metrics, as compiled."""
     compiled = getattr(model, "_compile_config", None)
     if compiled is None or compiled.config.get("loss") is None:
         raise ValueError("the model has no optimizer and loss: call model.compile(optimizer=..., loss=...) first")
@@ -99,12 +99,12 @@ def _training_of(model: Any) -> dict[str, Any]:
             "the model's optimizer scales the loss by what happens in all layers (mixed_float16), but each stage has "
             "an optimizer of its own: use mixed_bfloat16 or float32"
         )
-    # one that is built belongs to all variables of the model
+    # a built optimizer belongs to all variables of the model
     return {**training, "optimizer": fresh_optimizer(optimizer) if optimizer.built else optimizer}
 
 
 def _rebuilt(nodes: Sequence[Node]) -> list[Node]:
-    """Return the nodes with layers of their own; one that is called twice is made once."""
+    """Return the nodes with new layers; a layer that is called twice is made once."""
     made: dict[int, Any] = {}
     found = []
     for node in nodes:
@@ -124,7 +124,7 @@ def _rebuilt(nodes: Sequence[Node]) -> list[Node]:
 
 
 def _measure(graph: Graph, sample: Any) -> list[Layer]:
-    """Return what each layer costs for the sample, forward and backward. The model is not changed."""
+    """Return the cost of each layer for the sample, forward and backward, without changing the model."""
     way = backend()
     values = dict(zip(graph.inputs, _sample(graph, sample), strict=True))
     costs = []

@@ -1,4 +1,4 @@
-"""A stage of a pipeline that Keras computes."""
+"""A pipeline stage that Keras computes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["KerasStage", "Outline", "Part", "Remade"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outline:
-    """What a stage needs to know of the model beside its own layers."""
+    """What a stage must know about the model besides its own layers."""
 
     given: tuple[int, ...]
     returned: tuple[int, ...]
@@ -39,7 +39,7 @@ class Outline:
 
     @classmethod
     def of(cls, graph: Graph, given: tuple[int, ...], returned: tuple[int, ...]) -> Outline:
-        """Return the outline of a part of a graph that takes and returns these tensors, by their numbers."""
+        """Return the outline of the part of a graph that takes and returns these tensors, given by number."""
         return cls(
             given=given,
             returned=returned,
@@ -53,7 +53,7 @@ class Outline:
 
 
 class Part(keras.Model):  # type: ignore[misc]
-    """Consecutive layers of a model, called as the model calls them."""
+    """Consecutive layers of a model, called as in the model."""
 
     def __init__(self, nodes: Sequence[Node], given: Sequence[int], returned: Sequence[int]) -> None:
         super().__init__(name="stage")
@@ -72,7 +72,7 @@ class Part(keras.Model):  # type: ignore[misc]
         return [values[number] for number in self._returned]
 
     def named_variables(self) -> list[tuple[str, Any]]:
-        """Return all variables with names that are unique in the whole model and equal in all its copies."""
+        """Return all variables, with names unique in the whole model and equal in all its copies."""
         return [pair for layer in self.parts for pair in named_variables_of(layer)]
 
     def run(
@@ -105,7 +105,7 @@ class Part(keras.Model):  # type: ignore[misc]
 
 
 class Remade:
-    """Make the whole model again from its config, compiled in the same way."""
+    """Makes the whole model again from its config, compiled in the same way."""
 
     def __init__(self, model: Any, graph: Graph, training: dict[str, Any]) -> None:
         self._classes = {type(node.operation).__name__: type(node.operation) for node in graph.nodes}
@@ -148,7 +148,7 @@ class KerasStage(Stage):
         options = training if self.last else {"optimizer": training["optimizer"]}
         part.compile(**options, jit_compile=False)
         self.optimizer = part.optimizer
-        """Set its `learning_rate` while training as ever, on every worker."""
+        """This stage's optimizer; set its `learning_rate` while training as usual, on every worker."""
         self.optimizer.build(part.trainable_variables)
         self._trained = self._backend.compiled(self._judged if self.last else self._returned)
         self._inferred = self._backend.compiled(lambda tensors: part(tensors, training=False))
@@ -225,19 +225,19 @@ class KerasStage(Stage):
                 variable.assign(weights[name])
 
     def assemble(self, weights: Mapping[str, NDArray[Any]]) -> Any:
-        """Return the whole model; its `save("model.keras")` makes a file that opens in plain Keras."""
+        """Return the whole model; its `save("model.keras")` writes a file that plain Keras opens."""
         assert self._whole is not None, "only the first stage can make the whole model"
         model = self._whole()
         for layer in {id(node.operation): node.operation for node in Graph.of(model).nodes}.values():
             for name, variable in named_variables_of(layer):
                 variable.assign(weights[name])
-        model.optimizer.build(model.trainable_variables)  # a file without its slots would be complained of
+        model.optimizer.build(model.trainable_variables)  # Keras warns about a file without its slots
         return model
 
     # ---- inside
 
     def _tensors(self, inputs: Any) -> list[Any]:
-        """Return the input tensors: from the user's inputs on the first stage, else as they came."""
+        """Return the input tensors: the user's inputs on the first stage, else those received."""
         if isinstance(inputs, dict):
             inputs = [inputs[name] for name in self._outline.input_names]
         flat = keras.tree.flatten(inputs) if self.first else inputs
@@ -252,7 +252,7 @@ class KerasStage(Stage):
     def _returned(
         self, variables: list[Any], inputs: list[Any], state: list[Any], others: list[Any], weight: Any, labels: Any
     ) -> tuple[list[Any], Any]:
-        """Return what is differentiated: the outputs that have gradients, and the losses of the layers."""
+        """Return what to differentiate: the outputs that have gradients, and the layers' losses."""
         returned, state, loss = self.part.run(variables, state, self._ordered(inputs, others))
         chosen = [
             tensor
@@ -264,7 +264,7 @@ class KerasStage(Stage):
     def _judged(
         self, variables: list[Any], inputs: list[Any], state: list[Any], others: list[Any], weight: Any, labels: Any
     ) -> tuple[list[Any], Any]:
-        """Return what is differentiated: the loss."""
+        """Return what to differentiate: the loss."""
 
         def judge(returned: list[Any]) -> Any:
             return keras.ops.cast(self.part.compute_loss(None, labels, self._formed(returned)), "float32")
@@ -273,12 +273,12 @@ class KerasStage(Stage):
         return [weight * loss], (returned, state, loss)
 
     def _ordered(self, inputs: list[Any], others: list[Any]) -> list[Any]:
-        """Return the input tensors, from those that are differentiated by and the others."""
+        """Return the input tensors in order, from those that have gradients and the others."""
         chosen, rest = iter(inputs), iter(others)
         return [next(chosen if t in self._outline.gradients_in else rest) for t in self._outline.given]
 
     def _formed(self, returned: Sequence[Any]) -> Any:
-        """Return the model's outputs in the structure in which the model returns them."""
+        """Return the outputs in the model's own structure."""
         values = dict(zip(self._outline.returned, returned, strict=True))
 
         def fill(part: Any) -> Any:

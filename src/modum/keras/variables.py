@@ -1,4 +1,4 @@
-"""Which variables of a Keras model are shared, and what they are called."""
+"""Choose and name the shared variables of a Keras model."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from modum.parameters import unique_names
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelVariable:
-    """A variable of a model, to be shared."""
+    """A shared variable of a model."""
 
     path: str
-    """Its path in the model; where several have the same, the second ends with #2, and so on."""
+    """Its path in the model; if several are the same, the second ends with #2, and so on."""
     variable: Any
     """The `keras.Variable`."""
     trainable: bool
 
 
 def model_variables(model: Any) -> list[ModelVariable]:
-    """Collect the variables of a model that are shared.
+    """Collect the variables of a model that workers share.
 
-    What belongs to a frozen layer (`trainable = False`) is left out, and so are seeds and counters.
+    Variables of frozen layers (`trainable = False`) are left out, and so are seeds and counters.
 
     Args:
-        model: built.
+        model: a built model.
 
     Returns:
-        Trainable variables, followed by the floating ones that training moves otherwise (means and variances).
+        Trainable variables, followed by other floating ones that training moves (means and variances).
 
     Raises:
         RuntimeError: the model is not built.

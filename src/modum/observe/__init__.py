@@ -1,4 +1,4 @@
-"""What a job shows of itself while it runs."""
+"""Show a running job's progress, and what this machine can do."""
 
 from modum.observe.progress import JobProgress, WorkerProgress, read_progress
 

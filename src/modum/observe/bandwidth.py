@@ -1,4 +1,4 @@
-"""How fast a box is from here."""
+"""Measure how fast a box is from this machine."""
 
 import statistics
 import time
@@ -19,7 +19,7 @@ _SMALL_REPEATS: Final = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bandwidth:
-    """Medians of what was measured with one thread of this process.
+    """Medians of measurements with one thread of this process.
 
     Speeds are bytes of the array per second, one way, without the fixed time of an operation.
     """
@@ -28,17 +28,17 @@ class Bandwidth:
     add_bytes_per_second: float
     exchange_bytes_per_second: float
     small_read_seconds: float
-    """A read of 4 bytes."""
+    """Seconds of a read of 4 bytes."""
     small_exchange_seconds: float
-    """An exchange of 4 bytes."""
+    """Seconds of an exchange of 4 bytes."""
 
 
 def measure_bandwidth(box: Box, nbytes: int = 16 << 20) -> Bandwidth:
     """Measure reads, adds and exchanges with a buffer, which is deleted again.
 
     Args:
-        box: joined; other traffic of its servers lowers the result.
-        nbytes: of the buffer.
+        box: a connected box; other traffic of its servers lowers the result.
+        nbytes: bytes of the buffer.
 
     Returns:
         The medians.
@@ -72,7 +72,7 @@ def _speed(nbytes: int, seconds: float, overhead: float) -> float:
 
 
 def _seconds(act: Callable[[], object], repeats: int) -> float:
-    """Return the median of several times, after one that does not count: compilers and socket buffers."""
+    """Return the median of several times, after a first one that warms up compilers and socket buffers."""
     act()
     seconds = []
     for _ in range(repeats):

@@ -1,4 +1,4 @@
-"""What the control groups of a container or a batch system leave to this process (cgroups(7), both versions)."""
+"""Read the limits that the control groups of a container or batch system set (cgroups(7), both versions)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ class Limits:
     """The tightest limits on this process; None where there is none."""
 
     cores: float | None
-    """Processor time in seconds a second."""
+    """Processor time, in seconds per second."""
     memory: int | None
-    """Bytes."""
+    """Memory, in bytes."""
 
 
 def read_limits(root: Path = Path("/")) -> Limits:
-    """Return the limits that are in force for this process, on a machine whose files are below `root`."""
+    """Return the limits in force for this process, on a machine whose files are below `root`."""
     cores, memory = [], []
     for line in (root / "proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
@@ -29,13 +29,13 @@ def read_limits(root: Path = Path("/")) -> Limits:
             if len(quota) == 2 and quota[0] > 0:
                 cores.append(quota[0] / quota[1])
             memory += _numbers(group / "memory.max") or _numbers(group / "memory.limit_in_bytes")
-    # Version 1 says "no limit" by the largest number of whole pages.
+    # Version 1 expresses "no limit" by the largest number of whole pages.
     memory = [limit for limit in memory if limit < 2**62]
     return Limits(min(cores, default=None), min(memory, default=None))
 
 
 def _upwards(mount: Path, controllers: str, path: str) -> Iterator[Path]:
-    """Yield the group's directory and those around it; a container may not see the inner ones."""
+    """Yield the group's directory and its parents; a container may not see the inner ones."""
     # Version 2 names no controllers; where both versions are mounted it lies in "unified".
     tops = [mount / name for name in controllers.split(",")] if controllers else [mount, mount / "unified"]
     for top in tops:
@@ -46,7 +46,7 @@ def _upwards(mount: Path, controllers: str, path: str) -> Iterator[Path]:
 
 
 def _numbers(file: Path) -> list[int]:
-    """Return the whole numbers in a file; none where it is missing, or says that there is no limit."""
+    """Return the integers in a file; none if it is missing, or says that there is no limit."""
     try:
         words = file.read_text().split()
     except OSError:

@@ -1,4 +1,4 @@
-"""What `modum run` shows: the workers' output, and one line that says how far the job is."""
+"""What `modum run` shows: the workers' output, and a status line with the job's progress."""
 
 import io
 import sys
@@ -27,9 +27,9 @@ _NARROWEST_BAR = 10
 
 
 class RunConsole:
-    """Show the output of one run; a context manager.
+    """Shows the output of one run; a context manager.
 
-    If standard error is a terminal, its last line shows how far the job is, and is redrawn in place while output
+    If standard error is a terminal, its last line shows the job's progress, and is redrawn in place while output
     scrolls above it. Elsewhere such a line is written every ten seconds, and output is plain text: the workers'
     standard output goes to standard output, everything else to standard error.
     """
@@ -67,7 +67,7 @@ class RunConsole:
             self._live.stop()
 
     def output(self, label: str, number: int, stream: Literal["stdout", "stderr"], lines: list[str]) -> None:
-        """Show lines that a process wrote to `stream`, each behind its `label`, if any, in the colour of `number`."""
+        """Show lines that a process wrote to `stream`, each with its `label`, if any, in front, in `number`'s colour."""
         gap = " " if label else ""
         if self._live and self._streams[stream].isatty():
             prefix = (label, _COLOURS[number % len(_COLOURS)])
@@ -83,7 +83,7 @@ class RunConsole:
             self._write("stderr", f"modum: {text}\n")
 
     def show(self, progress: JobProgress | None, alive: int, done: int, *, last: bool = False) -> None:
-        """Update the line of progress, at most as often as it is due, but always if it is the `last`."""
+        """Update the status line when it is due, and always if it is the `last`."""
         now = self._clock()
         if progress is not None and progress is not self._progress:
             self._progress = progress
@@ -95,13 +95,13 @@ class RunConsole:
         if self._live:
             self._live.update(self._line(progress, "  ".join(parts)), refresh=True)
             if last:
-                self._live.stop()  # what is said from now on stands below
+                self._live.stop()  # later output appears below it
         else:
             self._write("stderr", f"modum: {', '.join(parts)}\n")
 
     def _line(self, progress: JobProgress | None, text: str) -> RenderableType:
         assert self._live is not None
-        room = self._live.console.width - len(text) - len(" ") - len("^C")  # which a terminal echoes behind it
+        room = self._live.console.width - len(text) - len(" ") - len("^C")  # which a terminal echoes after it
         if progress is None or progress.total is None or room < _NARROWEST_BAR:
             return Text(text)
         line = Table.grid(padding=(0, 1))
@@ -137,9 +137,9 @@ class SampleRate:
 
 
 def describe(progress: JobProgress | None, rate: float | None, alive: int, done: int, workers: int) -> list[str]:
-    """Return the parts of the line that are known: samples, their rate, loss, exchange time, workers alive.
+    """Return the known parts of the status line: samples, their rate, loss, exchange time, live workers.
 
-    Once no worker is alive, the last part tells how many of all `workers` got `done`.
+    Once no worker is alive, the last part says how many of all `workers` are `done`.
     """
     parts = []
     if progress is not None:

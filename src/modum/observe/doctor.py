@@ -1,4 +1,4 @@
-"""What is wrong with a machine, and what to do about it: `modum doctor`'s judgement of what `machine` found."""
+"""Judge for `modum doctor` what `machine` found: what is wrong, and what to do about it."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ _ENOUGH_DESCRIPTORS: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line for people."""
+    """A line for people."""
 
     topic: str
     finding: str
     trouble: str = ""
-    """What is wrong and what to do about it; empty if nothing is."""
+    """What is wrong and what to do about it; empty if all is well."""
 
 
 def rows(report: Report) -> list[Row]:
@@ -68,7 +68,7 @@ def rows(report: Report) -> list[Row]:
 
 def _transport(report: Report, name: str, reason: str | None) -> Row:
     if reason and name == "rdma" and not report.rdma.ports:
-        return Row("transport rdma", reason)  # few machines have a device, and nothing is wrong with the others
+        return Row("transport rdma", reason)  # most machines have no device, which is no fault
     return Row(f"transport {name}", "cannot be used" if reason else "can be used", reason or "")
 
 

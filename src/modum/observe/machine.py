@@ -1,4 +1,4 @@
-"""What this machine is and can do for Modum: looked up, tried out and measured, in a few seconds."""
+"""Examine this machine for Modum: look up, try out and measure, in a few seconds."""
 
 import importlib.metadata
 import os
@@ -28,12 +28,12 @@ PACKAGES: Final = ("numpy", "numba", "msgspec", "psutil", "typer", "rich", "torc
 
 _REPEATS: Final = 5
 _TIMEOUT: Final = 2.0
-"""Seconds for a connection over loopback that says nothing."""
+"""Timeout of a silent loopback connection, in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What `examine` found. Where a reason may stand, None means that nothing is wrong."""
+    """What `examine` found. A reason that is None means that nothing is wrong."""
 
     modum: str
     python: str
@@ -43,16 +43,16 @@ class Report:
     """Version, or None if the package is not installed."""
     cores_online: int
     cores_allowed: int
-    """Those that this process may run on."""
+    """Cores that this process may run on."""
     cores_quota: float | None
-    """Processor seconds a second that the control group allows."""
+    """Processor seconds per second that the control group allows."""
     memory_total_bytes: int
     memory_available_bytes: int
     memory_quota_bytes: int | None
     memory_bytes_per_second: float
-    """Bytes read and written by one thread."""
+    """Bytes per second read and written by one thread."""
     memory_all_cores_bytes_per_second: float
-    """Bytes read and written by a thread on every usable core at once."""
+    """Bytes per second read and written by a thread on every usable core at once."""
     shared_memory_trouble: str | None
     descriptors_soft: int
     descriptors_hard: int
@@ -63,12 +63,12 @@ class Report:
     addresses: dict[str, str | None]
     """Why a server cannot listen on `port` at this address."""
     loopback_bytes_per_second: float
-    """One TCP connection to this machine itself, one thread at each end; 0 if there is trouble."""
+    """Bytes per second of a TCP connection to this machine itself, one thread at each end; 0 if it failed."""
     loopback_trouble: str | None
 
     @property
     def usable_cores(self) -> int:
-        """Number of threads that can run at one time."""
+        """Number of threads that can run at the same time."""
         return _usable_cores(self.cores_allowed, self.cores_quota)
 
 
@@ -117,8 +117,8 @@ def memory_bandwidth(threads: int, nbytes: int) -> float:
     """Measure how fast threads add one array to another.
 
     Args:
-        threads: how many.
-        nbytes: of each of the two arrays.
+        threads: number of threads.
+        nbytes: bytes of each of the two arrays.
 
     Returns:
         Bytes read and written per second; the median of five.
@@ -136,7 +136,7 @@ def memory_bandwidth(threads: int, nbytes: int) -> float:
 
 
 def loopback_bandwidth(nbytes: int = 256 * 2**20) -> tuple[float, str | None]:
-    """Return the bytes per second through a TCP connection to this machine itself, or 0 and the reason why not."""
+    """Return the bytes per second of a TCP connection to this machine itself, or 0 and the reason why it failed."""
     buffer = bytearray(2**20)
     try:
         with ThreadPoolExecutor(1) as pool, socket.create_server(("127.0.0.1", 0)) as listener:
@@ -164,7 +164,7 @@ def _send(address: tuple[str, int], nbytes: int) -> None:
 
 
 def shared_memory_trouble() -> str | None:
-    """Return why a segment cannot be made, mapped twice and locked here; None if all of that was done."""
+    """Return why a segment cannot be made, mapped twice and locked here; None if that works."""
     nbytes = 1024
     try:
         descriptor = create_memfd("doctor", nbytes)

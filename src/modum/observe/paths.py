@@ -1,4 +1,4 @@
-"""How fast every transport to every server of a box is from here."""
+"""Measure how fast every transport to every server of a box is from this machine."""
 
 import secrets
 from collections.abc import Sequence
@@ -20,17 +20,17 @@ _BYTES: Final = 16 * STRIPE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerPath:
-    """One transport to one server, and its speed or why it has none."""
+    """A transport to a server, with its speed or the reason why it does not work."""
 
     server: str
     transport: str
     route: str
-    """How the server is reached, with what else tells one path from another."""
+    """How the server is reached, with details that distinguish paths."""
     bandwidth: Bandwidth | None = None
     reason: str | None = None
     """Why it cannot be used."""
     lost: bool = False
-    """Whether that is because the server cannot be reached or refuses this client."""
+    """Whether the cause is that the server cannot be reached or refuses this client."""
 
     def row(self) -> Row:
         """Return the line for people."""
@@ -52,10 +52,10 @@ def measure_paths(servers: Sequence[str], *, token: str | None, timeout: float =
     Args:
         servers: addresses "host:port".
         token: the box's.
-        timeout: seconds that a server may take for an answer.
+        timeout: seconds that a server may take to answer.
 
     Returns:
-        One entry for each server and transport; a path that does not work has the reason.
+        One entry for each server and transport; a failed path has the reason.
 
     Raises:
         ValueError: an address is malformed.
@@ -74,7 +74,7 @@ def measure_paths(servers: Sequence[str], *, token: str | None, timeout: float =
 
 
 def _measure(server: str, choice: str, token: str | None, timeout: float) -> ServerPath:
-    """Measure one path with a box that joins nothing: the server may belong to one of several servers."""
+    """Measure one path, through a box of this server alone, which may be one of several."""
     if reason := TRANSPORTS[choice].why_not():
         raise TransportError(reason)
     session = secrets.token_bytes(SESSION_BYTES)

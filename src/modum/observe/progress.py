@@ -1,4 +1,4 @@
-"""How far a job is: every worker reports into the box, and anybody who can join the box can read it."""
+"""The progress of a job: every worker reports into the box, and any client of the box can read it."""
 
 import contextlib
 import threading
@@ -18,14 +18,14 @@ _BUFFER = "modum/progress"
 _COLUMNS = ("samples", "steps", "total", "losses", "loss", "exchanges", "exchange_seconds", "hidden_seconds", "now")
 _SAMPLES, _STEPS, _TOTAL, _LOSSES, _LOSS, _EXCHANGES, _EXCHANGE_SECONDS, _HIDDEN_SECONDS, _NOW = range(len(_COLUMNS))
 _WRITE_SECONDS = 0.5
-"""Time between two writes of one worker."""
+"""Seconds between two writes of a worker."""
 
 
 class WorkerProgress:
-    """Collect one worker's reports, and write them to the box twice a second in a thread of their own.
+    """Collects a worker's reports, and writes them to the box twice a second on a separate thread.
 
-    Reporting never waits for the network. Thread-safe. What this rank reported into the same box before, in an earlier
-    life, still counts.
+    Reporting never waits for the network. Thread-safe. What this rank reported into the same box in an earlier
+    life still counts.
 
     Args:
         box: to write to.
@@ -68,18 +68,18 @@ class WorkerProgress:
         exchange_seconds: float = 0.0,
         hidden_seconds: float = 0.0,
     ) -> None:
-        """Add what was done since the last report.
+        """Add the work done since the last report.
 
         Args:
-            samples: trained on by this worker.
-            steps: taken by this worker.
+            samples: samples that this worker trained on.
+            steps: steps that this worker took.
             total: samples of the whole job, as known now.
-            loss: the newest one.
-            exchange_seconds: what one exchange took; 0: there was none.
-            hidden_seconds: the part of it during which computing went on.
+            loss: the newest loss.
+            exchange_seconds: seconds of one exchange; 0: there was none.
+            hidden_seconds: how much of that was hidden under compute.
 
         Raises:
-            ModumError: what writing an earlier report raised.
+            ModumError: writing an earlier report failed.
         """
         if self._failure is not None:
             raise self._failure
@@ -103,8 +103,8 @@ class WorkerProgress:
                 self._thread.start()
 
     def flush(self) -> None:
-        """Write what has not been written, and wait until it is there; for the end, and before a long pause."""
-        with self._writing:  # one at a time, and what is written is what is newest then
+        """Write pending reports, and wait until they are there; for the end, and before a long pause."""
+        with self._writing:  # one at a time, each with the newest values
             with self._lock:
                 changed, self._changed = self._changed, False
                 row = self._row.copy()
@@ -112,7 +112,7 @@ class WorkerProgress:
                 self._buffer.write(row.view(np.int64), offset=self._offset)
 
     def close(self) -> None:
-        """Write what has not been written, and close the box's buffer. Closing twice does nothing."""
+        """Write pending reports, and close the box's buffer. Closing twice does nothing."""
         self._closed.set()
         if self._thread is not None:
             self._thread.join()
@@ -135,16 +135,16 @@ class JobProgress:
     samples: int
     """Samples trained on, by all workers."""
     steps: int
-    """Steps taken, all workers' added up."""
+    """Steps taken, by all workers together."""
     total: int | None
-    """Samples of the whole job; None if no worker has said."""
+    """Samples of the whole job; None if no worker has reported it."""
     loss: float | None
     """Mean of the workers' newest losses; None before the first."""
     exchanges: int
     exchange_seconds: float
-    """Time that all exchanges of all workers took, added up."""
+    """Total seconds of all exchanges of all workers."""
     hidden_seconds: float
-    """The part of `exchange_seconds` in which compute went on."""
+    """The part of `exchange_seconds` that was hidden under compute."""
     ranks: int
     """Workers that have reported."""
     world_size: int
@@ -158,7 +158,7 @@ class JobProgress:
 
     @property
     def hidden_fraction(self) -> float:
-        """Part of the exchange time that was hidden under compute, 0 to 1; 0 before the first exchange."""
+        """Fraction of the exchange time that was hidden under compute, 0 to 1; 0 before the first exchange."""
         return self.hidden_seconds / self.exchange_seconds if self.exchanges else 0.0
 
 

@@ -1,4 +1,4 @@
-"""What this machine has for the transport `rdma`, and what is missing."""
+"""Find what this machine has for the transport `rdma`, and what it lacks."""
 
 import os
 from contextlib import ExitStack
@@ -20,7 +20,7 @@ _WAIT_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortReport:
-    """One port of one RDMA device."""
+    """A port of an RDMA device."""
 
     name: str
     state: str
@@ -28,7 +28,7 @@ class PortReport:
     interface: str
     gids: list[str]
     trouble: str | None
-    """Why no memory could be read through it; None if it was, or if it is not active or UCX is not there."""
+    """Why no memory could be read through it; None if it could, or if the port is inactive or UCX is missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +39,13 @@ class RdmaReport:
     ucx: str | None
     """Version of the host's UCX, if it can be loaded."""
     ucx_modules: list[str]
-    """What it was built with; `ib` drives RDMA devices, `cuda` moves the memory of GPUs."""
+    """The modules it was built with; `ib` drives RDMA devices, `cuda` moves GPU memory."""
     ucx_trouble: str | None
     locked_memory_bytes: int | None
-    """None means any number."""
+    """None means no limit."""
 
     def lines(self) -> list[tuple[str, str, str]]:
-        """Return (topic, finding, trouble) for people; nothing is wrong with a machine that has no device."""
+        """Return (topic, finding, trouble) for people; a machine without a device has no trouble."""
         if not self.ports:
             return []
         limit = self.locked_memory_bytes
@@ -77,7 +77,7 @@ class RdmaReport:
 
 
 def look_at_rdma() -> RdmaReport:
-    """Look at the devices; where there are some, load UCX and read a little memory through each that is active."""
+    """Examine the devices; if there are any, load UCX and read a little memory through each active one."""
     found = devices.ports()
     version, modules, trouble = look_at_ucx() if found else (None, [], None)
     usable = version is not None and "ib" in modules
@@ -136,7 +136,7 @@ def why_not_read(device: str) -> str | None:
                 came = _wait(request, near, far)
             finally:
                 if not endpoint.close():
-                    stack.pop_all()  # something is under way in there for good
+                    stack.pop_all()  # an operation in there never ends
     except binding.UcxError as error:
         return f"UCX cannot use it: {error} (HINT: UCX_IB_GID_INDEX chooses another GID; `modum doctor` shows them)"
     if not came:

@@ -1,4 +1,4 @@
-"""Weights that are a NumPy array: for simulations, and for trying a rule out."""
+"""Weights in a NumPy array, for simulations and for trying out a rule."""
 
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,11 @@ __all__ = ["ArrayVector"]
 
 
 class ArrayVector(Vector):
-    """Weights that are a NumPy array, of a worker that is its own group.
+    """Weights in a NumPy array, of a worker that is its own group.
 
     Args:
         weights: float32, 1-D; changed in place.
-        statistics: how many of the last ones are statistics, which are mixed and not trained.
+        statistics: how many elements at the end are statistics, which are mixed and not trained.
 
     Attributes:
         weights: as given.
@@ -45,7 +45,7 @@ class ArrayVector(Vector):
         self._sent[:] = self.weights[self.trainable :]
 
     def arrived(self) -> None:
-        """Do nothing: the copy is there at once."""
+        """Do nothing: the copy is complete at once."""
 
     def subtract(self, rate: float) -> None:
         """Subtract the correction that is in `staging`; mix the statistics."""

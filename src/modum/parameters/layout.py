@@ -1,4 +1,4 @@
-"""The flat layout of a model's tensors: where each lies in one vector, and which member of a group moves what."""
+"""The flat layout of a model's tensors: where each lies in a vector, and which slice each group member moves."""
 
 import math
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ ALIGNMENT: Final = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorSpec:
-    """What must be equal in all workers of a shared tensor.
+    """The properties of a shared tensor that must be equal in all workers.
 
     Attributes:
         name: unique in the model.
         shape: extents; () for a single number.
         dtype: "float32" or "bfloat16"; see `check_specs`.
-        trainable: whether gradients move it. What they do not move (the running mean and variance of a batch
+        trainable: whether gradients move it. A tensor that they do not move (the running mean and variance of a batch
             normalization) is a *statistic*.
         note: what else distinguishes two tensors, such as an unusual order in memory.
     """
@@ -46,8 +46,8 @@ def check_specs(specs: Sequence[TensorSpec], hint: str) -> None:
     """Check that something is trainable and that the box can hold every tensor.
 
     Args:
-        specs: of the tensors that are to be shared.
-        hint: what a user of the front end types to get another dtype.
+        specs: the tensors to share.
+        hint: what a user of the front end should type to change the dtype.
 
     Raises:
         ValueError: nothing is trainable, or a dtype is neither float32 nor bfloat16.
@@ -60,7 +60,7 @@ def check_specs(specs: Sequence[TensorSpec], hint: str) -> None:
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """Return the names with "#2" behind the second of a name, "#3" behind the third, and so on."""
+    """Return the names with "#2" after the second of the same name, "#3" after the third, and so on."""
     counts: dict[str, int] = {}
     found = []
     for name in names:
@@ -70,26 +70,26 @@ def unique_names(names: Sequence[str]) -> list[str]:
 
 
 class FlatLayout:
-    """Where tensors of one dtype lie in one vector: those that train first, then the statistics.
+    """The places of tensors of one dtype in a vector: trainable ones first, then statistics.
 
-    Offsets and sizes are in elements. A group shares the vector out: member i moves the elements
+    Offsets and sizes are in elements. A group divides the vector: member i moves the elements
     [`bounds[i]`, `bounds[i + 1]`), and the members' slices together are the whole vector.
 
     Args:
-        specs: of the tensors, at least one, all of one dtype.
-        members: workers of the group.
-        rank: of this worker in its group.
+        specs: the tensors, at least one, all of one dtype.
+        members: number of workers in the group.
+        rank: this worker's number in its group.
         alignment: bytes; every tensor and every slice begins at a multiple of it.
 
     Attributes:
-        order: for each place in the vector, which of the given tensors lies there.
-        specs: of the tensors in the order of the vector.
+        order: for each place in the vector, the index of the given tensor that lies there.
+        specs: the tensors in the order of the vector.
         starts: where each of them begins.
-        size: of the vector, padding included.
+        size: elements of the vector, padding included.
         trainable: how many elements come before the statistics.
         bounds: where the slice of each member begins, and the end of the last.
         offset: where this member's slice begins.
-        own: how many elements it has.
+        own: length of that slice.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class FlatLayout:
         self.starts = tuple(starts)
         self.size = max(end, self.step)
         self.share = self._whole(-(-self.size // members))
-        """Elements of every member's slice but the last ones'."""
+        """Elements of each member's slice, except the last ones."""
         self.bounds = tuple(min(member * self.share, self.size) for member in range(members + 1))
         self.offset = self.bounds[rank]
         self.own = self.bounds[rank + 1] - self.offset
@@ -118,5 +118,5 @@ class FlatLayout:
         return -(-elements // self.step) * self.step
 
     def described(self) -> list[list[str]]:
-        """Return the name and text of every tensor: what workers compare."""
+        """Return the name and text of every tensor, for workers to compare."""
         return [[spec.name, spec.text] for spec in self.specs]

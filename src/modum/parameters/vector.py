@@ -20,7 +20,7 @@ class Vector(ABC):
     """A worker's weights of one dtype as a flat vector, where the front end keeps them.
 
     Attributes:
-        layout: where each tensor lies, and what this member of the group moves.
+        layout: where each tensor lies, and which slice this group member moves.
         staging: this member's slice in host memory, 1-D: a snapshot on its way out, a correction on its way back.
             bfloat16 is held as its bits, in uint16.
     """
@@ -61,28 +61,28 @@ class Vector(ABC):
     def snapshot(self) -> None:
         """Copy this member's slice into `staging` (collective: statistics are averaged inside the group first).
 
-        The copy may still be under way on return, or not even have begun; it is of this moment all the same.
+        On return the copy may still be under way, or not even have begun; it holds the weights of this moment anyway.
         """
 
     @abstractmethod
     def arrived(self) -> None:
-        """See to it that `staging` holds the last snapshot; called on the background thread."""
+        """Wait until `staging` holds the last snapshot; called on the background thread."""
 
     @abstractmethod
     def subtract(self, rate: float) -> None:
-        """Subtract the correction that is in `staging` of all members from the whole vector (collective).
+        """Subtract the correction in the members' `staging` from the whole vector (collective).
 
         Statistics are mixed instead, see `mixed`.
         """
 
     def subtract_and_snapshot(self, rate: float) -> None:
-        """`subtract` and then `snapshot` (collective): in one pass over memory, where a front end can."""
+        """Do `subtract` and then `snapshot` (collective), in one pass over memory where a front end can."""
         self.subtract(rate)
         self.snapshot()
 
     @abstractmethod
     def read(self, buffer: Buffer) -> None:
-        """Take over the shared weights, this member alone."""
+        """Take the shared weights, for this member alone."""
 
     @abstractmethod
     def write(self, buffer: Buffer) -> None:
@@ -90,7 +90,7 @@ class Vector(ABC):
 
     @abstractmethod
     def align(self) -> None:
-        """Take over the leader's vector, to the bit (collective)."""
+        """Take the leader's vector, bit for bit (collective)."""
 
     @abstractmethod
     def save(self) -> None:
@@ -98,7 +98,7 @@ class Vector(ABC):
 
     @abstractmethod
     def restore(self) -> None:
-        """Bring the copy of `save` back and forget it."""
+        """Restore the copy made by `save`, and free it."""
 
 
 def mixed(statistics: Any, sent: Any, rate: float, correction: Any) -> Any:
@@ -108,10 +108,10 @@ def mixed(statistics: Any, sent: Any, rate: float, correction: Any) -> Any:
     however far S has moved since the snapshot S_sent.
 
     Args:
-        statistics: S as it is now; an array of any framework.
-        sent: S at the snapshot.
-        rate: of the exchange.
-        correction: d, what the exchange left.
+        statistics: the current S; an array of any framework.
+        sent: S_sent, the snapshot.
+        rate: moving rate of the exchange.
+        correction: d, left by the exchange.
 
     Returns:
         A new array.
@@ -121,7 +121,7 @@ def mixed(statistics: Any, sent: Any, rate: float, correction: Any) -> Any:
 
 @contextmanager
 def shared_weights(vectors: Sequence[Vector], buffers: Sequence[Buffer]) -> Iterator[None]:
-    """Give the vectors what the buffers hold inside the `with` block, and restore their own values afterwards."""
+    """Give the vectors the buffers' values inside the `with` block, and their own again afterwards."""
     for vector in vectors:
         vector.save()
     try:

@@ -1,4 +1,4 @@
-"""A model cut into stages, one a worker: asynchronous model parallelism through the box. Knows no framework."""
+"""A model cut into stages, one per worker: asynchronous model parallelism through the box. Imports no framework."""
 
 from modum.pipeline.balance import Layer, balance
 from modum.pipeline.channel import Message, Reader, Writer

@@ -1,4 +1,4 @@
-"""Where to cut: the layers' times and parameters shared out evenly, by dynamic programming."""
+"""Choose cuts that divide the layers' times and parameters evenly, by dynamic programming."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ __all__ = ["Layer", "balance"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layer:
-    """What a layer costs."""
+    """The cost of a layer."""
 
     name: str
     seconds: float
-    """Forward and backward of one batch."""
+    """Seconds of the forward and backward pass of one batch."""
     nbytes: int
-    """Of its parameters."""
+    """Bytes of its parameters."""
 
 
 def balance(layers: Sequence[Layer], stages: int, *, forbidden: Collection[int] = (), slack: float = 0.1) -> list[int]:
     """Choose where to cut a model into stages.
 
     The slowest stage sets the pace of a pipeline, so its time is minimized. Among the cuts whose slowest stage takes at
-    most `slack` (a fraction) longer, those are chosen whose worker with the most memory needs the least: stage s of S
+    most `slack` (a fraction) longer, it chooses those whose worker with the most memory needs the least: stage s of S
     keeps up to S - s versions of its parameters. Stages without parameters are avoided unless all such cuts have one.
 
     Args:
-        layers: in the order of computing.
+        layers: the layers, in the order of computation.
         stages: number of stages, at least 1.
         forbidden: numbers of layers before which no cut may lie.
-        slack: by how much the slowest stage may be slower than the best, for less memory.
+        slack: fraction by which the slowest stage may be slower than the best, to save memory.
 
     Returns:
         The numbers of the first layers of stages 1, 2, ...: increasing, between 1 and `len(layers) - 1`.

@@ -6,7 +6,7 @@ transport. A slot holds, in words of 8 bytes, all little-endian:
 
     words of the whole message | bytes of the header | header (msgpack), padded | array, padded | array, padded ...
 
-A message that is larger than a slot waits until all before it were read, and makes a new ring that it fits in.
+A message larger than a slot waits until all messages before it have been read, and makes a new ring that it fits in.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _WORD: Final = 8
 _PREFIX: Final = 2
 """Words before the header."""
 _ROOM: Final = 1.25
-"""A ring is made so much larger than the message that it is made for: headers and last batches differ a little."""
+"""How much larger a ring is than the message that it is made for: headers and last batches vary a little."""
 _MAX_ARRAYS: Final = 4096
 
 Array = np.ndarray[Any, Any]
 
 
 class Message(msgspec.Struct, frozen=True):
-    """A message of a channel: a note of plain values, and arrays of any shape and dtype that NumPy names."""
+    """A message of a channel: a note of plain values, and arrays of any shape and any dtype that NumPy can name."""
 
     note: dict[str, Any]
     arrays: list[Any]
@@ -75,7 +75,7 @@ class _End:
 
     @property
     def count(self) -> int:
-        """Messages that went through this end."""
+        """Messages that have passed this end."""
         return self._count
 
     def _let_go(self) -> None:
@@ -85,13 +85,13 @@ class _End:
 
 
 class Writer(_End):
-    """The end that sends. There is one for each name, used by one thread at a time.
+    """The sending end. Each name has one, used by one thread at a time.
 
     Args:
-        box: in which the ring is.
-        name: of the ring.
+        box: where the ring is.
+        name: the ring's.
         slots: messages that may be under way before `send` waits; at least 1.
-        wait: how to wait for a counter; default: for as long as the box's timeout.
+        wait: how to wait for a counter; default: up to the box's timeout.
     """
 
     def __init__(self, box: Box, name: str, *, slots: int, wait: Wait | None = None) -> None:
@@ -110,13 +110,13 @@ class Writer(_End):
         """Copy a message into the ring; the arrays may be changed when this returns.
 
         Args:
-            note: plain values, as msgpack has them.
-            arrays: of any shape; their dtypes need a name in NumPy.
+            note: plain values, of types that msgpack supports.
+            arrays: arrays of any shape; NumPy must have a name for their dtypes.
 
         Raises:
             PoolFullError: the servers have no room for the ring.
             ValueError: an array's dtype has no name in NumPy (objects).
-            ModumError: what waiting for a slot raises.
+            ModumError: waiting for a slot failed.
         """
         message = self._pack(note, arrays)
         if message.size > self._words:
@@ -131,20 +131,20 @@ class Writer(_End):
         self.nbytes += message.nbytes
 
     def drain(self) -> None:
-        """Wait until everything that was sent has been read."""
+        """Wait until all messages sent have been read."""
         self._wait_for_reader(self._count)
 
     def close(self) -> None:
-        """Delete the ring and whatever was not read. Closing twice does nothing."""
+        """Delete the ring with all unread messages. Closing twice does nothing."""
         if self._buffer is not None:
             self._let_go()
             try:
                 self._box.delete(self.name)
             except BufferNotFoundError:
-                pass  # somebody tidied up the box
+                pass  # another client has deleted it
 
     def _wait_for_reader(self, messages: int) -> None:
-        if self._known_read < messages:  # what is known already costs no question
+        if self._known_read < messages:  # asks the server only if needed
             self._known_read = self._wait(self._read, messages)
 
     def _make_ring(self, words: int) -> None:
@@ -176,12 +176,12 @@ class Writer(_End):
 
 
 class Reader(_End):
-    """The end that receives. There is one for each name, used by one thread at a time.
+    """The receiving end. Each name has one, used by one thread at a time.
 
     Args:
-        box: in which the ring is.
-        name: of the ring.
-        wait: how to wait for a counter; default: for as long as the box's timeout.
+        box: where the ring is.
+        name: the ring's.
+        wait: how to wait for a counter; default: up to the box's timeout.
     """
 
     def __init__(self, box: Box, name: str, *, wait: Wait | None = None) -> None:
@@ -198,8 +198,8 @@ class Reader(_End):
             The message; its arrays belong to the caller.
 
         Raises:
-            ProtocolError: the ring holds something else than a message.
-            ModumError: what waiting for a message raises.
+            ProtocolError: the ring holds something other than a message.
+            ModumError: waiting for a message failed.
         """
         message = self.take()
         self.acknowledge()
@@ -215,17 +215,17 @@ class Reader(_End):
         return self._unpack(words)
 
     def acknowledge(self) -> None:
-        """Free the slots of all messages that were taken."""
+        """Free the slots of all messages taken."""
         if self._acknowledged < self._count:
             self._read.add(self._count - self._acknowledged)
             self._acknowledged = self._count
 
     def close(self) -> None:
-        """Close the ring, which is the writer's to delete."""
+        """Close the ring; the writer deletes it."""
         self._let_go()
 
     def _fetch(self) -> NDArray[np.int64]:
-        """Return the message's words: as many as the message before had at once, then the rest if there is one."""
+        """Return the message's words: read as many as the previous message had, then the rest, if any."""
         while True:
             if self._buffer is None:
                 self._buffer = self._box.open(self.name)
@@ -264,10 +264,10 @@ class Reader(_End):
 
 
 class Outbox:
-    """Send in the background, in order. At most `bound` messages wait here; then `send` waits too.
+    """Sends in the background, in order. At most `bound` messages wait here; then `send` waits too.
 
     Args:
-        writer: closed with this object.
+        writer: the writer; closed with this object.
         bound: messages that may wait.
     """
 
@@ -278,13 +278,21 @@ class Outbox:
         self._pending: deque[Future[None]] = deque()
 
     def send(self, note: dict[str, Any], arrays: Sequence[Array] = ()) -> None:
-        """Queue a message; the arrays must not change any more. Raises what sending an earlier one raised."""
+        """Queue a message; the arrays must not change any more.
+
+        Args:
+            note: as in `Writer.send`.
+            arrays: as in `Writer.send`.
+
+        Raises:
+            ModumError: sending an earlier message failed.
+        """
         while self._pending and (self._pending[0].done() or len(self._pending) >= self._bound):
             self._pending.popleft().result()
         self._pending.append(self._thread.submit(self._writer.send, note, arrays))
 
     def drain(self) -> None:
-        """Wait until the other side has received everything."""
+        """Wait until the other side has received all messages."""
         while self._pending:
             self._pending.popleft().result()
         self._writer.drain()
@@ -301,7 +309,7 @@ class Outbox:
 
 
 class Inbox:
-    """Receive ahead in the background: `ask` for what will come, then `receive` it."""
+    """Receives ahead in the background: `ask` for a message, then `receive` it."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -310,11 +318,15 @@ class Inbox:
         self._acknowledged: Future[None] | None = None
 
     def ask(self) -> None:
-        """Announce that one more message will come, and fetch it as soon as it is there."""
+        """Announce that another message will come; it is fetched as soon as it is there."""
         self._asked.append((self._thread.submit(self._reader.take), self._thread.submit(self._reader.acknowledge)))
 
     def receive(self) -> Message:
-        """Return the next message that was asked for. Raises what fetching it raised."""
+        """Return the next message that was asked for.
+
+        Raises:
+            ModumError: fetching it failed.
+        """
         if self._acknowledged is not None:
             self._acknowledged.result()
         message, self._acknowledged = self._asked.popleft()
@@ -335,7 +347,7 @@ def _dtype(name: str) -> np.dtype[Any]:
     try:
         return np.dtype(name)
     except TypeError:
-        import ml_dtypes  # whoever sends such an array has it
+        import ml_dtypes  # a sender of such an array has it
 
         extended: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
         return extended

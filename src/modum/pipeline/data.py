@@ -1,4 +1,4 @@
-"""What a pipeline trains on: indices that its pipelines share, and what loads a batch of them."""
+"""The data that pipelines train on: indices that they share, and functions that load a batch of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SharedData:
     Args:
         samples: the pool from which the indices are drawn.
         inputs: takes a 1-D int64 array of indices and returns the model's inputs.
-        labels: takes such an array and returns what the loss wants.
+        labels: takes such an array and returns the labels for the loss.
 
     Attributes:
         samples: as given.
@@ -37,7 +37,7 @@ class SharedData:
 
     @property
     def progress(self) -> float:
-        """Fraction of the job, 0 to 1, that had been handed out before the newest block."""
+        """Fraction of the job, 0 to 1, that was handed out before the newest block."""
         return self.samples.progress
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
@@ -52,7 +52,7 @@ def loader(data: Any) -> tuple[Callable[[Any], Any], int | None]:
             that takes a 1-D int64 array of indices.
 
     Returns:
-        The function, and the number of samples; None for a function, which does not tell.
+        The function, and the number of samples; None if `data` is a function.
 
     Raises:
         ValueError: arrays differ in length.

@@ -1,4 +1,4 @@
-"""Several pipelines of one model: the workers of the same stage share its weights by an update rule."""
+"""Train several pipelines of one model: workers of the same stage share its weights by an update rule."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StageVector(Vector):
     """The floating weights of a stage as one flat float32 vector, read and set through the stage.
 
     Args:
-        stage: with at least one floating weight.
+        stage: a stage with at least one floating weight.
 
     Raises:
         ValueError: a floating weight is not float32.
@@ -55,14 +55,14 @@ class StageVector(Vector):
         self._saved: NDArray[np.float32] | None = None
 
     def check(self) -> None:
-        """Do nothing: the stage is asked for its weights each time, so they cannot have moved."""
+        """Do nothing: the stage returns its weights anew each time, so they cannot have moved."""
 
     def snapshot(self) -> None:
         self._load(self.staging)
         self._sent[:] = self.staging[self.trainable :]
 
     def arrived(self) -> None:
-        """Do nothing: host memory is there at once."""
+        """Do nothing: the copy in host memory is complete at once."""
 
     def subtract(self, rate: float) -> None:
         weights = np.empty(self.size, np.float32)
@@ -112,14 +112,14 @@ def share_stage(job: Job, stage: Stage, rule: UpdateRule, name: str, timeout: fl
     """Share the stage's weights with the same stage of the other pipelines.
 
     Args:
-        job: its groups are ignored: a worker exchanges alone.
-        stage: of this worker.
+        job: the job; its groups are ignored, as each worker exchanges alone.
+        stage: this worker's stage.
         rule: how the weights move together.
-        name: of the shared weights in the box.
+        name: name of the shared weights in the box.
         timeout: seconds to wait for the first pipeline.
 
     Returns:
-        What exchanges them; None for layers without weights.
+        The worker that exchanges them; None for layers without weights.
 
     Raises:
         MismatchError: the weights or the settings differ from those of the first pipeline.

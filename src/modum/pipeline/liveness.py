@@ -1,4 +1,4 @@
-"""Who is in a pipeline: every stage has a place in its roster, so that nobody waits for one that has died."""
+"""Know which stages of a pipeline are alive: each has a place in a roster, so that none waits for a dead one."""
 
 import threading
 from collections.abc import Sequence
@@ -14,23 +14,23 @@ from modum.waiting import Deadline
 __all__ = ["StageRoster"]
 
 _LOOK_SECONDS: Final = 0.5
-"""While one waits, how often one looks whether the others are alive."""
+"""How often a waiting stage checks whether the others are alive."""
 CLAIM_SECONDS: Final = 5.0
-"""How long a stage may be held by a worker that has just died."""
+"""How long a worker that has just died may still hold a stage."""
 
 
 class StageRoster:
     """The stages of one pipeline, as one of them sees the others.
 
     Args:
-        box: in which the pipeline is.
-        name: of the pipeline there: once used, it is used up.
-        places: what each stage is called in errors, in order.
+        box: where the pipeline is.
+        name: name of the pipeline there; it can be used only once.
+        places: name of each stage in errors, in order.
         index: this worker's stage.
         timeout: seconds that any wait may take.
 
     Attributes:
-        place: what this worker is called in errors.
+        place: name of this worker in errors.
     """
 
     def __init__(self, box: Box, name: str, places: Sequence[str], index: int, timeout: float) -> None:
@@ -39,7 +39,7 @@ class StageRoster:
         self._places = places
         self._index = index
         self._timeout = timeout
-        # who hangs is found by the deadlines of those who wait for it
+        # a stage that hangs is found by the deadlines of those who wait for it
         self._roster = Roster(box, f"{name}/stage")
         self._joined = box.counter(f"{name}/joined")
         self._stopped = threading.Event()
@@ -84,7 +84,7 @@ class StageRoster:
             raise DeadlineError(f"{error}; not there: {missing}") from None
 
     def waiting(self, phase: str, *, starting: bool = False) -> Wait:
-        """Return a function that waits for a counter, for at most the timeout.
+        """Return a function that waits for a counter, at most for the timeout.
 
         It raises `StageError` if a stage has failed or (unless `starting`) is gone, and `DeadlineError`, naming this
         stage and `phase`, when time is up.
@@ -105,8 +105,8 @@ class StageRoster:
         return wait
 
     def fail(self, error: BaseException) -> None:
-        """Tell the others that this stage has failed, unless another one told them already."""
-        # a StageError is that of the stage where it began
+        """Tell the others that this stage has failed, unless a failure was reported already."""
+        # a StageError belongs to the stage where it began
         itself = isinstance(error, StageError)
         self._roster.fail(str(error) if itself else f"{self.place} failed: {type(error).__name__}: {error}")
 
@@ -121,13 +121,13 @@ class StageRoster:
             starting: whether stages may be missing because they have not come yet.
 
         Raises:
-            StageError: a stage has failed, or (unless `starting`) is gone without having done everything.
+            StageError: a stage has failed, or (unless `starting`) is gone with work left.
         """
         self._check_failure()
         if starting:
             return
         if gone := [self._places[int(index)] for index in self._roster.lost(map(str, range(len(self._places))))]:
-            self._check_failure()  # it may have told so in the meantime
+            self._check_failure()  # it may have reported a failure in the meantime
             raise StageError(f"{' and '.join(gone)}: its process has ended or was cut off; {self.place} cannot go on")
 
     def _check_failure(self) -> None:

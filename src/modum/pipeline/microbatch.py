@@ -1,4 +1,4 @@
-"""Batches in parts, as they go through the stages."""
+"""The parts of batches that go through the stages."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class MicroBatch:
 
     number: int
     batch: Array
-    """The batch's sample indices that fall to it."""
+    """Its part of the batch's sample indices."""
     last: bool
-    """Of its batch."""
+    """Whether it is the last of its batch."""
     weight: float
-    """Its share of its batch."""
+    """Its fraction of its batch."""
     progress: float
     results: dict[str, float] | None = None
     """Loss and metrics: on the last stage at once, elsewhere with the gradients."""
 
     @property
     def note(self) -> dict[str, Any]:
-        """What the next stage is told of it, beside `batch`."""
+        """What the next stage must know about it, besides `batch`."""
         return {"number": self.number, "last": self.last, "weight": self.weight, "progress": self.progress}
 
 
@@ -40,8 +40,8 @@ def cut(batch: Array, parts: int, number: Callable[[], int], progress: float) ->
     Args:
         batch: 1-D array of sample indices.
         parts: number of micro-batches; fewer if the batch has fewer samples.
-        number: gives the next micro-batch's number.
-        progress: of the job, 0 to 1.
+        number: returns the next micro-batch's number.
+        progress: the job's progress, 0 to 1.
 
     Yields:
         The micro-batches, in the order of their samples.

@@ -1,4 +1,4 @@
-"""A stage's channels to the stages before and behind it."""
+"""A stage's channels to the stages before and after it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Neighbours:
     """A stage's channels, at most four: activations in and out, and gradients out and in.
 
     Args:
-        box: in which the channels are.
-        prefix: of their names: of the pipeline.
-        stage: this worker's.
-        bound: messages that may be under way in each channel; sending never waits for as many.
-        waiting: makes the function that waits for a counter, given the text for its errors.
+        box: where the channels are.
+        prefix: prefix of their names, the pipeline's.
+        stage: this worker's stage.
+        bound: messages that may be under way in each channel without making `send` wait.
+        waiting: takes the text for errors and returns the function that waits for a counter.
 
     Attributes:
         forward_in: activations of the stage before; None on the first stage.
-        backward_out: gradients for it.
-        forward_out: activations for the stage behind; None on the last stage.
-        backward_in: gradients of it.
+        backward_out: gradients for the stage before.
+        forward_out: activations for the stage after; None on the last stage.
+        backward_in: gradients from the stage after.
     """
 
     def __init__(self, box: Box, prefix: str, stage: Stage, *, bound: int, waiting: Callable[[str], Wait]) -> None:
@@ -64,7 +64,7 @@ class Neighbours:
         return sum(outbox.nbytes for outbox in (self.forward_out, self.backward_out) if outbox is not None)
 
     def drain(self) -> None:
-        """Wait until the neighbours have received everything that was sent."""
+        """Wait until the neighbours have received all messages sent."""
         for outbox in (self.forward_out, self.backward_out):
             if outbox is not None:
                 outbox.drain()

@@ -1,4 +1,4 @@
-"""Which layers are whose: by the user's names or by measurement, and the same on all workers."""
+"""Assign layers to stages, by the user's names or by measurement, the same on all workers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Cuts:
     """How a model of named layers is cut, and which stage is this worker's."""
 
     layers: tuple[str, ...]
-    """All layers, in the order of computing."""
+    """All layers, in the order of computation."""
     starts: tuple[int, ...]
     """The first layers of the stages 1, 2, ..."""
     index: int
@@ -39,7 +39,7 @@ class Cuts:
         return len(self.starts) + 1
 
     def bounds(self, stage: int) -> tuple[int, int]:
-        """Return the number of a stage's first layer, and that of the first layer after it."""
+        """Return the numbers of a stage's first layer and of the first layer after it."""
         ends = (0, *self.starts, len(self.layers))
         return ends[stage], ends[stage + 1]
 
@@ -62,20 +62,20 @@ def agree(
     """Return the cuts that all workers of the job use.
 
     Args:
-        job: its world size must be a multiple of the stages; rank r computes stage `r % stages`.
-        layers: names, in the order of computing.
-        stages: number of stages; None: as many as there are workers, or as `at` makes.
+        job: the job; its world size must be a multiple of `stages`; rank r computes stage `r % stages`.
+        layers: names of the layers, in the order of computation.
+        stages: number of stages; None: one per worker, or as many as `at` makes.
         at: names of the first layers of stages 1, 2, ...; None: balanced by `measure`, which the first worker calls for
             all.
         forbidden: numbers of layers before which no cut may lie, and why.
         measure: returns the costs of the layers.
-        name: of the pipeline in the box.
+        name: name of the pipeline in the box.
 
     Returns:
         The cuts, with this worker's stage.
 
     Raises:
-        ValueError: a name is not that of a layer, a cut is not possible, there are too many stages, or they do not fit
+        ValueError: a name is not a layer's, a cut is not possible, there are too many stages, or they do not fit
             the number of workers.
         MismatchError: the first worker has another model or other cuts.
         DeadlineError: the first worker has not measured within five minutes.
@@ -134,7 +134,7 @@ def _balanced(
     measure: Callable[[], Sequence[Layer]],
     name: str,
 ) -> list[int]:
-    """Let rank 0 alone measure, as measurements differ and all workers must cut alike; return the cuts."""
+    """Return the cuts that rank 0 measured: measurements vary, and all workers must cut alike."""
     if stages == 1:
         return []
     cuts = job.box.value(f"{name}/cuts")

@@ -34,7 +34,7 @@ __all__ = ["Mode", "Pipeline"]
 
 
 class Pipeline:
-    """Train a model that is cut into stages, one stage per worker; every worker makes one and calls the same methods.
+    """Trains a model that is cut into stages, one per worker; every worker makes one and calls the same methods.
 
         with Pipeline(job, stage) as pipeline:
             for step in pipeline.train(pipeline.share(x, y, batch_size=64, epochs=3)):
@@ -44,32 +44,32 @@ class Pipeline:
     Rank r of the job computes stage `r % stages` of pipeline (replica) `r // stages`. Activations go forward and
     gradients back through channels of the box; each stage alternates one forward and one backward pass (1F1B).
 
-    In the `"asynchronous"` mode a stage updates its weights after every backward pass, and nobody waits for a flush.
+    In the `"asynchronous"` mode a stage updates its weights after every backward pass, and no stage waits for a flush.
     The gradients of stage s of S are those of weights S - 1 - s updates old, the same for forward and backward pass of
     a batch (PipeDream: Narayanan et al., SOSP 2019, section 3.3). In the `"synchronous"` mode a batch is cut into
     `micro_batches`, whose gradients are averaged for one update, and the next batch begins after it (the flush of
-    GPipe: Huang et al., NeurIPS 2019): the same steps as the unsplit model, to rounding, if the loss is a mean over
+    GPipe: Huang et al., NeurIPS 2019): the same steps as the unsplit model, up to rounding, if the loss is a mean over
     samples and no layer looks at the whole batch.
 
     Args:
         job: from `modum.connect`.
-        stage: what this worker computes: from `modum.torch.partition` or `modum.keras.partition`, or one of your own.
+        stage: this worker's stage: from `modum.torch.partition` or `modum.keras.partition`, or one of your own.
         mode: `"asynchronous"` or `"synchronous"`.
-        micro_batches: parts of a batch; 1 in the asynchronous mode, where it must be left alone. About 4 times the
+        micro_batches: parts of a batch; must be 1 in the asynchronous mode. About 4 times the
             stages keep the synchronous mode's workers busy.
         ahead: additional batches that may be on the wire of each cut. 0 is PipeDream's schedule, which keeps all stages
-            busy while what they send arrives in no time. Where `PipelineStatistics.waited_seconds` is large beside
-            `compute_seconds` on every stage, 1 hides the time on the wire; it doubles the staleness, and so the
+            busy if transfers take no time. Where `PipelineStatistics.waited_seconds` is large beside
+            `compute_seconds` on every stage, 1 hides the transfers; it doubles the staleness, and so the
             versions of the weights.
         rule: how the same stages of several pipelines share their weights; `Elastic()` by default, unused with one
             pipeline.
-        name: of the pipeline in the box; must be new there.
-        timeout: seconds that this worker waits for another one before it raises. One that died is found out within a
-            few seconds, whatever this says.
+        name: name of the pipeline in the box; must be new there.
+        timeout: seconds that this worker waits for another one before it raises. A dead worker is noticed within a
+            few seconds in any case.
 
     Raises:
         ValueError: the settings do not fit each other, or the job.
-        MismatchError: another worker has other settings, or this one's place, or the name is used up.
+        MismatchError: another worker has other settings, or this one's place, or the name was used before.
         DeadlineError: the other stages did not come within the timeout.
     """
 
@@ -114,7 +114,7 @@ class Pipeline:
             stack.callback(self._member.leave)
             self._stack = stack.pop_all()
         with self._together("start"):
-            # more are never under way while training, so that sending never waits there
+            # no more are ever under way while training, so sending never waits
             self._neighbours = Neighbours(
                 job.box, self._prefix, stage, bound=depth + 1 + ahead, waiting=self._roster.waiting
             )
@@ -151,7 +151,7 @@ class Pipeline:
         Args:
             x: the model's inputs: an array or tensor with the samples along the first axis, a tuple, list or dict of
                 such, or a function that takes a 1-D int64 array of indices and returns those of that batch.
-            y: what the loss wants, in the same forms as `x`.
+            y: the labels for the loss, in the same forms as `x`.
             batch_size: samples in a batch.
             epochs: how many times each sample is handed out.
             size: number of samples; needed if `x` and `y` are functions.
@@ -189,14 +189,14 @@ class Pipeline:
     ) -> Iterator[Step]:
         """Train on batches of sample indices.
 
-        Iterate to the end: what the loop's body does (a learning rate schedule, say) happens between this stage's
+        Iterate to the end: the loop's body (a learning rate schedule, say) runs between this stage's
         updates, after the same number of them on every stage.
 
         Args:
             batches: from `share`; or other 1-D index arrays. Iterated on the first stage, whose choice the others
                 follow.
             inputs: called on the first stage: returns the model's inputs for an index array; not needed with `share`.
-            labels: called on the last stage: returns what the loss wants for an index array; not needed with `share`.
+            labels: called on the last stage: returns the labels for an index array; not needed with `share`.
 
         Yields:
             A `Step` after every update of this stage.
@@ -239,7 +239,7 @@ class Pipeline:
             return self._schedule.evaluate(batches, *_loaders(batches, inputs, labels))
 
     def finish(self, timeout: float = 600.0) -> None:
-        """With several pipelines: do a last exchange, wait until all have done theirs, and take the shared weights.
+        """Do a last exchange with the other pipelines, wait until all have done theirs, and take the shared weights.
 
         Call it once, after training and before `model`. With one pipeline it only reports.
 
@@ -329,17 +329,17 @@ class Pipeline:
 
     @contextmanager
     def _together(self, phase: str) -> Iterator[None]:
-        """Guard what all stages do together; if it fails here, tell them, and let this worker do nothing more."""
+        """Guard what all stages do together; if it fails here, tell the others, and stop this worker's part."""
         if self._stopped or self._left:
             raise RuntimeError(f"{self.place}: {phase}: this pipeline has ended, or a loop over train() was left early")
         try:
             yield
         except GeneratorExit:
-            self._left = True  # an error in the loop's body comes to `close`, and says more
+            self._left = True  # an error in the loop's body reaches `close`, and says more
             raise
         except BufferNotFoundError as error:
             self._fail(error)
-            self._roster.check()  # whoever deleted it has failed, and said why
+            self._roster.check()  # the stage that deleted it has failed, and said why
             raise
         except BaseException as error:
             self._fail(error)
@@ -348,7 +348,7 @@ class Pipeline:
     def _fail(self, error: BaseException) -> None:
         if not self._stopped:
             self._stopped = True
-            with suppress(ModumError), ExitStack() as stack:  # in reverse order, whatever fails
+            with suppress(ModumError), ExitStack() as stack:  # in reverse order, even if one fails
                 stack.callback(self._stack.close)
                 stack.callback(self._member.leave)
                 stack.callback(self._roster.fail, error)
@@ -357,7 +357,7 @@ class Pipeline:
     # ---- inside
 
     def _step(self, batch: Sequence[MicroBatch]) -> Step:
-        """Report a batch's results, put together from those of its micro-batches, and return them."""
+        """Combine a batch's results from those of its micro-batches, report them, and return them."""
         means: dict[str, float] = {}
         for micro in batch:
             for name, value in (micro.results or {}).items():
@@ -401,7 +401,7 @@ def _check(stage: Stage, job: Job, mode: str, micro_batches: int, ahead: int, ti
 def _loaders(
     batches: Iterable[Any], inputs: Callable[[Array], Any] | None, labels: Callable[[Array], Any] | None
 ) -> tuple[Callable[[Array], Any], Callable[[Array], Any]]:
-    """Return what loads inputs and labels: as given, or as the batches know it themselves."""
+    """Return the functions that load inputs and labels: as given, or the batches' own."""
     if isinstance(batches, SharedData):
         return inputs or batches.inputs, labels or batches.labels
     if inputs is None or labels is None:

@@ -1,4 +1,4 @@
-"""The passes of one stage: one forward and one backward pass take turns (1F1B), as the other stages allow."""
+"""The passes of one stage: forward and backward passes alternate (1F1B), as fast as the other stages allow."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _END: Final = {"end": True}
 
 
 class Schedule:
-    """Train and evaluate one stage, micro-batch by micro-batch.
+    """Trains and evaluates one stage, micro-batch by micro-batch.
 
     Args:
-        stage: what is computed.
-        neighbours: where activations and gradients come from and go to.
+        stage: the stage to compute.
+        neighbours: channels for activations and gradients.
         place: name of this worker in errors.
         mode: see `Pipeline`.
         micro_batches: parts of a batch, cut on the first stage.
         depth: micro-batches that may be between their forward and their backward pass.
 
     Attributes:
-        updates: of the weights so far.
+        updates: updates of the weights so far.
         number: micro-batches begun so far.
-        most_versions: of the weights, at one time.
+        most_versions: most versions of the weights at one time.
         computed: seconds in the stage: forward, backward and update.
         waited: seconds spent waiting for activations, gradients and batches.
     """
@@ -65,14 +65,14 @@ class Schedule:
         Args:
             batches: 1-D index arrays; iterated on the first stage.
             inputs: returns the model's inputs for an index array; called on the first stage.
-            labels: returns what the loss wants for an index array; called on the last stage.
+            labels: returns the labels for an index array; called on the last stage.
 
         Yields:
-            The micro-batches of a batch, after the update that they have led to.
+            The micro-batches of a batch, after the update with them.
 
         Raises:
-            ProtocolError: something else came from a neighbour than was due.
-            ModumError: what waiting for a neighbour raises.
+            ProtocolError: a neighbour sent something unexpected.
+            ModumError: waiting for a neighbour failed.
         """
         source = self._source(batches)
         in_flight: deque[MicroBatch] = deque()
@@ -144,7 +144,7 @@ class Schedule:
         return results
 
     def _next(self, source: Iterator[tuple[MicroBatch, Sequence[Array]]]) -> tuple[MicroBatch | None, Sequence[Array]]:
-        """Return the next micro-batch and what comes with it; at the end tell the stage behind."""
+        """Return the next micro-batch and its arrays; at the end tell the stage after."""
         start = time.perf_counter()
         micro, arrays = next(source, (None, []))
         self.waited += time.perf_counter() - start

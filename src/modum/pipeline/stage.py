@@ -18,22 +18,22 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weight:
-    """One array of a stage's weights, as it is now, in host memory."""
+    """The current value of one array of a stage's weights, in host memory."""
 
     name: str
     """Unique in the whole model."""
     array: Array
-    """May be a view of the weight itself: copy what is to stay."""
+    """May be a view of the weight itself: copy it to keep it."""
     trainable: bool
-    """Gradients move it; what they do not move (the statistics of a batch normalization) is not."""
+    """Whether gradients move it; false for the statistics of a batch normalization."""
 
 
 class Stage(ABC):
     """Consecutive layers of a model, their weights and their optimizer, on one worker.
 
     Micro-batches are numbered from 0 on. `forward` and `backward` are called once for each, in the same order; between
-    them the forward passes of later micro-batches and updates may come. What crosses a cut is a list of arrays,
-    whatever they mean to the stages on both sides.
+    them, forward passes of later micro-batches and updates may come. What crosses a cut is a list of arrays,
+    whose meaning is up to the stages on both sides.
     """
 
     index: int
@@ -43,9 +43,9 @@ class Stage(ABC):
     layers: tuple[str, ...]
     """Names of this stage's layers."""
     framework: str
-    """What computes it, such as "torch"; must be alike in all workers."""
+    """The framework that computes it, such as "torch"; must be the same in all workers."""
     results: tuple[str, ...]
-    """What the last stage tells of each micro-batch: "loss" first, then the names of the metrics. Known at the latest
+    """What the last stage reports for each micro-batch: "loss" first, then the metrics' names. Known at the latest
     after its first `forward` or `evaluate`; the other stages learn it from its messages.
     """
 
@@ -70,10 +70,10 @@ class Stage(ABC):
         Narayanan et al., PipeDream, SOSP 2019, section 3.3).
 
         Args:
-            number: of the micro-batch.
-            inputs: the arrays that the stage before returned; for the first stage the model's inputs, in whatever form
-                the user has them.
-            labels: for the last stage: as the user has them.
+            number: number of the micro-batch.
+            inputs: the arrays that the stage before returned; for the first stage the model's inputs, in any form that
+                the user provides.
+            labels: for the last stage, as the user provides them.
             weight: the micro-batch's share of its batch, a factor on every loss before it is differentiated.
 
         Returns:
@@ -82,10 +82,10 @@ class Stage(ABC):
 
     @abstractmethod
     def backward(self, number: int, gradients: Sequence[Array]) -> Sequence[Array]:
-        """Compute the gradients of the inputs, and add those of the weights up for `update`.
+        """Compute the gradients of the inputs, and accumulate those of the weights for `update`.
 
         Args:
-            number: of the micro-batch.
+            number: number of the micro-batch.
             gradients: of the outputs that have some, as the next stage's `backward` returned them; empty for the last
                 stage.
 
@@ -99,7 +99,7 @@ class Stage(ABC):
 
     @abstractmethod
     def evaluate(self, inputs: Any, labels: Any = None) -> Sequence[Array]:
-        """Compute the outputs for inference, without keeping or changing anything."""
+        """Compute the outputs for inference, without keeping or changing any state."""
 
     @property
     @abstractmethod
@@ -108,11 +108,11 @@ class Stage(ABC):
 
     @abstractmethod
     def weights(self) -> list[Weight]:
-        """Return everything that the saved model needs of this stage, always in the same order."""
+        """Return all weights that the saved model needs from this stage, always in the same order."""
 
     @abstractmethod
     def assign(self, weights: Mapping[str, Array]) -> None:
-        """Set weights by name; those that are not named stay as they are."""
+        """Set weights by name; others do not change."""
 
     @abstractmethod
     def assemble(self, weights: Mapping[str, Array]) -> Any:

@@ -1,4 +1,4 @@
-"""What a pipeline tells of a step, and of itself."""
+"""What a pipeline reports about a step, and about itself."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Step:
     """One update of this stage; all stages see the same loss for the same number."""
 
     number: int
-    """Of the update, from 0."""
+    """Number of the update, from 0."""
     samples: int
     """Samples in its batch."""
     loss: float
     """Mean over the batch, as the last stage computed it."""
     metrics: dict[str, float]
-    """Means over the batch."""
+    """Means over the batch, by name."""
     progress: float
-    """How much of the job had been handed out when the batch began, 0 to 1, if its source knows; else nan."""
+    """Fraction of the job, 0 to 1, that was handed out when the batch began, if its source knows; else nan."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,11 +34,11 @@ class PipelineStatistics:
     updates: int
     micro_batches: int
     compute_seconds: float
-    """In the stage: forward, backward and update."""
+    """Time in the stage: forward, backward and update."""
     waited_seconds: float
-    """For activations, gradients and batches: the bubble of this stage."""
+    """Time waiting for activations, gradients and batches: the bubble of this stage."""
     sent_bytes: int
     versions: int
-    """The most versions of the weights that were held at one time."""
+    """The most versions of the weights held at one time."""
     averaging: AveragingStatistics | None
-    """Of the exchange with the same stage of other pipelines; None where there is one pipeline."""
+    """Statistics of the exchange with the same stage of other pipelines; None with one pipeline."""

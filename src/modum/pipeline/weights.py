@@ -1,4 +1,4 @@
-"""The weights of all stages, on the first one: every other stage sends its own, array by array."""
+"""Gather the weights of all stages on the first one: every other stage sends its own, array by array."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _END: Final = {"end": True}
 
 
 def send_weights(stage: Stage, box: Box, prefix: str, roster: StageRoster) -> None:
-    """Send a stage's weights to the first stage; return when it has them."""
+    """Send a stage's weights to the first stage, and wait until it has them."""
     wait = roster.waiting("sending weights to stage 0")
     with closing(Writer(box, f"{prefix}/weights/{stage.index}", slots=_SLOTS, wait=wait)) as writer:
         for weight in stage.weights():

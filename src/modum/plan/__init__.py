@@ -1,4 +1,4 @@
-"""What to expect of a job on a given cluster, by arithmetic: traffic, bottlenecks, interval, memory, efficiency."""
+"""Calculate what to expect of a job on a cluster: traffic, bottlenecks, interval, memory, efficiency."""
 
 from typing import TYPE_CHECKING
 

@@ -13,16 +13,16 @@ SERVER_PASSES = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cluster:
-    """Workers, groups and memory servers, and how fast the ways between them are.
+    """Workers, groups and memory servers, and the speeds between them.
 
     All bandwidths are bytes per second; those of links are per direction, and both directions are used at once.
 
     Attributes:
         workers: number of workers, a multiple of `group_size`.
         group_size: workers in a group; consecutive ranks make a group.
-        servers: number of memory servers; buffers are striped over them as `modum.box` does it.
+        servers: number of memory servers; buffers are striped over them as in `modum.box`.
         link: bandwidth of a worker's network card.
-        server_link: bandwidth of a memory server's network card; None: as fast as a worker's.
+        server_link: bandwidth of a memory server's network card; None: the same as a worker's.
         server_memory: bandwidth at which a memory server combines numbers in its memory, reads and writes counted.
         bus: bandwidth between the workers of a group (NVLink, PCIe, or the network), in each direction.
         copy: bandwidth at which a worker copies its own weights: the snapshot before an exchange, the correction after
@@ -73,7 +73,7 @@ class Cluster:
         return self.server_link or self.link
 
     def largest_part(self, nbytes: int) -> float:
-        """Return the share of a buffer of `nbytes` that lies on the server that has most of it: 1 / servers at best."""
+        """Return the largest share of a buffer of `nbytes` that lies on one server: 1 / servers at best."""
         return max(self._parts(nbytes)) / nbytes
 
     def _parts(self, nbytes: int) -> list[int]:
@@ -92,15 +92,15 @@ class Cluster:
             return min(members * self.link, self.server_link_speed / (part * exchanging), memory)
         if self.workers == 1:
             return memory
-        # a machine with a server carries its own worker's remote part, and what all others have on its server
+        # a machine with a server carries its own worker's remote part, and the other workers' parts on its server
         own = 1 / members
         busiest = own * (1 - part) + part * (exchanging - own)
         if self.servers < self.workers or not min(self._parts(nbytes)):
-            busiest = max(busiest, own)  # a worker that has nothing on its own machine
+            busiest = max(busiest, own)  # a worker without a server on its own machine
         return min(self.link / busiest, memory)
 
     def tail(self, nbytes: int) -> float:
-        """Return the seconds of an exchange beyond its bytes: the round trip, and the last chunk's way back."""
+        """Return the seconds of an exchange beyond its bytes: the round trip, and the return of the last chunk."""
         last = min(CHUNK, nbytes * self.largest_part(nbytes) / self.group_size)
         alone = self.flow(nbytes, 1)
         return 2 * self.latency + (last / self.largest_part(nbytes) / alone if self.workers > self._free else 0.0)
@@ -121,7 +121,7 @@ class Cluster:
         return 2 * (workers - 1) / workers * nbytes / self.link + 2 * (workers - 1) * self.latency
 
     def boundary(self, nbytes: int) -> float:
-        """Return the seconds that an exchange holds its workers up: snapshot, correction, the way to the members."""
+        """Return the seconds that an exchange delays its workers: snapshot, correction, transfer to the members."""
         members = self.group_size
         spread = (members - 1) / members * nbytes / self.bus
         return (nbytes / members + nbytes) / self.copy + spread
@@ -129,12 +129,12 @@ class Cluster:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """One place that bytes go through while all groups exchange at the planned interval.
+    """A place that bytes go through while all groups exchange at the planned interval.
 
     Attributes:
-        name: what it is.
-        demand: bytes per second that the job asks for, both directions together where it is a link.
-        capacity: bytes per second that the place has, likewise.
+        name: the place's name.
+        demand: bytes per second that the job needs, both directions together for a link.
+        capacity: bytes per second that the place can carry, counted the same way.
     """
 
     name: str
@@ -143,5 +143,5 @@ class Place:
 
     @property
     def load(self) -> float:
-        """Share of the capacity that is asked for; more than 1 means that the job is slowed down."""
+        """Demand divided by capacity; more than 1 means that the job is slowed down."""
         return self.demand / self.capacity

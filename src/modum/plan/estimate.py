@@ -1,4 +1,4 @@
-"""The arithmetic of `modum plan`: steady state, all groups alike, every step as long as the mean one."""
+"""The arithmetic of `modum plan`: steady state, identical groups, every step as long as the mean one."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from modum.rules import Auto, Leg, UpdateRule
 
 ALL_REDUCE: Final = "allreduce"
-"""What the asynchronous rules are compared with: every step waits for the average of all workers' gradients."""
+"""The baseline for asynchronous rules: every step waits for the average of all workers' gradients."""
 BACKWARD = 2 / 3
-"""The share of a step that is its backward pass, under which an all-reduce can hide."""
+"""The fraction of a step that is its backward pass, under which an all-reduce can hide."""
 BUCKETS = (1 << 20, 25 << 20)
 """Bytes of the first bucket and of each later one of PyTorch's DistributedDataParallel."""
 
@@ -39,19 +39,19 @@ class Estimate:
     traffic: float
     """`step_bytes / step_seconds`: what a single server would have to carry at interval 1."""
     hiding_interval: int
-    """The fewest steps under which an exchange hides on average, with all groups exchanging."""
+    """The fewest steps that hide an exchange on average, with all groups exchanging."""
     interval: int
-    """The interval that is planned: the one asked for, or the hiding one."""
+    """The planned interval: the given one, or the hiding one."""
     exchange_seconds: float
-    """One exchange at that interval."""
+    """Seconds of an exchange at that interval."""
     places: tuple[Place, ...]
-    """The fullest first, with what groups ask for that never wait."""
+    """The fullest first, with the demand of groups that never wait."""
     worker_memory: int
     """Bytes that a worker needs beyond its model and optimizer (group members: each)."""
     server_memory: int
     """Bytes of the pool that the fullest memory server needs."""
     efficiency: float
-    """Samples per second, of those of as many workers that never exchange; 0 to 1."""
+    """Samples per second, relative to as many workers that never exchange; 0 to 1."""
 
     @property
     def bottleneck(self) -> Place:
@@ -75,9 +75,9 @@ def estimate(
 
     Args:
         cluster: the machines.
-        nbytes: of the model's weights.
+        nbytes: bytes of the model's weights.
         step_seconds: mean time of a local step.
-        rule: a name in `modum.rules.RULES`, with settings if need be ("downpour:staleness=divide"), or "allreduce".
+        rule: a name in `modum.rules.RULES`, with optional settings ("downpour:staleness=divide"), or "allreduce".
         interval: steps between exchanges.
         overlap: whether exchanges run beside compute.
 
@@ -115,7 +115,7 @@ def estimate(
     planned = hiding if interval == "auto" else interval
     compute = planned * step
     if overlap:
-        # one that does not hide makes the next one wait until it does, while compute goes on
+        # an exchange that does not hide delays the next one until it does, while compute goes on
         steps = max(planned, hiding)
         cycle = steps * step + boundary
         exchange = _overlapped(cluster, nbytes, legs, cycle) or together
@@ -124,7 +124,7 @@ def estimate(
         alone = [max(leg) / flow(1) for leg in legs]
         exchange = 0.0
         for number, leg in enumerate(legs):
-            # each leg uses another direction of the link, and waits for its own queue only
+            # each leg uses another direction of the link, and waits only in its own queue
             others = compute + boundary + sum(alone[:number] + alone[number + 1 :]) + len(legs) * extra
             exchange += mean_exchange(cluster.groups, others, flow, max(leg)) + extra
         steps, cycle = planned, compute + exchange + boundary
@@ -164,7 +164,7 @@ def all_reduce_step(cluster: Cluster, nbytes: int, step_seconds: float, *, overl
 
 
 def _overlapped(cluster: Cluster, nbytes: int, legs: Sequence[Leg], cycle: float) -> float | None:
-    """Return the mean seconds of an exchange beside compute, or None where the box has no time left."""
+    """Return the mean seconds of an exchange beside compute, or None if the box is saturated."""
     flow, extra = partial(cluster.flow, nbytes), cluster.tail(nbytes)
     exchange = 0.0
     for leg in legs:

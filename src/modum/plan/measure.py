@@ -1,4 +1,4 @@
-"""Measures of this machine and of a script, for a plan of what is there; `modum.observe.bandwidth` measures a box."""
+"""Measure this machine and a script, as input for a plan; `modum.observe.bandwidth` measures a box."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ __all__ = ["measure_copy", "measure_step"]
 
 ROUNDS: Final = 5
 STEP_TIMEOUT: Final = 120.0
-"""Seconds for a script to come to its steps and do enough of them."""
+"""Seconds for a script to start its steps and do enough of them."""
 WARM_UP_STEPS: Final = 3
 LEAST_STEPS: Final = 5
 LEAST_SECONDS: Final = 2.0
@@ -30,7 +30,7 @@ LEAST_SECONDS: Final = 2.0
 def measure_copy(nbytes: int = 64 << 20) -> float:
     """Return the bytes per second at which one thread copies an array of `nbytes`."""
     source, target = np.ones(nbytes, np.uint8), np.empty(nbytes, np.uint8)
-    np.copyto(target, source)  # the first touch is another thing
+    np.copyto(target, source)  # the first touch costs page faults
     seconds = []
     for _ in range(ROUNDS):
         start = time.perf_counter()
@@ -43,11 +43,11 @@ def measure_step(command: Sequence[str], environment: Mapping[str, str]) -> floa
     """Run a script as the only worker of a job, with its own memory server, and end it after some steps.
 
     Args:
-        command: starts a script that trains with `modum.connect`, such as ["python", "train.py"].
-        environment: variables of the script, to which those of the job are added.
+        command: command of a script that trains with `modum.connect`, such as ["python", "train.py"].
+        environment: the script's environment variables, to which the job's are added.
 
     Returns:
-        Seconds of a local step.
+        Seconds per local step.
 
     Raises:
         ValueError: it ended, or ran for `STEP_TIMEOUT` seconds, before it had reported enough steps.

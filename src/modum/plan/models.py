@@ -1,4 +1,4 @@
-"""The bytes of a model's weights, from a file of any front end; frameworks are loaded only where they must be."""
+"""Count the bytes of a model's weights in a file of any front end; frameworks are loaded only if needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MOST_HEADER = 100_000_000
-"""Bytes of a safetensors header; more is no such file (the format's own limit)."""
+"""Largest header of a safetensors file, in bytes (the format's own limit)."""
 
 
 def model_bytes(model: str) -> int:
@@ -24,7 +24,7 @@ def model_bytes(model: str) -> int:
 
     Args:
         model: an amount such as `100MB`, or a file: `.prototxt` (a Caffe net whose inputs have shapes), `.caffemodel`
-            and Caffe's `.h5`, `.keras` and Keras' `.h5`, `.safetensors`, and PyTorch's `.pt`, `.pth` and `.bin`.
+            and Caffe's `.h5`, `.keras` and Keras's `.h5`, `.safetensors`, and PyTorch's `.pt`, `.pth` and `.bin`.
 
     Returns:
         Bytes of all tensors of a floating dtype.
@@ -75,7 +75,7 @@ def _caffemodel(path: Path) -> int:
 
 
 def _hdf5(path: Path | BytesIO) -> int:
-    """Return the bytes of all float datasets but the optimizer's."""
+    """Return the bytes of all float datasets except the optimizer's."""
     import h5py
 
     total = 0
@@ -133,7 +133,7 @@ def _torch(path: Path) -> int:
 
 
 def _state(content: Any) -> Any:
-    """Return the model's part of a checkpoint that has other things beside it."""
+    """Return the model's part of a checkpoint that may hold more."""
     if isinstance(content, dict):
         for key in ("state_dict", "model_state_dict", "model"):
             if isinstance(content.get(key), dict):

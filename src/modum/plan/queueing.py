@@ -19,13 +19,13 @@ HALVINGS = 60
 
 
 def mean_exchange(groups: int, think: float, flow: Callable[[int], float], nbytes: int) -> float:
-    """Return the mean seconds of an exchange that holds its group up.
+    """Return the mean seconds of an exchange that its group waits for.
 
     Args:
         groups: number of groups.
         think: seconds between the end of an exchange and the start of the group's next one.
         flow: bytes per second that each of k exchanges gets, as a function of k.
-        nbytes: of an exchange.
+        nbytes: bytes of an exchange.
 
     Returns:
         Seconds, at least `nbytes / flow(1)`.
@@ -55,11 +55,11 @@ def overlapped_exchange(
         groups: number of groups.
         cycle: seconds from the start of an exchange to the start of the group's next one.
         flow: bytes per second that each of k exchanges gets, as a function of k.
-        nbytes: of an exchange.
+        nbytes: bytes of an exchange.
         extra: seconds of an exchange in which it leaves the box alone.
 
     Returns:
-        Seconds; None if exchanges last longer than the cycle: the box has no time left.
+        Seconds; None if exchanges last longer than the cycle: the box is saturated.
     """
     low, high = nbytes / flow(1), cycle - extra
     if high < low or (groups > 1 and nbytes / flow(groups) > high):

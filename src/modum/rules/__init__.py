@@ -1,4 +1,4 @@
-"""Update rules: how local and shared parameters move together. Pure: no framework, no network."""
+"""Update rules: how local and shared weights move together. Pure: no framework, no network."""
 
 from modum.rules.downpour import Downpour
 from modum.rules.elastic import Elastic

@@ -1,4 +1,4 @@
-"""Downpour: every worker adds what it has learned to the shared weights, and takes them (Dean et al. 2012)."""
+"""Downpour: every worker adds its updates to the shared weights, and takes them (Dean et al. 2012)."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ if TYPE_CHECKING:
     from modum.parameters.vector import Vector
 
 STATISTICS_RATE = 0.5
-"""Statistics are mixed, not added up: the sum of what several workers moved a variance by may be below zero."""
+"""Statistics are mixed, not summed: the sum of several workers' changes could make a variance negative."""
 
 PIECE = 1 << 20
-"""Elements that are subtracted at a time: bfloat16 takes four times as much memory meanwhile."""
+"""Elements to subtract at a time: bfloat16 needs four times as much memory meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Downpour(UpdateRule):
     """Downpour: every `interval` local steps `u = W - B; G += u; B = G; W = G`.
 
-    `B` is the shared weights as this worker took them last, so `u` is the sum of the updates that its optimizer made
-    since. Nothing pulls workers together but taking `G`; all updates of all workers are applied in full, and p workers
-    move `G` about p times as far as one does. Where that is too far, make the learning rate smaller.
+    `B` is the shared weights that this worker took last, so `u` is the sum of the updates that its optimizer has made
+    since. Only taking `G` pulls workers together; all updates of all workers are applied in full, and p workers
+    move `G` about p times as far as one does. If that is too far, lower the learning rate.
 
     References: Dean et al., "Large Scale Distributed Deep Networks" (NIPS 2012), section 4.1, with the local
     optimizer's updates in place of gradients; for `staleness`: Zhang, Gupta, Lian, Liu, "Staleness-aware Async-SGD for
     Distributed Deep Learning" (IJCAI 2016), equation 4.
 
     Attributes:
-        interval: local steps between exchanges. `"auto"`: the fewest at which an exchange hides under compute.
-        overlap: False: the worker waits, and goes on from `G`. True: the exchange runs in the background on a snapshot
-            `S` of `W`: `u = S - B; G += u; B = G`; and when it has come back, `W += B - S`. The steps done meanwhile,
+        interval: local steps between exchanges. `"auto"`: the fewest that hide an exchange under compute.
+        overlap: False: the worker waits, then continues from `G`. True: the exchange runs in the background on a copy
+            `S` of `W`: `u = S - B; G += u; B = G`; when it is over, `W += B - S`. The steps done meanwhile,
             `W - S`, stay in `W` on top of the shared weights, and are part of the next `u`: none is lost and none is
             added twice.
         staleness: None: `u` is added in full. `"divide"`: it is divided by its staleness, the number of updates by
-            other groups that `G` got between this group's taking it and adding to it (1 if there were fewer). What was
-            divided away is gone: the worker goes on from `G`.
+            other groups that `G` received after this group took it and before it adds (1 if there were fewer). The rest
+            of `u` is dropped: the worker continues from `G`.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -104,7 +104,7 @@ class _Accumulated(Part):
         return STATISTICS_RATE
 
     def _operations(self, low: int, high: int) -> int:
-        """Count the operations on the buffer, in one update, of the member that has elements `low` to `high`."""
+        """Return how many buffer operations the member with elements `low` to `high` does in one update."""
         return (low < min(high, self.vector.trainable)) + (max(low, self.vector.trainable) < high)
 
     def _staleness(self) -> float:

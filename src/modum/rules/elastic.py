@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from modum.parameters.vector import Vector
 
 AUTO_TOTAL = 0.9
-"""All groups together move the shared weights by this share of the way (`beta` of EASGD)."""
+"""All groups together move the shared weights by this fraction of the way (`beta` of EASGD)."""
 
 AUTO_LIMIT = 0.5
 """The largest moving rate that `"auto"` chooses: local and shared weights meet in the middle."""
@@ -26,10 +26,10 @@ class Elastic(UpdateRule):
     their asynchronous form (algorithm 1).
 
     Attributes:
-        moving_rate: `a`, greater than 0 and at most 1. `"auto"`: `0.9 / p` with `p` the number of groups alive, counted
+        moving_rate: `a`, greater than 0 and at most 1. `"auto"`: `0.9 / p` with `p` the number of live groups, counted
             anew with every exchange, and never above 0.5.
-        interval: local steps between exchanges. `"auto"`: the fewest at which an exchange hides under compute, measured
-            as it runs. Give a number when `statistics().put_off` keeps growing.
+        interval: local steps between exchanges. `"auto"`: the fewest that hide an exchange under compute, measured
+            at run time. Give a number when `statistics().put_off` keeps growing.
         overlap: True: the exchange runs in the background on a snapshot of `W`, and `d` is subtracted when it arrives;
             compute never waits for the wire. False: the worker waits, and every step follows the equations exactly.
 
@@ -62,7 +62,7 @@ class Elastic(UpdateRule):
 
 
 class _Exchanged(Part):
-    """Remembers nothing: the snapshot is exchanged."""
+    """Keeps no state: it exchanges the snapshot."""
 
     def __init__(self, rule: Elastic, vector: Vector, buffer: Buffer) -> None:
         super().__init__(vector, buffer)

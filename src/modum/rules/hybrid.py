@@ -19,10 +19,10 @@ class Hybrid(UpdateRule):
     """HSGD: gradients are averaged inside a group before every step, and the group exchanges as one worker.
 
     The weights of a group's members stay identical; each member exchanges its own slice with the box. A group of one is
-    exactly `between`, so a script that says `Hybrid()` runs alone, as single workers, or in groups, as it is launched.
+    exactly `between`, so a script with `Hybrid()` runs alone, as single workers, or in groups, as it is launched.
 
     Attributes:
-        inside: the front end's handle of the group: for PyTorch a `torch.distributed.ProcessGroup`. None: the group
+        inside: the front end's handle for the group: for PyTorch a `torch.distributed.ProcessGroup`. None: the group
             that the job was launched with (`modum run --group-size`).
         between: the rule between the groups and the box.
     """
@@ -58,7 +58,15 @@ class Hybrid(UpdateRule):
 
 
 def check_groups(rule: UpdateRule, group_size: int) -> None:
-    """Raise `ValueError` if the job was launched with groups and the rule knows none."""
+    """Check that a rule handles groups, if the job was launched with them.
+
+    Args:
+        rule: the rule to check.
+        group_size: workers in a group.
+
+    Raises:
+        ValueError: groups have several members, and the rule is not `Hybrid`.
+    """
     if group_size > 1 and not isinstance(rule, Hybrid):
         name = type(rule).__name__
         raise ValueError(

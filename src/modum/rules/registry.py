@@ -12,21 +12,21 @@ from modum.rules.rule import UpdateRule
 __all__ = ["RULES", "rule_from_text"]
 
 RULES: Final[dict[str, type[UpdateRule]]] = {rule.name: rule for rule in (Elastic, Downpour)}
-"""The asynchronous rules. A rule of one's own that is put in here is planned and simulated like them."""
+"""The asynchronous rules. Add your own rule here to plan and simulate it like them."""
 
 
 def rule_from_text(text: str, **settings: Any) -> UpdateRule:
-    """Return the rule that a text such as "elastic" or "elastic:moving_rate=0.1,interval=4" names.
+    """Return the rule named by a text such as "elastic" or "elastic:moving_rate=0.1,interval=4".
 
     Args:
         text: a name in `RULES`, and settings of that rule.
-        **settings: more of them; those of the text come first.
+        **settings: more settings; the text takes precedence.
 
     Returns:
         The rule.
 
     Raises:
-        ValueError: there is no such rule or setting, or the value is none of its values.
+        ValueError: there is no such rule or setting, or the value is not allowed.
     """
     name, _, rest = text.partition(":")
     if name not in RULES:

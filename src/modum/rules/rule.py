@@ -15,7 +15,7 @@ Auto = Literal["auto"]
 
 
 class Leg(NamedTuple):
-    """Bytes that cross the network at one time during an exchange: to the box, and back from it."""
+    """Bytes that cross the network at the same time during an exchange: to the box, and back from it."""
 
     out: int
     back: int
@@ -32,31 +32,31 @@ class Part(ABC):
     def transfer(self, groups: int) -> float:
         """Exchange the snapshot that the vector took; runs on the background thread.
 
-        On return the vector's staging holds the correction, which the worker subtracts from its weights of that
-        moment.
+        On return the vector's staging holds the correction, which the worker subtracts from its current
+        weights.
 
         Args:
-            groups: groups that are alive.
+            groups: number of live groups.
 
         Returns:
             The rate of this exchange, greater than 0 and at most 1: how far statistics move toward the shared ones.
 
         Raises:
-            ModumError: what the box raises; the snapshot is lost then.
+            ModumError: the box failed; the snapshot is lost then.
         """
 
     def pulled(self) -> None:  # noqa: B027 - most rules remember nothing
-        """Take note that the vector has just taken over the shared weights (collective)."""
+        """Note that the vector has just taken the shared weights (collective)."""
 
 
 class UpdateRule(ABC):
     """How local weights W and shared weights G move together.
 
     A rule is a frozen dataclass of settings. Every `interval` local steps a worker takes a snapshot of its weights,
-    gives it to the `Part` that the rule made for it, and subtracts what comes back from its weights.
+    gives it to the rule's `Part`, and subtracts the resulting correction from its weights.
 
     Attributes:
-        name: of the rule, in settings, on command lines and in reports.
+        name: the rule's name in settings, on command lines and in reports.
     """
 
     __slots__ = ()
@@ -66,7 +66,7 @@ class UpdateRule(ABC):
     @property
     @abstractmethod
     def interval(self) -> int | Auto:
-        """Local steps between exchanges; "auto": as few as hide the exchange under compute."""
+        """Local steps between exchanges; "auto": the fewest that hide an exchange under compute."""
 
     @property
     @abstractmethod
@@ -75,22 +75,26 @@ class UpdateRule(ABC):
 
     @abstractmethod
     def part(self, vector: Vector, buffer: Buffer) -> Part:
-        """Return what one worker does, and remembers, for one of its vectors."""
+        """Return the part that applies the rule to one of a worker's vectors."""
 
     @abstractmethod
     def traffic(self, nbytes: int) -> tuple[Leg, ...]:
-        """Return what an exchange of `nbytes` of weights moves, leg by leg: each begins when the one before is over."""
+        """Return what an exchange of `nbytes` of weights moves, in legs: each begins when the previous one is over."""
 
     def memory(self, nbytes: int) -> int:
         """Return the bytes that a part remembers from one exchange to the next, for `nbytes` of weights."""
         return 0
 
     def settings(self) -> dict[str, Any]:
-        """Return what must be alike in all workers of a job: the rule's name, and its fields as plain values."""
+        """Return what must be equal in all workers of a job: the rule's name, and its fields as plain values."""
         return {"rule": self.name, **{field.name: getattr(self, field.name) for field in fields(self)}}  # type: ignore[arg-type]
 
 
 def check_interval(interval: int | Auto) -> None:
-    """Raise `ValueError` unless `interval` is at least 1 or "auto"."""
+    """Check an interval.
+
+    Raises:
+        ValueError: it is neither at least 1 nor "auto".
+    """
     if interval != "auto" and interval < 1:
         raise ValueError(f'interval ({interval!r}) must be a whole number of steps, at least 1, or "auto"')

@@ -35,7 +35,7 @@ class Process:
         command: the command to run.
         environment: exactly its variables.
         sink: receives its output.
-        keep_stdin: whether its standard input stays open, and silent, for as long as this process lives; else it is empty.
+        keep_stdin: whether its standard input stays open, and silent, while this process lives; else it is empty.
 
     Attributes:
         returncode: as in `subprocess`: the exit code, or minus the signal it died of; None until it ended.

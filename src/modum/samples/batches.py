@@ -1,4 +1,4 @@
-"""Batches of data, by the indices that workers share."""
+"""Batches of data, loaded by the indices that workers share."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

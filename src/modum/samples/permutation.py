@@ -1,4 +1,4 @@
-"""In which order samples are handed out, and how a block of them is cut into batches: arithmetic alone."""
+"""The order in which samples are handed out, and the batches of a block: arithmetic alone."""
 
 from dataclasses import dataclass, field
 
@@ -12,19 +12,19 @@ BATCHES_PER_BLOCK = 8
 
 @dataclass(kw_only=True, slots=True)
 class Permutation:
-    """The blocks of all epochs: each epoch is a permutation of `range(size)`, consecutive positions of it make blocks.
+    """The blocks of all epochs: each epoch is a permutation of `range(size)`, cut into blocks of consecutive positions.
 
-    The last block of an epoch also has the remainder, so it may be almost twice as long. Where a block is no multiple
-    of a batch, it is cut into batches of equal size (to one sample) that are no larger. Member `i` of a group gets the
+    The last block of an epoch also has the remainder, so it may be almost twice as long. If a block is not a multiple
+    of a batch, it is cut into equal batches (to one sample) that are no larger. Member `i` of a group gets the
     `i`-th part of every batch: the parts differ by one sample at most, and none is empty.
 
     Attributes:
         size: samples of the data set, at least 1.
-        batch_size: samples in a batch, of the whole group.
+        batch_size: samples in a batch of the whole group.
         epochs: how often each sample is handed out.
         block: samples in a block, at least a batch; None: 8 batches.
-        seed: of the permutations.
-        members: of the group.
+        seed: seed of the permutations.
+        members: members of the group.
 
     Raises:
         ValueError: a value is out of its range, or a batch would have no sample for some member.

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 class SamplePools:
-    """Number the pools of a job: the first pools of all workers are one, and so are the second ones.
+    """Numbers the pools of a job: the first pools of all workers are the same pool, and so are the second ones.
 
     A loop may make one for each epoch.
 
     Args:
         job: whose workers share the samples.
-        name: of the pools in the box.
+        name: name of the pools in the box.
         group: the workers that step together with this one.
     """
 
@@ -31,11 +31,11 @@ class SamplePools:
         """Samples of all pools so far, over all epochs."""
 
     def pool(self, *, size: int, batch_size: int, epochs: int = 1, **options: Any) -> SharedSamples:
-        """Make the next pool; what is done of it is reported to the job.
+        """Make the next pool, and report progress through it to the job.
 
         Args:
             size: number of samples.
-            batch_size: samples in a batch, of the whole group.
+            batch_size: samples in a batch of the whole group.
             epochs: how many times each sample is handed out.
             **options: `block`, `seed`, `timeout` and `group` of `SharedSamples`.
 
@@ -44,7 +44,7 @@ class SamplePools:
 
         Raises:
             ValueError: an argument is out of its range.
-            MismatchError: other workers made their pool of this number with other settings.
+            MismatchError: other workers made the pool of this number with other settings.
         """
         before = self.total
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _DONE = -1
 _PAUSE = -2
 _LOOK_SECONDS = 0.05
-"""How often one looks whether a block came back of a worker that died."""
+"""How often to check whether a dead worker's block has come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,14 @@ class _Batch:
     indices: NDArray[np.int64]
     epoch: int
     finishes: int | None
-    """The block that is done with this batch."""
+    """The block that this batch completes."""
 
 
 class Prefetch:
     """The batches of `SharedSamples`, where fetching one does not mean that those before it were trained on.
 
-    `batches` yields them, from whatever thread; `trained` confirms the oldest ones. A new pass begins with what the
-    pass before yielded and nobody trained on: a loop may look at the first batch, stop anywhere, or start anew.
+    `batches` yields them, on any thread; `trained` confirms the oldest ones. A new pass begins with batches that the
+    previous pass yielded but that were not trained on: a loop may look at the first batch, stop anywhere, or restart.
 
     Args:
         samples: the pool.
@@ -46,7 +46,7 @@ class Prefetch:
         self.samples = samples
         self.together = together
         self._batches: deque[_Batch] = deque()
-        """Those that were taken and not trained on."""
+        """Batches taken but not yet trained on."""
         self._yielded = 0
         """How many of them this pass has yielded."""
         self._pass = 0
@@ -56,7 +56,7 @@ class Prefetch:
         self._changed = threading.Condition()
 
     def batches(self) -> Iterator[NDArray[np.int64]]:
-        """Yield 1-D index arrays until all samples of all epochs are taken. A new call ends the one before."""
+        """Yield 1-D index arrays until all samples of all epochs are taken. A new call ends the previous one."""
         with self._changed:
             self._pass += 1
             self._yielded = 0
@@ -70,9 +70,9 @@ class Prefetch:
         """Confirm that the loop has trained on what it fetched together.
 
         Returns:
-            How many batches that were, and whether they end an epoch: what comes next here is of another one, or there
-            is nothing more. To know, it waits for the others at the very end of the job, in case a block comes back of
-            a worker that died; but not with several batches together, where it had to end the pass before.
+            How many batches that was, and whether they end an epoch: the next batch here is of another one, or there
+            is none. To know that, it waits for the others at the very end of the job, in case a dead worker's block
+            comes back; but not with several batches together, where it had to end the pass before.
 
         Raises:
             DeadlineError: others still work on the last blocks after the timeout of the samples.
@@ -93,7 +93,7 @@ class Prefetch:
 
     @property
     def done(self) -> bool:
-        """Whether all samples of all epochs are done, by whomever."""
+        """Whether all samples of all epochs are done, on any worker."""
         return self._done
 
     def _next(self, number: int) -> NDArray[np.int64] | None:
@@ -109,14 +109,14 @@ class Prefetch:
             return None
 
     def _take_or_wait(self) -> None:
-        """Take a block, or wait a moment for one to come. Called with the condition held, which it lets go meanwhile.
+        """Take a block, or wait a moment for one. Called with the condition held; the wait releases it.
 
         The pass is paused if the loop has fetched all there is and cannot train without more.
         """
         if self._taking:
             self._changed.wait()
             return
-        # more cannot be waited for while the loop waits for us: what it holds must be trained on first
+        # cannot wait for more while the loop waits for us: it must first train on what it holds
         starving = 0 < self._yielded < self.together
         idle = not self._batches
         self._taking = True

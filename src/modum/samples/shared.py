@@ -1,4 +1,4 @@
-"""The data set's samples, shared out in blocks: faster workers do more, and each is done once an epoch."""
+"""Share a data set's samples out in blocks: faster workers do more, and each sample is done once per epoch."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,10 +20,10 @@ class Report(Protocol):
     """A function that is told about progress."""
 
     def __call__(self, *, samples: int, total: int) -> None:
-        """Take note of what was done.
+        """Note progress.
 
         Args:
-            samples: done since the last report.
+            samples: samples done since the last report.
             total: samples of all epochs.
         """
 
@@ -32,31 +32,31 @@ class SharedSamples:
     """Batches of sample indices, drawn by all workers of a job from one pool.
 
     Workers take the blocks of a `Permutation`, the same for all, from a queue of the box. Iterating yields the batches
-    of block after block, as 1-D int64 index arrays, until all blocks of all epochs are done. A block is done when the
-    batch after its last one is asked for; the block that a worker died in (or left) is handed out again, whole. So
-    within an epoch no sample is lost, and none is done twice but those of a block that was begun by a worker that died.
+    block by block, as 1-D int64 index arrays, until all blocks of all epochs are done. A block counts as done when the
+    batch after its last one is requested; if its worker dies in it (or leaves), the whole block is handed out again. So
+    within an epoch no sample is lost, and none is done twice except those of a block that a dead worker had begun.
 
     In a group, the leader takes the block, each member gets its part of every batch, and all take equally many steps.
 
     Args:
-        box: which has the queue.
+        box: the box that holds the queue.
         size: samples of the data set, at least 1.
-        batch_size: samples in a batch, of the whole group.
+        batch_size: samples in a batch of the whole group.
         epochs: how often each sample is handed out.
         block: samples in a block, at least a batch; None: 8 batches. Smaller blocks spread the end of the last epoch
             more evenly over workers.
-        seed: of the permutations.
+        seed: seed of the permutations.
         group: the workers that step together; None: this one alone.
-        name: of the pool in the box.
-        timeout: seconds to wait at the end for blocks that others work on.
+        name: name of the pool in the box.
+        timeout: seconds to wait at the end for blocks that others still work on.
         report: called with what this worker has done, after each batch.
 
     Attributes:
         group: as given.
         timeout: as given.
-        permutation: what is handed out.
-        epoch: that of the newest block of this worker, from 0.
-        progress: how much of the job had been handed out before that block: 0 to 1, for schedules.
+        permutation: the blocks and batches that are handed out.
+        epoch: epoch of this worker's newest block, from 0.
+        progress: fraction of the job that was handed out before that block: 0 to 1, for schedules.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -111,7 +111,7 @@ class SharedSamples:
                 self.processed(len(batch))
 
     def blocks(self) -> Iterator[list[NDArray[np.int64]]]:
-        """Yield this member's batches of one block after another; asking for the next one confirms that one is done.
+        """Yield this member's batches block by block; asking for the next block confirms the last one.
 
         For loops that cannot go batch by batch (a loader that fetches ahead must not confirm what it fetched). Call
         `processed` for each batch.
@@ -135,7 +135,7 @@ class SharedSamples:
         return self._queue.take(timeout)
 
     def batches(self, block: int) -> list[NDArray[np.int64]]:
-        """Return this member's batches of a block that was taken; sets `epoch` and `progress` to the block's."""
+        """Return this member's batches of a taken block, and set `epoch` and `progress` to the block's."""
         self.progress = block / self.permutation.blocks
         self.epoch = self.permutation.epoch(block)
         return self.permutation.batches(block, self.group.rank)

@@ -1,4 +1,4 @@
-"""The asynchronous rules: each group steps, exchanges beside its steps, fails and is replaced, by itself."""
+"""Simulate asynchronous rules: each group steps, exchanges beside its steps, fails and is replaced, by itself."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 
 class DeathError(Exception):
-    """Raised where the group dies before what it was about to do is over."""
+    """The group died before its current operation was over."""
 
 
 class AsynchronousJob:
     """All groups of a job with an asynchronous rule.
 
     Args:
-        scenario: what is simulated.
-        environment: whose time passes.
-        record: what happens is noted there.
-        make_group: makes a `Group` of the job, its place, its members' slowdowns and its random numbers.
+        scenario: the scenario to simulate.
+        environment: simpy's environment, whose time passes.
+        record: where events are recorded.
+        make_group: makes a `Group` from the job, its place, its members' slowdowns and its random numbers.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class AsynchronousJob:
         self.legs = self.rule.traffic(nbytes)
         crossings = [max(leg) for leg in self.legs]
         self.incoming = SharedLink(environment, lambda flows: cluster.flow(nbytes, flows))
-        # a leg that uses both directions alike is looked at in one of them
+        # a leg that uses both directions equally is simulated in one of them
         alike = all(leg.out == leg.back for leg in self.legs)
         self.outgoing = self.incoming if alike else SharedLink(environment, self.incoming.rate)
         self.directions = sum(map(sum, self.legs)) / sum(crossings)
-        """Bytes that an exchange moves for each that crosses the links here."""
+        """Bytes that an exchange moves for each byte that crosses the links here."""
         self.tail = cluster.tail(nbytes)
         self.boundary = cluster.boundary(nbytes)
         self.group_average = cluster.group_average(nbytes)
@@ -74,7 +74,7 @@ class AsynchronousJob:
         self._factors = slowdowns(scenario).reshape(cluster.groups, cluster.group_size)
         self._seeds = np.random.SeedSequence(scenario.seed)
         first = cluster.groups - scenario.joiners // cluster.group_size
-        # nobody starts at the same moment; groups that did would exchange at the same moments ever after
+        # no two groups start at the same moment, as they would then always exchange at the same moments
         begin = np.random.default_rng([scenario.seed, 3]).uniform(0, scenario.step_seconds, cluster.groups)
         begin[first:] += scenario.join_seconds
         record.begin.extend(begin.tolist())
@@ -110,16 +110,16 @@ class AsynchronousJob:
 
 
 class Transfer:
-    """An exchange under way."""
+    """An exchange that is under way."""
 
     def __init__(self, flow: Flow, begun: float) -> None:
         self.crossing = flow
-        """What crosses a link now."""
+        """The flow that crosses a link now."""
         self.flow = flow
         """The last flow; the correction is on its way when it has succeeded."""
         self.begun = begun
         self.arrival = math.inf
-        """When the correction is back; known once the last byte has crossed."""
+        """When the correction arrives; known once the last byte has crossed."""
 
 
 class Group:
@@ -153,7 +153,7 @@ class Group:
         job = self.job
         job.joined(1)
         try:
-            if late:  # the shared weights have to be fetched
+            if late:  # it must fetch the shared weights
                 yield from self._cross(job.outgoing.transfer(self.scenario.nbytes))
             self._begun()
             while job.pool.finished is None:
@@ -169,7 +169,7 @@ class Group:
         job.joined(-1)
 
     def _begun(self) -> None:
-        """Do what has to be done when the group has the shared weights."""
+        """Start, once the group has the shared weights."""
 
     def _train(self) -> Process:
         job, members = self.job, self.job.members
@@ -239,7 +239,7 @@ class Group:
             self.environment.process(self._go_on(flow, transfer, others))
 
     def _go_on(self, before: Flow, transfer: Transfer, legs: Sequence[Leg]) -> Process:
-        """Go through the other legs: each begins when the one before is acknowledged."""
+        """Go through the other legs: each begins when the previous one is acknowledged."""
         for leg in legs:
             yield before
             transfer.arrival = math.inf
@@ -284,7 +284,7 @@ class Group:
             transfer.arrival = min(transfer.arrival, self.environment.now)
 
     def _collect(self) -> None:
-        """Apply the correction that has arrived; choose the interval that its time asks for."""
+        """Apply the correction that has arrived, and choose the interval that its time calls for."""
         transfer = self._transfer
         if transfer is None:
             return

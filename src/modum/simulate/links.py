@@ -1,4 +1,4 @@
-"""A link that all flows share: each gets the same rate, which depends on how many there are (processor sharing)."""
+"""A link that all flows share equally, at a rate that depends on their number (processor sharing)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Flow(simpy.Event):
         self.active = True
 
     def cancel(self) -> None:
-        """End it before it is done, because its sender has died."""
+        """Cancel the transfer, because its sender has died."""
         self._link.cancel(self)
 
 
 class SharedLink:
-    """A fluid model: `rate(k)` bytes per second for each of `k` flows, as many TCP connections have it.
+    """A fluid model: `rate(k)` bytes per second for each of `k` flows, as with many TCP connections.
 
     All flows have the same rate at any moment, so one number, the bytes that a flow from the beginning would have
-    got so far, is enough to know when each ends: an arrival or a departure costs O(log k), and no flow is
-    looked at in between.
+    got so far, suffices to know when each ends: an arrival or departure costs O(log k), and no flow is
+    touched in between.
     """
 
     def __init__(self, environment: simpy.Environment, rate: Callable[[int], float]) -> None:
@@ -44,9 +44,9 @@ class SharedLink:
         self._served = 0.0
         self._since = 0.0
         self.active = 0
-        """Flows now."""
+        """Number of current flows."""
         self.nbytes = 0.0
-        """Bytes of all flows, those cancelled included."""
+        """Bytes of all flows, including cancelled ones."""
         self.busy = 0.0
         """Seconds in which there was any flow."""
 
@@ -57,7 +57,7 @@ class SharedLink:
         heappush(self._flows, (self._served + nbytes, next(self._numbers), flow))
         self.active += 1
         self.nbytes += nbytes
-        # others only get slower by it: a timer that is set for one of them is early, and looks again
+        # it only slows the others: a timer set for one of them is early, and checks again
         if self._armed is None or self._flows[0][2] is flow:
             self._arm()
         return flow
@@ -83,7 +83,7 @@ class SharedLink:
         self._since = now
 
     def _arm(self) -> None:
-        """Look again when the first flow will end at the present rate."""
+        """Set the timer for the end of the first flow at the present rate."""
         while self._flows and not self._flows[0][2].active:
             heappop(self._flows)
         self._timers += 1
@@ -97,9 +97,9 @@ class SharedLink:
 
     def _look(self, number: int) -> None:
         if number != self._timers:
-            return  # another timer was set since
+            return  # another timer has been set since
         self._advance()
-        # what is left of a flow after rounding would move no clock
+        # a rest left by rounding would not advance the clock
         slack = self._current() * max(1e-9, 4e-16 * self.environment.now)
         while self._flows and (self._flows[0][0] <= self._served + slack or not self._flows[0][2].active):
             flow = heappop(self._flows)[2]

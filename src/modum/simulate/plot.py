@@ -1,4 +1,4 @@
-"""A picture of simulated jobs: speed, exchanges, staleness, and accuracy where there was training."""
+"""Draw simulated jobs: speed, exchanges, staleness, and accuracy if they trained."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def draw(reports: Sequence[Report], file: Path) -> None:
         (line,) = speed.plot(middles, rates, label=report.scenario.rule)
         colour = line.get_color()
         alive.step([*record.alive_times, report.seconds], [*record.alive, record.alive[-1]], where="post", color=colour)
-        if not synchronous:  # whose waits are nearly all alike
+        if not synchronous:  # waits of a synchronous job are nearly all alike
             _histogram(exchange, record.exchange_seconds, colour)
         if report.curve is not None:
             last.plot(report.curve.seconds, report.curve.accuracy, color=colour)

@@ -1,4 +1,4 @@
-"""The steps of a job, shared out to its groups as samples are: what a dead group had is handed out again."""
+"""The steps of a job, handed out to its groups as samples are: a dead group's steps are handed out again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class StepPool:
-    """Steps of single workers, all alike; a group of m takes m of them for each step that it does."""
+    """Identical steps of single workers; a group of m takes m of them for each of its steps."""
 
     def __init__(self, environment: simpy.Environment, steps: int) -> None:
         self._environment = environment
@@ -22,13 +22,13 @@ class StepPool:
         """When a group confirmed last, with all steps in the shared weights."""
 
     def take(self, steps: int, members: int) -> int:
-        """Take up to `steps` steps for each of `members` workers; return how many, 0 when nothing is left."""
+        """Take up to `steps` steps for each of `members` workers; return how many, 0 when none is left."""
         steps = min(steps, -(-self._left // members))
         self._left -= min(self._left, steps * members)
         return steps
 
     def give_back(self, steps: int) -> None:
-        """Return steps of a group that has died to the pool."""
+        """Put a dead group's steps back into the pool."""
         self._left += steps
         self._wake()
 
@@ -41,7 +41,7 @@ class StepPool:
             self._wake()
 
     def change(self) -> simpy.Event:
-        """Return an event that happens when there are steps again, or when all are done."""
+        """Return an event that occurs when there are steps again, or when all are done."""
         return self._change
 
     def _wake(self) -> None:

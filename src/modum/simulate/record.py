@@ -1,4 +1,4 @@
-"""What happens in a simulated job, noted as it happens."""
+"""Record the events of a simulated job."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def _numbers() -> array[int]:
 
 @dataclass(slots=True)
 class Record:
-    """Single values, in the order of virtual time."""
+    """Individual values, in the order of virtual time."""
 
     begin: array[float] = field(default_factory=_seconds)
-    """When each group came first."""
+    """When each group first joined."""
     exchange_seconds: array[float] = field(default_factory=_seconds)
-    """Of each exchange, from its start until its correction had arrived."""
+    """Seconds of each exchange, from its start until its correction has arrived."""
     intervals: array[int] = field(default_factory=_numbers)
     """Local steps before each exchange."""
     staleness: array[int] = field(default_factory=_numbers)
@@ -31,19 +31,19 @@ class Record:
     """When steps were done, and how many (of all members of a group)."""
     alive_times: array[float] = field(default_factory=_seconds)
     alive: array[int] = field(default_factory=_numbers)
-    """Workers that take part from each time on."""
+    """Number of workers that take part from each time on."""
     put_off: int = 0
-    """Exchanges that came later because the one before still ran."""
+    """Exchanges that were put off because the previous one still ran."""
     failures: int = 0
     lost_steps: int = 0
-    """Steps that died with their workers, and were done again by others if anybody was left."""
+    """Steps lost with their workers, and done again by others if any were left."""
 
     def stepped(self, now: float, steps: int) -> None:
-        """Record that a group ended `steps` steps at the virtual time `now`."""
+        """Record that a group ended `steps` steps at virtual time `now`."""
         self.step_ends.append(now)
         self.step_counts.append(steps)
 
     def changed(self, now: float, workers: int) -> None:
-        """Record that `workers` are alive from the virtual time `now` on."""
+        """Record that `workers` workers are alive from virtual time `now` on."""
         self.alive_times.append(now)
         self.alive.append(workers)

@@ -1,4 +1,4 @@
-"""What a simulation has found."""
+"""The results of a simulation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHOWN_QUANTILES = (0.5, 0.9, 0.99)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Distribution:
-    """Mean, median, 90 and 99 % quantiles and the largest of some values; all 0 where there were none."""
+    """Mean, median, 90 % and 99 % quantiles and maximum of some values; all 0 if there are none."""
 
     mean: float
     median: float
@@ -53,13 +53,13 @@ class Report:
     seconds: float
     """Until the last step was in the shared weights and every group had done its last exchange."""
     finished: bool
-    """Whether all steps were done; a job whose workers have all failed ends without."""
+    """Whether all steps were done; false if all workers failed before."""
     steps: int
-    """Local steps, of all workers, that are in the shared weights."""
+    """Local steps of all workers that are in the shared weights."""
     goodput: float
     """Those steps per second."""
     efficiency: float
-    """Goodput over the sum of the speeds of the workers that were meant to be there: 1 if nothing ever waited."""
+    """Goodput divided by the total speed of all planned workers: 1 if none ever waited."""
     exchanges: int
     exchange_seconds: Distribution
     interval: Distribution
@@ -67,13 +67,13 @@ class Report:
     staleness: Distribution
     """Exchanges of others between two of one group."""
     put_off: int
-    """Exchanges that came later because the one before still ran; compute went on."""
+    """Exchanges that were put off because the previous one still ran; compute went on."""
     failures: int
     lost_steps: int
     traffic: float
     """Bytes per second, in and out of all workers together."""
     busy: float | None
-    """Share of the time in which any exchange was under way; None for a synchronous job."""
+    """Fraction of the time in which any exchange was under way; None for a synchronous job."""
     curve: Curve | None = None
     record: Record = field(repr=False, compare=False)
     """Every single value."""
@@ -91,7 +91,7 @@ class Report:
         busy_seconds: float | None,
         curve: Curve | None,
     ) -> Report:
-        """Sum a record up; `seconds` is how long the job took."""
+        """Summarize a record; `seconds` is how long the job took."""
         cluster = scenario.cluster
         missed = sum(min(begin, seconds) for begin in record.begin) * cluster.group_size / scenario.step_seconds
         return cls(
@@ -115,14 +115,14 @@ class Report:
         )
 
     def throughput(self, parts: int = 60) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the steps per second in each of `parts` equal parts of the time: (their middles, the rates)."""
+        """Return the steps per second in each of `parts` equal parts of the time, as (middles, rates)."""
         counts, edges = np.histogram(
             self.record.step_ends, bins=parts, range=(0.0, self.seconds), weights=self.record.step_counts
         )
         return (edges[1:] + edges[:-1]) / 2, counts / (self.seconds / parts)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON: everything but the single values; the curve as two lists."""
+        """Return plain values for JSON: all except the individual values; the curve as two lists."""
         shown = {name: getattr(self, name) for name in self.__slots__ if name not in ("record", "curve")}
         result = {
             name: asdict(value) if hasattr(value, "__dataclass_fields__") else value for name, value in shown.items()

@@ -1,4 +1,4 @@
-"""Runs a scenario."""
+"""Run a scenario."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 MOST_TIMES = 1000
-"""A job that takes so many times the time that it would take without waiting makes no progress worth waiting for."""
+"""Give up a job that takes so many times as long as it would without waiting."""
 EVALUATIONS = 60
-"""How often the accuracy is looked at in that time."""
+"""How often to measure the accuracy in the job's time without waiting."""
 
 
 def simulate(scenario: Scenario, *, train: bool = False) -> Report:
-    """Run a scenario to its end, in virtual time; the same one gives the same report, number by number.
+    """Run a scenario to its end, in virtual time; the same scenario gives exactly the same report.
 
     Args:
-        scenario: what is run.
-        train: whether the workers compute real gradients of a small classifier and average them as those of a job do;
+        scenario: the scenario to run.
+        train: whether the workers compute real gradients of a small classifier and average as a job's workers do;
             the report then has its accuracy over virtual seconds. What crosses the links is still `scenario.nbytes`.
 
     Returns:

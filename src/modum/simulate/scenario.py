@@ -1,4 +1,4 @@
-"""What is simulated."""
+"""The scenario to simulate."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ class Scenario:
 
     Attributes:
         cluster: the machines.
-        nbytes: of the model's weights.
+        nbytes: bytes of the model's weights.
         step_seconds: mean time of a local step.
-        spread: standard deviation of a step's time over its mean, if log-normal; 0: every step takes the mean.
-        distribution: of a step's time: "lognormal", or "exponential", which has a fixed part of `1 - spread` of the
+        spread: standard deviation of a step's time divided by its mean, if log-normal; 0: every step takes the mean.
+        distribution: of step times: "lognormal", or "exponential", which has a fixed part of `1 - spread` of the
             mean and an exponential rest.
-        steps: local steps per worker, in the mean. All workers take steps from one pool of `steps * workers`, as
+        steps: local steps per worker, on average. All workers take steps from one pool of `steps * workers`, as
             samples are shared out, so faster ones do more. A synchronous job does `steps` together.
-        rule: a name in `modum.rules.RULES`, with settings if need be ("elastic:moving_rate=0.1"), which with
+        rule: a name in `modum.rules.RULES`, with optional settings ("elastic:moving_rate=0.1"), which with
             `cluster.group_size` above 1 is the rule between groups; or "allreduce" over all workers.
         interval: steps between exchanges, as in `modum.rules.Elastic`.
         overlap: whether exchanges run beside compute; for "allreduce": whether it hides under the backward pass.
-        stragglers: so many workers need `slowdown` times as long for every step.
+        stragglers: number of workers that need `slowdown` times as long for every step.
         slowdown: see `stragglers`.
         failure_seconds: mean time until a worker fails, of an exponential distribution; None: never. What its group
-            has done since its last exchange is lost and done again by others; a synchronous job stops, all of it.
-        replace_seconds: after so long a new group is there in place of a failed one (a synchronous job goes on);
+            has done since its last exchange is lost and done again by others; a synchronous job stops as a whole.
+        replace_seconds: time until a new group replaces a failed one (or a synchronous job goes on);
             None: never.
-        joiners: so many of the workers come `join_seconds` after the others.
+        joiners: number of workers that join `join_seconds` after the others.
         join_seconds: see `joiners`.
-        seed: what all random numbers come from.
+        seed: seed of all random numbers.
 
     Raises:
         ValueError: a value is out of its range; the message says which.
@@ -104,11 +104,15 @@ class Scenario:
 
     @property
     def synchronous(self) -> bool:
-        """Whether there is no rule but an all-reduce at every step."""
+        """Whether the job does an all-reduce at every step instead of a rule."""
         return self.rule == ALL_REDUCE
 
     def update_rule(self) -> UpdateRule:
-        """Return the rule between the groups and the box; ValueError if `rule` names none."""
+        """Return the rule between the groups and the box.
+
+        Raises:
+            ValueError: `rule` names none.
+        """
         return rule_from_text(self.rule, interval=self.interval, overlap=self.overlap)
 
     @property

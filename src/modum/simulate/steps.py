@@ -1,4 +1,4 @@
-"""Random times: of steps, and until failures. Each group has a generator of its own, so that runs can be repeated."""
+"""Random step and failure times. Each group has its own generator, so that runs can be repeated."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from modum.simulate.scenario import Scenario
 
 BLOCK = 256
-"""Steps drawn at a time."""
+"""Number of steps drawn at a time."""
 
 
 class StepTimes:
-    """The times of the steps of a group: each as long as that of its slowest member.
+    """The step times of a group: each is that of the slowest member.
 
     Args:
-        scenario: has the mean and the spread.
-        slowdowns: of the members; 1 is no straggler.
-        generator: of the random numbers.
+        scenario: scenario with the mean and the spread.
+        slowdowns: factor of each member; 1 for no straggler.
+        generator: generator of the random numbers.
     """
 
     def __init__(self, scenario: Scenario, slowdowns: NDArray[np.float64], generator: np.random.Generator) -> None:
@@ -37,7 +37,7 @@ class StepTimes:
         self._ends = np.zeros(1)
         self._position = 0
         self.constant = scenario.step_seconds * self._slowest if scenario.spread == 0 else None
-        """Seconds of every step, where they are all alike."""
+        """Seconds of every step, if they are all equal."""
 
     @property
     def recent(self) -> float:
@@ -51,7 +51,7 @@ class StepTimes:
         return middle
 
     def take(self, steps: int) -> float:
-        """Return the seconds of the next `steps` steps together."""
+        """Return the total seconds of the next `steps` steps."""
         if self.constant is not None:
             return steps * self.constant
         total = 0.0
@@ -66,7 +66,7 @@ class StepTimes:
         return total
 
     def beyond(self, seconds: float, most: int) -> tuple[int, float]:
-        """Return the fewest steps, at most `most`, that take at least `seconds`, and what they take."""
+        """Return the fewest steps, at most `most`, that take at least `seconds`, and their total seconds."""
         if self.constant is not None:
             steps = min(most, hiding_steps(seconds, self.constant))
             return steps, steps * self.constant

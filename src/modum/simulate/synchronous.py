@@ -1,4 +1,4 @@
-"""For comparison: a synchronous job, whose gradients are averaged over all workers at every step."""
+"""Simulate, for comparison, a synchronous job that averages gradients over all workers at every step."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 def synchronous_job(
     scenario: Scenario, environment: simpy.Environment, record: Record, trainer: Trainer | None = None
 ) -> Generator[simpy.Event, object, None]:
-    """Run a job in which each step is as long as that of the slowest worker, and then waits for the ring.
+    """Run a job in which each step takes as long as the slowest worker's, and then waits for the ring.
 
-    A failure costs the step in which it happens and `replace_seconds`; it is assumed that every step can be gone back
-    to, which real checkpoints do not give.
+    A failure costs the step in which it happens and `replace_seconds`, assuming that the job can resume from any step,
+    which real checkpoints do not allow.
     """
     cluster = scenario.cluster
     generator = np.random.default_rng(scenario.seed)

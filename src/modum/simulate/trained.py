@@ -1,4 +1,4 @@
-"""Groups that train: their steps compute gradients, and `modum.averaging.Averaging` runs their rule."""
+"""Simulate groups that train: their steps compute gradients, and `modum.averaging.Averaging` runs their rule."""
 
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 class _Alive:
-    """The groups that take part, as one of them has counted them last."""
+    """The groups that take part, as one of them last counted them."""
 
     def __init__(self, job: AsynchronousJob) -> None:
         self._job = job
         self.groups = job.groups
 
     def count(self) -> None:
-        """Count them."""
+        """Count the groups."""
         self.groups = self._job.groups
 
 
@@ -35,11 +35,11 @@ class TrainedGroup(Group):
     """A group that steps one by one and runs its rule as a job does.
 
     Args:
-        job: whose group it is.
-        place: its number.
+        job: the group's job.
+        place: the group's number.
         factors: slowdown of each member.
-        generator: of the times.
-        trainer: computes the gradients and has the shared weights.
+        generator: generator of the step times.
+        trainer: computes the gradients and holds the shared weights.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class TrainedGroup(Group):
         self._trainer = trainer
         self._weights = trainer.shared.copy()
         self._snapshots = 0.0
-        """Seconds that went into snapshots: the schedule measures steps without them."""
+        """Seconds spent on snapshots, which the schedule does not count as steps."""
         self._alive = _Alive(job)
         self._buffer = VirtualBuffer(
             trainer.shared,
@@ -85,7 +85,7 @@ class TrainedGroup(Group):
 
     def _begun(self) -> None:
         self._alive.count()
-        self._buffer.instant = True  # the group has waited for them already
+        self._buffer.instant = True  # the group has already waited for them
         self._averaging.pull()
         self._buffer.instant = False
 
@@ -114,7 +114,7 @@ class TrainedGroup(Group):
                 self._snapshots += snapshot
 
     def _pause(self, event: simpy.Event) -> None:
-        """Wait for an event in a task, unless the group dies before."""
+        """Wait for an event in a task, unless the group dies first."""
         for until in cast("Generator[simpy.Event, Any, None]", self._wait(event)):
             pause(until)
 

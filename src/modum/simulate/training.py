@@ -1,4 +1,4 @@
-"""Real gradients for virtual workers: a small classifier in NumPy, trained on generated data."""
+"""Compute real gradients for virtual workers: a small classifier in NumPy, trained on generated data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRAINING, TEST = 20_000, 2_000
 BATCH = 32
 LEARNING_RATE = 0.2
 NOISE = 0.1
-"""Standard deviation of what is added to the teacher's outputs: no student gets everything right."""
+"""Standard deviation of the noise on the teacher's outputs, so that no student gets everything right."""
 
 
 class Task:
@@ -68,7 +68,7 @@ class Task:
         return gradient
 
     def accuracy(self, weights: Vector) -> float:
-        """Return the share of the test samples that are classified rightly, 0 to 1."""
+        """Return the fraction of test samples that are classified correctly, 0 to 1."""
         first, bias, second, last = self.parts(weights)
         scores = np.maximum(self.test_points @ first + bias, 0) @ second + last
         return float((scores.argmax(axis=1) == self.test_labels).mean())
@@ -92,13 +92,13 @@ def _softmax(scores: NDArray[Any]) -> NDArray[Any]:
 
 @dataclass(slots=True)
 class Curve:
-    """Accuracy on the test samples, of the shared weights, over virtual seconds."""
+    """Accuracy of the shared weights on the test samples, over virtual seconds."""
 
     seconds: array[float] = field(default_factory=lambda: array("d"))
     accuracy: array[float] = field(default_factory=lambda: array("d"))
 
     def until(self, accuracy: float) -> float | None:
-        """Return when an accuracy was reached first, in virtual seconds; None if never."""
+        """Return when an accuracy was first reached, in virtual seconds; None if never."""
         return next((t for t, value in zip(self.seconds, self.accuracy, strict=True) if value >= accuracy), None)
 
 
@@ -106,10 +106,10 @@ class Trainer:
     """Computes the gradients of all workers, and keeps the shared weights.
 
     Args:
-        seed: of the task, the first weights and the batches.
+        seed: seed of the task, the initial weights and the batches.
 
     Attributes:
-        task: what is learned.
+        task: the task to learn.
         shared: the shared weights; float32, 1-D.
         curve: accuracy of the shared weights so far.
     """
@@ -121,7 +121,7 @@ class Trainer:
         self._generator = np.random.default_rng([seed, 2])
 
     def step(self, weights: Vector, workers: int) -> None:
-        """Take a step of SGD, in place, with the mean gradient of so many workers, each with a batch of its own."""
+        """Take a step of SGD, in place, with the mean gradient of several workers, each with its own batch."""
         batch = self._generator.integers(TRAINING, size=BATCH * workers)
         weights -= LEARNING_RATE * self.task.gradient(weights, batch)
 

@@ -1,7 +1,7 @@
-"""What the running of a rule sees in place of a job: a buffer and a transfer whose time is virtual.
+"""A buffer and a transfer in virtual time, which a running rule uses in place of a job's.
 
-Code that waits, as `modum.averaging.Averaging` and the parts of rules do, runs here as it is: in a greenlet, which
-stands still while simpy's time goes on.
+Code that waits, such as `modum.averaging.Averaging` and the parts of rules, runs here unchanged, in a greenlet that
+pauses while simpy's time goes on.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -39,17 +39,17 @@ def running(work: Callable[[], object]) -> Generator[simpy.Event, object, Any]:
 
 
 def pause(event: simpy.Event) -> None:
-    """Let virtual time go on until an event happens; only inside of `running`."""
+    """Let virtual time go on until an event occurs; call it only inside `running`."""
     parent = greenlet.getcurrent().parent
     assert parent is not None, "nobody runs this"
     parent.switch(event)
 
 
 class VirtualGroup(Alone):
-    """A group whose members are one worker here.
+    """A group whose members are simulated as one worker.
 
     Args:
-        size: of the group.
+        size: the group's size.
     """
 
     def __init__(self, size: int) -> None:
@@ -57,20 +57,20 @@ class VirtualGroup(Alone):
 
 
 class VirtualBuffer:
-    """Shared weights, as one group sees them: `modum.box.Buffer`, as far as rules use it.
+    """The shared weights, as one group sees them: the part of `modum.box.Buffer` that rules use.
 
     Args:
-        weights: the shared ones; float32, 1-D.
-        nbytes: that the whole buffer stands for.
-        incoming: what crosses when something is added or exchanged.
-        outgoing: what crosses when something is read.
-        tail: seconds until what has crossed is acknowledged.
+        weights: the shared weights; float32, 1-D.
+        nbytes: bytes that the whole buffer stands for.
+        incoming: link that additions and exchanges cross.
+        outgoing: link that reads cross.
+        tail: seconds until a finished flow is acknowledged.
         version: returns how many operations have changed the shared weights.
-        combined: called whenever the shared weights have taken something.
+        combined: called whenever the shared weights have changed.
 
     Attributes:
-        version: operations that changed the shared weights, as counted by whoever made the buffer.
-        crossing: what crosses a link now.
+        version: operations that have changed the shared weights, from the argument `version`.
+        crossing: the flow that crosses a link now.
         instant: whether operations take no time.
     """
 
@@ -100,7 +100,7 @@ class VirtualBuffer:
         return self._version()
 
     def read(self, out: NDArray[np.float32], *, offset: int = 0) -> NDArray[np.float32]:
-        """Read as many weights as `out` has into it."""
+        """Fill `out` with shared weights."""
         self._cross(self._outgoing, out.size)
         out[:] = self._weights[offset : offset + out.size]
         self._acknowledge()
@@ -139,17 +139,17 @@ class VirtualTransfer:
     """Carries out one transfer at a time in virtual time: `modum.averaging.averaging.Transfer`.
 
     Args:
-        environment: whose time passes.
-        boundary: seconds that the worker is busy with the snapshot before the transfer begins.
+        environment: simpy's environment, whose time passes.
+        boundary: seconds that the worker spends on the snapshot before the transfer begins.
         until: waits for an event, as the group does.
         submitted: called when a transfer is submitted.
-        finished: called when one is over.
+        finished: called when a transfer is over.
         collected: called with the seconds of a transfer that is collected.
 
     Attributes:
         count: transfers collected.
-        seconds: what they took.
-        waited: how much of that time was waited for.
+        seconds: time that they took.
+        waited: how much of that time was spent waiting.
         began: when the last transfer begins to cross the network.
     """
 
@@ -183,7 +183,7 @@ class VirtualTransfer:
 
     @property
     def ready(self) -> bool:
-        """Whether one is over."""
+        """Whether the pending transfer is over."""
         return self._process is not None and not self._process.is_alive
 
     def submit(self, transfer: Callable[[], Sequence[float]]) -> None:
@@ -207,7 +207,7 @@ class VirtualTransfer:
         return self._transferred
 
     def close(self) -> None:
-        """End the pending transfer where it is."""
+        """Abort the pending transfer."""
         if self._process is not None and self._process.is_alive:
             self._process.interrupt()
         self._process = None

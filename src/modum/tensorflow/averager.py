@@ -31,7 +31,7 @@ class Averager:
 
         with modum.connect() as job, Averager(job, module) as averager:
             for x, y in averager.share((images, labels), batch_size=64, epochs=3):
-                train_step(x, y)  # a tf.function with a GradientTape, as ever
+                train_step(x, y)  # a tf.function with a GradientTape, as usual
                 averager.step()
             averager.finish()
             with averager.shared_weights():
@@ -42,13 +42,13 @@ class Averager:
 
     Args:
         job: from `modum.connect`.
-        variables: a `tf.Module` (or whatever has `trainable_variables` and `non_trainable_variables`), or variables.
+        variables: a `tf.Module` (or an object with `trainable_variables` and `non_trainable_variables`), or variables.
             Trainable ones are float32 or bfloat16. Of the others, those of a floating dtype are shared as statistics
-            (running means and variances); integers and the like are not shared. Variables are matched by name, and
+            (running means and variances); integers and the like are not. Variables are matched by name, and
             those of the same name by their order.
         rule: how the variables move together. `Hybrid()`, the default, is elastic averaging between the groups that the
             job was launched with (groups of one worker by default).
-        name: of the shared variables in the box. All workers that use the name train one model.
+        name: name of the shared variables in the box. All workers that use it train one model.
         learning_rate_scale: see `LearningRateScale`. Here the loop applies it: multiply the learning rate of each step
             by `learning_rate_factor`.
         warmup_steps: see `LearningRateScale`.
@@ -88,7 +88,7 @@ class Averager:
             self.worker = Worker.join(
                 job, rule, flatten(shared, group), group, name=name, scale=scale, model=described, timeout=timeout
             )
-            """This worker's part in the sharing, for those who look inside."""
+            """This worker's part in sharing the variables, for inspection."""
             stack.callback(self.worker.close)
             self._stack = stack.pop_all()
         self._group = group
@@ -101,7 +101,7 @@ class Averager:
         return self.worker.learning_rate_factor
 
     def share(self, data: Any, *, batch_size: int, epochs: int = 1, size: int | None = None, **options: Any) -> Batches:
-        """Return batches of data, drawn from one pool by all workers: faster ones do more, none is done twice.
+        """Return batches of data, drawn from one pool by all workers: faster workers do more, none is done twice.
 
         Args:
             data: an array, or a structure (tuples, lists, dicts) of arrays, with the samples along the first axis; or a
@@ -139,13 +139,13 @@ class Averager:
         return self._pools.pool(size=size, batch_size=batch_size, epochs=epochs, **options)
 
     def gradients(self, gradients: Sequence[Any], variables: Sequence[tf.Variable] | None = None) -> list[Any]:
-        """Return the gradients' means over the group (collective); call it between the tape and the optimizer.
+        """Return the group's mean gradients (collective); call it between the tape and the optimizer.
 
         A group of one gets them back unchanged. Where only some members have a gradient for a variable, None counts as
         zero; where no member has one, None stays. Sparse gradients become dense.
 
         Args:
-            gradients: of `variables`, in their order.
+            gradients: gradients of `variables`, in their order.
             variables: needed only if a gradient may be None in some members of the group.
 
         Returns:
@@ -158,14 +158,14 @@ class Averager:
         return self._group.average(gradients, variables, purpose=f"{self._name}/gradients")
 
     def step(self) -> None:
-        """Count a step: apply what has arrived, and start an exchange when one is due.
+        """Count a step, apply a correction that has arrived, and start an exchange when one is due.
 
         Call it after the optimizer has changed the variables, preferably outside the `tf.function` that does so; inside
         one (not compiled by XLA), as the last thing of the step.
 
         Raises:
-            RuntimeError: inside `shared_weights`.
-            ModumError: what the exchange in the background raised.
+            RuntimeError: it is called inside `shared_weights`.
+            ModumError: the background exchange failed.
         """
         if tf.executing_eagerly():
             self._step()
@@ -192,18 +192,18 @@ class Averager:
     def shared_weights(self) -> Iterator[None]:
         """Give the variables the shared values inside the `with` block, and restore the worker's own afterwards.
 
-        Use it to evaluate or save the model, in any one worker. No step is allowed inside. It allocates one more copy
+        Use it to evaluate or save the model, in any one worker. No step is allowed inside. It allocates another copy
         of the variables for that time.
         """
         with self.worker.shared_weights():
             yield
 
     def statistics(self) -> AveragingStatistics:
-        """Return the steps and exchanges so far with their times, and the interval and moving rate in force."""
+        """Return the steps and exchanges so far, their times, and the interval and moving rate in force."""
         return self.worker.statistics()
 
     def close(self) -> None:
-        """Leave the shared training and end the pending exchange. The variables stay as they are."""
+        """Leave the shared training and end the pending exchange. The variables keep their values."""
         self._stack.close()
 
     def __enter__(self) -> Self:
@@ -220,7 +220,7 @@ class Averager:
 
 
 def shared_variables(variables: Any) -> list[SharedVariable]:
-    """Collect what is shared of a module or of some variables.
+    """Collect the shared variables of a module or of a list.
 
     Args:
         variables: see `Averager`.
@@ -229,13 +229,13 @@ def shared_variables(variables: Any) -> list[SharedVariable]:
         The shared variables, each with a unique name.
 
     Raises:
-        ValueError: a dtype that the box does not support, nothing trainable, or no variables at all.
+        ValueError: the box does not support a dtype, nothing is trainable, or there are no variables.
     """
     if hasattr(variables, "trainable_variables"):
         variables = [*variables.trainable_variables, *variables.non_trainable_variables]
     if not variables:
         raise ValueError("there are no variables yet: call the model once on a batch, so that it makes them")
-    # other libraries' variables hold one of TensorFlow, and have a path that tells more than a name
+    # other libraries' variables wrap one of TensorFlow's, and have a path that says more than the name
     plain = [one if isinstance(one, tf.Variable) else one.value for one in variables]
     names = unique_names([getattr(one, "path", one.name).removesuffix(":0") for one in variables])
     shared = [
@@ -248,7 +248,7 @@ def shared_variables(variables: Any) -> list[SharedVariable]:
 
 
 def _loader(data: Any, size: int | None) -> tuple[Any, int]:
-    """Return what loads a batch of indices, and how many samples there are."""
+    """Return the function that loads a batch by indices, and the number of samples."""
     if callable(data):
         if size is None:
             raise ValueError("share(function) needs size=: the number of samples that the function can load")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["TensorFlowGroup", "group_of", "launched_group"]
 
 JOIN_SECONDS = 120.0
-"""How long the first members of a group wait for the last ones, which may be long in importing."""
+"""How long the first members of a group wait for the last ones, which may take long to import."""
 _GROUP_KEY = 1  # every group has a cluster of its own
 
 
@@ -31,11 +31,11 @@ class TensorFlowGroup(Group[Any]):
     Made by `launched_group`. The collectives work inside a `tf.function` too, but not in one that is compiled by XLA
     (`jit_compile=True`), which has no collectives between processes on CPUs.
 
-    Which arrays are missing in which member is agreed on at the first `average` of a purpose: inside a `tf.function` it
+    Members agree at the first `average` of a purpose which arrays are missing in which member: in a `tf.function` that
     is part of the graph.
 
     Args:
-        beside: the same members through the box, for what is agreed on outside of graphs; None: this worker alone.
+        beside: the same members through the box, for agreements outside of graphs; None: this worker alone.
     """
 
     def __init__(self, beside: BoxGroup | None = None) -> None:
@@ -59,7 +59,7 @@ class TensorFlowGroup(Group[Any]):
             arrays: one for each array of the purpose; None where this member has none. Sparse ones (`tf.IndexedSlices`)
                 become dense.
             like: tensors of the same shapes; needed where an array may be None in some members.
-            purpose: names the collective; which arrays are present is agreed on at its first call.
+            purpose: names the collective; members agree at its first call which arrays are present.
 
         Returns:
             The means; None where no member had an array.
@@ -112,7 +112,7 @@ class TensorFlowGroup(Group[Any]):
         return tf.concat([whole[member, :length] for member, length in enumerate(lengths)], axis=0)
 
     def _anywhere(self, present: Sequence[bool], purpose: str) -> tuple[bool, ...]:
-        """Return which arrays some member has, as all members found at the first call of this purpose."""
+        """Return which arrays some member has, as found at the first call of this purpose."""
         key = (purpose, len(present))
         if key not in self._present:
             assert self._beside is not None
@@ -154,14 +154,14 @@ def _instance(purpose: str, tensor: tf.Tensor) -> int:
 
 
 _strategy: Any = None
-"""What has started the collectives of this process; they end with it."""
+"""Keeps this process's collectives alive; they end with it."""
 _launched: tuple[Job, TensorFlowGroup] | None = None
 
 
 def launched_group(job: Job) -> TensorFlowGroup:
-    """Return the group of this worker as the job was launched (`modum run --group-size`); one for each job.
+    """Return this worker's group as the job was launched (`modum run --group-size`); one per job.
 
-    TensorFlow prepares its collectives before its first operation or never: call this (or make `modum.keras.Averager`,
+    TensorFlow can prepare its collectives only before its first operation: call this (or make `modum.keras.Averager`,
     which does) before the model is made.
 
     Args:
@@ -171,7 +171,7 @@ def launched_group(job: Job) -> TensorFlowGroup:
         The group; the same object for the same job.
 
     Raises:
-        RuntimeError: TensorFlow has computed something already.
+        RuntimeError: TensorFlow has already computed something.
         DeadlineError: a member of the group did not come.
     """
     global _launched, _strategy
@@ -189,7 +189,7 @@ def group_of(job: Job, rule: UpdateRule) -> TensorFlowGroup:
 
     Args:
         job: from `modum.connect`.
-        rule: may bring its own group.
+        rule: a rule, which may bring its own group.
 
     Returns:
         The group.
@@ -205,13 +205,13 @@ def group_of(job: Job, rule: UpdateRule) -> TensorFlowGroup:
 
 def _start(job: Job) -> Any:
     place = job.rendezvous("tensorflow", members="group", timeout=JOIN_SECONDS)
-    with held_port(job.address) as port:  # until all have theirs: two members of a host would be given one port
+    with held_port(job.address) as port:  # until all have theirs: else two members of a host could get the same port
         addresses = place.gather(f"{job.address}:{port}")
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": addresses}), task_type="worker", task_id=job.group.rank, rpc_layer="grpc"
     )
     try:
-        # what is wanted of the strategy is that it starts the servers of the collectives
+        # the strategy is made only to start the servers of the collectives
         return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     except RuntimeError as error:
         raise RuntimeError(

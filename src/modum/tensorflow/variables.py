@@ -1,13 +1,13 @@
-"""What TensorFlow is told by environment variables in workers that share a machine; imports no TensorFlow."""
+"""TensorFlow's environment variables for workers that share a machine; does not import TensorFlow."""
 
 __all__ = ["worker_variables"]
 
 
 def worker_variables(threads: str) -> dict[str, str]:
-    """Return the variables for a worker that computes on so many threads.
+    """Return the environment variables for a worker that computes on `threads` threads.
 
-    TensorFlow has thread pools of its own beside OpenMP's, takes a GPU's whole memory if it is not told otherwise, and
-    greets every worker with several lines.
+    TensorFlow has thread pools of its own beside OpenMP's, takes a GPU's whole memory by default, and
+    prints several lines at the start of every worker.
     """
     return {
         "TF_CPP_MIN_LOG_LEVEL": "1",

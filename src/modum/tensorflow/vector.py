@@ -1,4 +1,4 @@
-"""TensorFlow variables as one flat vector for each dtype, through one array in host memory."""
+"""TensorFlow variables as one flat vector per dtype, through one array in host memory."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ def check_variables(variables: Sequence[SharedVariable]) -> None:
 
 
 class VariableVector(Vector):
-    """The shared variables of one dtype. They stay where they are; nothing but this reads or writes them.
+    """The shared variables of one dtype, which stay where they are.
 
-    A snapshot holds references to the variables' tensors, which are immutable: updating a variable that is held makes a
+    A snapshot holds references to the variables' tensors, which are immutable: updating such a variable makes a
     new tensor. They are copied into `staging` in the background, and a correction is subtracted directly from there.
     Variables on an accelerator are concatenated there, so that one copy crosses in each direction.
 
     Args:
-        variables: at least one, all of one dtype.
+        variables: the variables, at least one, all of one dtype.
         group: the workers that step together with this one.
-        device: on which to concatenate them; default: where they are, if that is an accelerator.
+        device: where to concatenate them; default: where they are, if that is an accelerator.
     """
 
     def __init__(
         self, variables: Sequence[SharedVariable], group: TensorFlowGroup, *, device: str | None = None
     ) -> None:
-        # aligned to cache lines: TensorFlow slices the flat tensor without a copy then
+        # aligned to cache lines, so that TensorFlow slices the flat tensor without a copy
         layout = FlatLayout([shared.spec for shared in variables], members=group.size, rank=group.rank)
         self.layout = layout
         ordered = [variables[index] for index in layout.order]
@@ -71,7 +71,7 @@ class VariableVector(Vector):
         self._starts = layout.starts
         self._group = group
         self._share = _aligned(layout.share, STORAGE[layout.dtype])
-        """This member's slice, and room up to the longest: all members' are gathered as one tensor."""
+        """This member's slice, padded to the longest: all members' slices are gathered as one tensor."""
         self.staging = self._share[: layout.own]
         self._staged = _tensor(self._share)
         on_host = all("CPU" in variable.device for variable in self._variables)
@@ -200,7 +200,7 @@ def _elements(variable: tf.Variable) -> int:
 
 
 def _aligned(elements: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return zeros in host memory, aligned so that TensorFlow takes them over without a copy."""
+    """Return zeros in host memory, aligned so that TensorFlow uses them without a copy."""
     raw = np.zeros(elements * dtype.itemsize + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + elements * dtype.itemsize].view(dtype)

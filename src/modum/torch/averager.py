@@ -34,7 +34,7 @@ class Averager:
 
         with modum.connect() as job, Averager(job, model, optimizer) as averager:
             for x, y in averager.share(dataset, batch_size=64, epochs=3):
-                ...  # zero_grad, forward, backward, optimizer.step(), as ever
+                ...  # zero_grad, forward, backward, optimizer.step(), as usual
             averager.finish()
             with averager.shared_weights():
                 evaluate(model)
@@ -53,7 +53,7 @@ class Averager:
         optimizer: any optimizer of the model's parameters.
         rule: how the weights move together. `Hybrid()`, the default, is elastic averaging between the groups that the
             job was launched with (groups of one worker by default).
-        name: of the shared model in the box. All workers that use the name train one model.
+        name: name of the shared model in the box. All workers that use it train one model.
         learning_rate_scale: see `LearningRateScale`. Applied only around each step, so that learning rate schedulers
             see their own values.
         warmup_steps: see `LearningRateScale`.
@@ -61,7 +61,7 @@ class Averager:
 
     Raises:
         MismatchError: the model (names, shapes, dtypes, memory order) or the settings differ from the first worker's.
-        ValueError: a tensor has another dtype, nothing is trainable, the optimizer is of another model, or the rule
+        ValueError: a tensor has another dtype, nothing is trainable, the optimizer is for another model, or the rule
             does not support groups and the job was launched with groups.
         DeadlineError: another worker did not come within `timeout`. After any of these errors nothing of this worker is
             left in the box.
@@ -92,7 +92,7 @@ class Averager:
             self.worker = Worker.join(
                 job, rule, vectors, group, name=name, scale=scale, model=described, timeout=timeout
             )
-            """This worker's part in the sharing, for those who look inside."""
+            """This worker's part in sharing the model, for inspection."""
             stack.callback(self.worker.close)
             self._group = group
             self._pools = SamplePools(job, name, group)
@@ -124,7 +124,7 @@ class Averager:
     def share(
         self, dataset: Any, *, batch_size: int, epochs: int = 1, size: int | None = None, **options: Any
     ) -> Loader:
-        """Return batches of a data set, drawn from one pool by all workers: faster ones do more, none is done twice.
+        """Return batches of a data set, drawn from one pool by all workers: faster workers do more, none is done twice.
 
         Args:
             dataset: a `torch.utils.data.Dataset`; or a tensor or array, or a tuple of them, with the samples along the
@@ -139,7 +139,7 @@ class Averager:
             An iterable of batches, which can be iterated once; its `samples` attribute has the progress.
 
         Raises:
-            ValueError: the size is missing, arrays differ in length, or an option is one that is chosen here.
+            ValueError: the size is missing, arrays differ in length, or an option is one that Modum sets.
         """
         own = {name: options.pop(name) for name in ("block", "seed", "timeout") if name in options}
         loader = Loader(dataset, size, options)
@@ -177,20 +177,20 @@ class Averager:
         try:
             self.worker.finish(timeout)
         finally:
-            self._hooks.close()  # the optimizer is itself again
+            self._hooks.close()  # restores the optimizer
 
     @contextmanager
     def shared_weights(self) -> Iterator[None]:
-        """Put the shared weights into the model inside the `with` block, and restore the worker's own afterwards.
+        """Give the model the shared weights inside the `with` block, and restore the worker's own afterwards.
 
-        Use it to evaluate or save the model, in any one worker. No step is allowed inside. It allocates one more copy
+        Use it to evaluate or save the model, in any one worker. No step is allowed inside. It allocates another copy
         of the model for that time.
         """
         with self.worker.shared_weights():
             yield
 
     def statistics(self) -> AveragingStatistics:
-        """Return the steps and exchanges so far with their times, and the interval and moving rate in force."""
+        """Return the steps and exchanges so far, their times, and the interval and moving rate in force."""
         return self.worker.statistics()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Many tensors averaged by one all-reduce."""
+"""Average many tensors in one all-reduce."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 class Bucket:
-    """Average tensors of one dtype over a group in one all-reduce, with a flag for each that says whether it is there.
+    """Averages tensors of one dtype over a group in one all-reduce, with a flag for each that says whether it exists.
 
     A tensor that no member has stays None. Where only some members have it, it counts as zero for the others, and every
     member gets the mean.
 
     Args:
         views: parts of `memory`, one for each tensor and of its shape.
-        memory: 1-D, floating; its last `len(views)` elements hold the flags.
+        memory: 1-D floating tensor; its last `len(views)` elements hold the flags.
         group: the members.
-        names: of the tensors, for error messages; default: their numbers.
+        names: names of the tensors, for error messages; default: their numbers.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A model's weights as one flat tensor for each dtype, of which its parameters are views."""
+"""A model's weights as one flat tensor per dtype, of which its parameters are views."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 PIECE = 1 << 16
-"""Elements that are corrected and copied at a time: they and their correction fit a core's cache."""
+"""Elements to correct and copy at a time: they and their correction fit a core's cache."""
 READ_ELEMENTS = 1 << 22
-"""For a model on a GPU, shared weights are read through a host buffer of so many elements."""
+"""Elements of the host buffer through which a model on a GPU reads shared weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,13 +54,13 @@ def dense_strides(tensor: Tensor) -> tuple[int, ...]:
 
 
 def shared_tensors(model: nn.Module) -> list[SharedTensor]:
-    """Collect the tensors of a model that are shared.
+    """Collect the tensors of a model that workers share.
 
     Frozen parameters are left out, and so are integer buffers, and buffers that are not saved with the model or hold
     infinities (masks and tables, which are constants).
 
     Args:
-        model: with all tensors on one device.
+        model: a model with all tensors on one device.
 
     Returns:
         Trainable parameters, tied ones once, followed by float buffers.
@@ -168,7 +168,7 @@ class FlatVector(Vector):
         if self.scratch is not None or self.flat.device.type != "cpu":
             super().subtract_and_snapshot(rate)
             return
-        # what was corrected is copied while it is in the cache: the traffic of one pass instead of two
+        # copies what was corrected while it is in the cache: the traffic of one pass instead of two
         for start in range(0, self.trainable, PIECE):
             end = min(start + PIECE, self.trainable)
             staged = self._host[start:end]

@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 __all__ = ["TorchGroup", "group_of"]
 
 TIMEOUT = 1800.0
-"""Seconds that a member waits for the others in a collective: they may be compiling, or evaluating."""
+"""Seconds that a member waits for the others in a collective; they may be compiling or evaluating."""
 JOIN_SECONDS = 120.0
-"""How long the first members of a group wait for the last ones, which may be long in importing."""
+"""How long the first members of a group wait for the last ones, which may take long to import."""
 
 
 class TorchGroup(Group[Tensor]):
     """A `torch.distributed.ProcessGroup`, or no process group at all: a group of one, whose methods do nothing.
 
     Args:
-        process_group: of the members; None: this worker alone.
-        device: on which the collectives' tensors live: `cpu` for gloo, the worker's GPU for NCCL.
+        process_group: the members' process group; None: this worker alone.
+        device: device of the collectives' tensors: `cpu` for gloo, the worker's GPU for NCCL.
         owned: whether `close` ends the default process group.
     """
 
@@ -101,7 +101,7 @@ class TorchGroup(Group[Tensor]):
         """Concatenate the members' parts, as `Group.gather` does (collective).
 
         Args:
-            part: of this member, 1-D.
+            part: this member's part, 1-D.
             lengths: elements of each member's part.
             purpose: names the collective; members call with the same names in the same order.
             out: memory for the result, 1-D; `part` may be a view of it. None: allocate it.
@@ -114,7 +114,7 @@ class TorchGroup(Group[Tensor]):
         whole = part.new_empty(sum(lengths)) if out is None else out
         slices = [whole[start:end] for start, end in pairwise(accumulate(lengths, initial=0))]
         slices[self.rank].copy_(part)
-        # broadcasts: an all-gather wants slices of one size, or makes a copy of them all in gloo
+        # broadcasts, as an all-gather needs slices of one size, or in gloo makes a copy of them all
         works = [
             dist.broadcast(one, self._global_rank(member), group=self._process_group, async_op=True)
             for member, one in enumerate(slices)
@@ -129,7 +129,7 @@ class TorchGroup(Group[Tensor]):
         """Destroy the process group if this object owns it."""
         if self._owned:
             self._owned = False
-            # its threads end with the last reference: at the interpreter's exit that would be too late
+            # its threads end with the last reference, which would be too late at the interpreter's exit
             self._process_group = None
             dist.destroy_process_group()
 
@@ -142,12 +142,12 @@ def group_of(job: Job, rule: UpdateRule, device: torch.device) -> TorchGroup:
     """Return the group that the rule names, else the one that the job was launched with.
 
     The latter becomes torch's default process group. Its members find each other through the job's box, and the leader
-    keeps their store: a worker that dies takes its own group with it and no other.
+    keeps their store: a worker that dies takes only its own group with it.
 
     Args:
         job: from `modum.connect`.
-        rule: may bring its own process group.
-        device: of the model; decides between gloo and NCCL.
+        rule: a rule, which may bring its own process group.
+        device: the model's device; decides between gloo and NCCL.
 
     Returns:
         The group; closing it destroys the process group if it was created here.

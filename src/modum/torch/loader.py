@@ -18,7 +18,7 @@ CHOSEN_HERE = ("batch_size", "shuffle", "sampler", "batch_sampler", "drop_last")
 
 
 class _Block(Sampler[list[int]]):
-    """The batches of the block that is being loaded."""
+    """Yields the batches of the block that is being loaded."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -31,16 +31,16 @@ class _Block(Sampler[list[int]]):
 
 
 class Loader:
-    """Load batches of a data set, as `Averager.share` describes; can be iterated once.
+    """Loads batches of a data set, as `Averager.share` describes; can be iterated once.
 
     A `Dataset` is loaded as `DataLoader(dataset, **options)` does. Loader processes (`num_workers`) prefetch within a
-    block but not beyond it, so that a block is confirmed only when its last batch was processed; choose larger blocks
+    block but not beyond it, so that a block is confirmed only after its last batch was processed; choose larger blocks
     where loading is slow.
 
     Args:
         data: see `Averager.share`.
         size: number of samples; None: as many as the data has.
-        options: of the `DataLoader`.
+        options: options of the `DataLoader`.
 
     Raises:
         ValueError: see `Averager.share`.
@@ -75,7 +75,7 @@ class Loader:
         self.size = size
 
     def draw(self, samples: SharedSamples) -> Self:
-        """Set the pool that the indices are drawn from; return this loader."""
+        """Set the pool from which the indices are drawn, and return this loader."""
         self.samples = samples
         return self
 

@@ -1,4 +1,4 @@
-"""PyTorch models cut into pipeline stages: an `nn.Sequential`, or a list of modules that feed one another."""
+"""Cut PyTorch models into pipeline stages: an `nn.Sequential`, or a list of modules that feed one another."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["partition"]
 
 Model = nn.Sequential | list[nn.Module]
 _TIMINGS: Final = 5
-"""The first one warms up, and the fastest of the others counts."""
+"""Measurements per layer: the first one warms up, and the fastest of the others counts."""
 
 
 def partition(
@@ -34,7 +34,7 @@ def partition(
     sample: Any = None,
     name: str = "pipeline",
 ) -> TorchStage:
-    """Return this worker's stage of a model, with its layers only. Call `TorchStage.prepare` next.
+    """Return this worker's stage of a model, with only its layers. Call `TorchStage.prepare` next.
 
     Sequentials inside the model are opened too; any other module is one layer. Layers are named as in the model's state
     dict: `"0"`, `"features.3"`.
@@ -47,14 +47,14 @@ def partition(
         stages: number of stages; default: one per worker.
         at: names of the first layers of stages 1, 2, ...; default: balanced by the time that each layer takes for
             `sample` on the first worker, and by the bytes of its parameters.
-        sample: inputs of the model, a tensor or a tuple, of one batch of the usual size; needed for measuring.
-        name: of the pipeline in the box; the same as that of `Pipeline`.
+        sample: inputs of the model for one batch of the usual size, a tensor or a tuple; needed for measuring.
+        name: name of the pipeline in the box, as given to `Pipeline`.
 
     Returns:
         The stage, on the CPU unless the model is on another device.
 
     Raises:
-        ValueError: a name in `at` is no layer, the model has too few layers, `sample` is missing, or a layer on `meta`
+        ValueError: a name in `at` is not a layer, the model has too few layers, `sample` is missing, or a `meta` layer
             cannot create its parameters.
         TypeError: the model is neither a Sequential nor a list of modules.
         MismatchError: workers differ in the model.
@@ -89,7 +89,7 @@ def _layers(model: nn.Module | list[nn.Module]) -> list[tuple[str, nn.Module]]:
             "another) can be cut: write its forward pass as nn.Sequential(...), with modules of your own inside"
         )
     found: list[tuple[str, nn.Module]] = []
-    for name, module in model._modules.items():  # named_children() leaves out what comes twice
+    for name, module in model._modules.items():  # named_children() omits repeated modules
         assert module is not None
         inner = _layers(module) if type(module) is nn.Sequential and len(module) else [("", module)]
         found += [(f"{name}.{rest}" if rest else name, layer) for rest, layer in inner]
@@ -99,7 +99,7 @@ def _layers(model: nn.Module | list[nn.Module]) -> list[tuple[str, nn.Module]]:
 
 
 def _shared(layers: Sequence[tuple[str, nn.Module]]) -> dict[int, str]:
-    """Return the places where no cut may lie because a tensor is used on both sides, with the reason."""
+    """Return the places where no cut may lie because both sides use a tensor, with the reason."""
     users: dict[int, list[int]] = {}
     for number, (_, module) in enumerate(layers):
         for tensor in (*module.parameters(), *module.buffers()):
@@ -112,7 +112,7 @@ def _shared(layers: Sequence[tuple[str, nn.Module]]) -> dict[int, str]:
 
 
 def _measure(layers: Sequence[tuple[str, nn.Module]], sample: Any) -> list[Layer]:
-    """Return what each layer costs for the sample, forward and backward; weights and random state stay as they are."""
+    """Return the cost of each layer for the sample, forward and backward; weights and random state do not change."""
     state = torch.get_rng_state()
     costs = []
     value = sample

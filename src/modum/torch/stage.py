@@ -1,4 +1,4 @@
-"""A stage of a pipeline that PyTorch computes."""
+"""A pipeline stage that PyTorch computes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["TorchStage"]
 
 @dataclass(slots=True)
 class _Pass:
-    """What the backward pass of a micro-batch needs of its forward pass."""
+    """What the backward pass of a micro-batch needs from its forward pass."""
 
     modules: nn.ModuleList
     inputs: list[Tensor]
@@ -56,7 +56,7 @@ class TorchStage(Stage):
         self._metrics: dict[str, Callable[[Any, Any], Any]] = {}
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield this stage's parameters, to make the optimizer with."""
+        """Yield this stage's parameters, for the optimizer."""
         return self.modules.parameters()
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -71,15 +71,15 @@ class TorchStage(Stage):
         loss: Callable[[Any, Any], Tensor],
         metrics: Mapping[str, Callable[[Any, Any], Any]] | None = None,
     ) -> None:
-        """Set how to train. Every worker says the same, with an optimizer of its own stage's parameters.
+        """Set the optimizer, loss and metrics. Every worker calls this alike, with an optimizer of its own parameters.
 
         Args:
-            optimizer: any, made of `parameters`; None only for a stage without trainable parameters.
+            optimizer: any optimizer of `parameters`; None only for a stage without trainable parameters.
             loss: called as `loss(outputs, labels)` on the last stage; returns the mean over the samples.
             metrics: functions like `loss`, by name; they return numbers or tensors of one element.
 
         Raises:
-            ValueError: there is no optimizer although parameters are trainable, or it holds none of them.
+            ValueError: the stage has trainable parameters, but the optimizer is missing or holds none of them.
         """
         own = {id(parameter) for parameter in self.parameters() if parameter.requires_grad}
         held = [] if optimizer is None else [p for group in optimizer.param_groups for p in group["params"]]
@@ -141,7 +141,7 @@ class TorchStage(Stage):
         for module in self.modules:
             value = module(value)
         for module, mode in modes:
-            module.training = mode  # frozen ones may have been in another
+            module.training = mode  # frozen layers may have been in another mode
         return [self._judge(value, labels)[1]] if self.last else _packed(value, self.layers[-1])[1]
 
     @property
@@ -159,7 +159,7 @@ class TorchStage(Stage):
                 tensor.copy_(_tensor(weights[name], tensor))
 
     def assemble(self, weights: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-        """Return the whole model's state dict, on the CPU; load it into the model as it was before the cut."""
+        """Return the whole model's state dict, on the CPU, for the model as it was before the cut."""
         return {name: torch.from_numpy(array.copy()) for name, array in weights.items()}
 
     # ---- inside
@@ -187,7 +187,7 @@ class TorchStage(Stage):
         return modules
 
     def _received(self, inputs: Any, *, differentiable: bool) -> tuple[Any, list[Tensor]]:
-        """Return the value for the first layer, and the tensors in it whose gradients go back."""
+        """Return the value for the first layer, and its tensors whose gradients go back."""
         if self.first:
             return moved(inputs, self._device), []
         form, *arrays = inputs
@@ -216,7 +216,7 @@ class TorchStage(Stage):
 
 
 def in_memory(name: str, module: nn.Module) -> nn.Module:
-    """Return the module; if it is on the meta device, a new one with parameters of its own making."""
+    """Return the module; if it is on the meta device, a new one in memory with freshly initialized parameters."""
     if not any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
         return module
     module = copy.deepcopy(module).to_empty(device="cpu")
@@ -244,12 +244,12 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def like(value: Any, tensors: Iterator[Tensor]) -> Any:
-    """Return a value of the same form, lists as tuples, with other tensors."""
+    """Return a value of the same form with other tensors; lists become tuples."""
     return next(tensors) if isinstance(value, Tensor) else tuple(like(part, tensors) for part in value)
 
 
 def moved(value: Any, device: torch.device) -> Any:
-    """Return a value with its tensors on `device`; arrays become tensors, everything else stays."""
+    """Return a value with its tensors on `device`; arrays become tensors, all else stays the same."""
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(value)
     if isinstance(value, Tensor):

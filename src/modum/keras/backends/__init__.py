@@ -1,4 +1,4 @@
-"""The frameworks that Keras computes with; one file each."""
+"""The frameworks that Keras computes with, one file each."""
 
 from importlib import import_module
 
@@ -12,17 +12,17 @@ BACKENDS = {
     "tensorflow": ("modum.keras.backends.tensorflow", "TensorFlowBackend"),
     "torch": ("modum.keras.backends.torch", "TorchBackend"),
 }
-"""Module and class by the name that Keras gives the backend; a new one is a file, and a line here."""
+"""Module and class by Keras's name for the backend; add a file and a line here for a new one."""
 
 
 def backend() -> Backend:
-    """Import the backend for the framework that Keras uses, and no other framework.
+    """Return the backend for the framework that Keras uses, importing no other framework.
 
     Returns:
         The backend.
 
     Raises:
-        RuntimeError: Keras uses a framework on which Modum cannot train.
+        RuntimeError: Modum cannot train on the framework that Keras uses.
     """
     name = keras.backend.backend()
     if name not in BACKENDS:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Backend(ABC):
-    """What differs between Keras' backends. A `group` argument is always one that this object has made."""
+    """What differs between Keras's backends. A `group` argument is always one that this object has made."""
 
     name: ClassVar[str]
 
@@ -36,7 +36,7 @@ class Backend(ABC):
 
     @abstractmethod
     def data(self, prefetch: Prefetch, load: Callable[[Any], tuple[Any, ...]]) -> Any:
-        """Return what `fit` takes as `x`: `load` of one batch of shared indices after another."""
+        """Return the `x` of `fit`: batches that `load` makes from successive batches of shared indices."""
 
     @contextmanager
     def averaged(self, model: Any, group: Group[Any], purpose: str) -> Iterator[None]:
@@ -83,13 +83,13 @@ class Backend(ABC):
         """Compute `outputs, rest = function(variables, inputs, *others)`.
 
         Args:
-            function: differentiable by `variables` and `inputs`.
+            function: a function that is differentiable in `variables` and `inputs`.
             variables: its first argument.
             inputs: its second argument.
             *others: its other arguments.
 
         Returns:
-            The outputs, the rest, and the way back: a function that takes gradients of all outputs, and returns those
+            The outputs, the rest, and the backward function, which takes gradients of all outputs and returns those
             of all variables followed by those of all inputs.
         """
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 class TensorFlowBackend(Backend):
-    """Variables are copied through host memory, data come as a `tf.data.Dataset`.
+    """Copies variables through host memory, and provides data as a `tf.data.Dataset`.
 
-    TensorFlow's tensors never change: what a tape has seen stays, as assigning to a variable makes a new tensor.
+    TensorFlow's tensors never change: a tape keeps the values it saw, as assigning to a variable makes a new tensor.
     """
 
     name = "tensorflow"
@@ -59,7 +59,7 @@ class TensorFlowBackend(Backend):
 
     @contextmanager
     def compiled_for_groups(self, model: Any) -> Iterator[None]:
-        compiled, model.jit_compile = model.jit_compile, False  # XLA knows no collectives between processes
+        compiled, model.jit_compile = model.jit_compile, False  # XLA has no collectives between processes
         try:
             yield
         finally:

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class TorchBackend(Backend):
-    """Variables become views of one flat tensor, data come from a `DataLoader`.
+    """Makes variables views of one flat tensor, and provides data through a `DataLoader`.
 
-    PyTorch's optimizers change parameters in place, so that versions are copies.
+    PyTorch's optimizers change parameters in place, so versions are copies.
     """
 
     name = "torch"
@@ -82,7 +82,7 @@ class TorchBackend(Backend):
 
 
 class _Batches(IterableDataset[Any]):
-    """Every iteration is a pass over the shared batches."""
+    """A data set whose iterations are passes over the shared batches."""
 
     def __init__(self, prefetch: Prefetch, load: Callable[[Any], tuple[Any, ...]]) -> None:
         self._prefetch = prefetch
