@@ -34,9 +34,19 @@ _MessageT = TypeVar("_MessageT", bound=Message)
 
 
 def from_blob(blob: BlobProto, path: str | PathLike[str]) -> NDArray[np.floating]:
-    """Return the values of `blob`, float32 or float64, in its shape; `path` is for errors.
+    """Return the values of a blob.
 
     A blob with any of the old fields num, channels, height and width has these four dimensions.
+
+    Args:
+        blob: the blob.
+        path: path of its file, for errors.
+
+    Returns:
+        float32 or float64, in the blob's shape.
+
+    Raises:
+        CaffeError: the number of values does not fit the shape.
     """
     name, kind = ("double_data", "<f8") if len(blob.double_data) else ("data", "<f4")
     packed = BlobProto()
@@ -101,7 +111,18 @@ def write_mean(path: str | PathLike[str], mean: NDArray[np.floating]) -> None:
 
 
 def parse_file(message: _MessageT, path: str | PathLike[str]) -> _MessageT:
-    """Fill the empty `message` from the binary file `path`; raise `CaffeError` if it is not one."""
+    """Read a message from a binary file.
+
+    Args:
+        message: an empty message, which is filled.
+        path: path of the file.
+
+    Returns:
+        `message`.
+
+    Raises:
+        CaffeError: the file cannot be read, or is not such a message.
+    """
     try:
         message.ParseFromString(Path(path).read_bytes())
     except OSError as error:
@@ -122,7 +143,17 @@ def write_message(message: Message, path: str | PathLike[str]) -> None:
 
 
 def is_hdf5(path: str | PathLike[str]) -> bool:
-    """Return whether the file `path` begins like an HDF5 file; raise `CaffeError` if it cannot be read."""
+    """Return whether a file begins like an HDF5 file.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        Whether it does.
+
+    Raises:
+        CaffeError: the file cannot be read.
+    """
     try:
         with Path(path).open("rb") as file:
             return file.read(len(_HDF5)) == _HDF5

@@ -106,8 +106,8 @@ def build(net: NetParameter, phase: int, generator: torch.Generator | None, *, f
         The graph.
 
     Raises:
-        ModelError: there is an unknown layer, a bottom that no layer makes, a top that two layers make, blobs that cannot be
-            shared, or a layer whose bottoms or settings are wrong.
+        ModelError: a layer is unknown, or its bottoms or settings are wrong; no layer makes a bottom, or two make the
+            same top; or blobs cannot be shared.
     """
     graph = Graph()
     latest: dict[str, int] = {}

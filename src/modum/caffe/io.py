@@ -59,9 +59,18 @@ def load_image(path: str | PathLike[str], color: bool = True) -> Array:
 
 
 def resize_image(im: NDArray[Any], new_dims: Sequence[int] | NDArray[np.integer], interp_order: int = 1) -> Array:
-    """Return `im` [height, width, channels], resized to `new_dims` (height, width), float32.
+    """Resize an image.
 
-    `interp_order` is 0 for the nearest pixel, 1 for linear and 3 for cubic interpolation between pixels.
+    Args:
+        im: [height, width, channels].
+        new_dims: (height, width).
+        interp_order: 0 for the nearest pixel, 1 for linear and 3 for cubic interpolation between pixels.
+
+    Returns:
+        The resized image, float32 [height, width, channels].
+
+    Raises:
+        ValueError: `interp_order` is another number.
     """
     if not 0 <= interp_order < len(INTERPOLATIONS) or (mode := INTERPOLATIONS[interp_order]) is None:
         raise ValueError(f"interp_order ({interp_order}) must be 0, 1 or 3")

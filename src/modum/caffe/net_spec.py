@@ -28,7 +28,7 @@ _PARAMETERS: dict[str, str] = {
     for described in LayerParameter.DESCRIPTOR.fields
     if described.message_type is not None and described.name.endswith("_param")
 }
-"""The layer field with a type's settings, for types and fields of matching names."""
+"""The layer field with a type's settings, for types named like its message."""
 
 
 @dataclass(eq=False, slots=True)
@@ -59,7 +59,7 @@ def layer_function(kind: str) -> Callable[..., Any]:
 
     It takes the bottoms, then settings by keyword: of the type itself (`num_output=20`) or of any layer
     (`param=[dict(lr_mult=1), dict(lr_mult=2)]`, `include=dict(phase=TEST)`), messages as dictionaries. It also takes
-    `ntop` (1), the number of tops, and `in_place`. It returns the top, a tuple of several, or the layer if there is none.
+    `ntop` (1), the number of tops, and `in_place`. It returns the top, a tuple of several, or the layer if it has none.
     """
 
     def make(*bottoms: Top, ntop: int = 1, in_place: bool = False, **settings: Any) -> Any:

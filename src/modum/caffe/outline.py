@@ -34,7 +34,17 @@ class Entry:
 
 
 def outline(text: str) -> list[Entry]:
-    """Return the fields of `text` in order; raise `OutlineError` if brackets, colons or quotes do not match up."""
+    """Return the fields of a text.
+
+    Args:
+        text: a message in the text format.
+
+    Returns:
+        The fields, in order.
+
+    Raises:
+        OutlineError: brackets, colons or quotes do not match up.
+    """
     return _Reader(text).fields(None)
 
 

@@ -67,7 +67,7 @@ def sharing_rule(
 class Sharing:
     """A worker's solver in a job of many.
 
-    A group does an iteration together: each member computes its part of the batch, the gradients are averaged, and every
+    A group does an iteration together: each member computes its part of the batch, gradients are averaged, and every
     member takes the same step. Iterations are counted over all groups: each takes the next number from a counter in the
     box, and uses the learning rate for that number. So `batch_size`, `max_iter` and the learning rate policy mean as
     many samples as for one worker, and `Solver.iter` is the number of the job's iteration that this worker is at.

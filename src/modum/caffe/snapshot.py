@@ -26,7 +26,14 @@ _log = logging.getLogger(__name__)
 
 
 def check_prefix(prefix: str) -> None:
-    """Raise `CaffeError` now, not after hours of training, if no snapshot can be written."""
+    """Check that snapshots can be written, now and not after hours of training.
+
+    Args:
+        prefix: the solver's `snapshot_prefix`.
+
+    Raises:
+        CaffeError: they cannot.
+    """
     directory = Path(prefix).absolute().parent
     probe = Path(f"{prefix}.tempfile")
     try:

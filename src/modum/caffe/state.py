@@ -38,7 +38,17 @@ class State:
 
 
 def read_state(path: str | PathLike[str]) -> State:
-    """Return the state in the file `path`; raise `CaffeError` if it cannot be read."""
+    """Read a state from a file.
+
+    Args:
+        path: path of the file, binary or HDF5.
+
+    Returns:
+        The state.
+
+    Raises:
+        CaffeError: the file cannot be read, or is not a solver's state.
+    """
     if not is_hdf5(path):
         state = parse_file(SolverState(), path)
         if not state.HasField("iter"):

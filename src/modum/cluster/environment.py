@@ -162,7 +162,16 @@ class ClusterEnvironment(ABC):
 
 
 def check_place(rank: int, world_size: int, local_rank: int) -> None:
-    """Raise `ValueError` unless these can be a worker's numbers."""
+    """Check a worker's numbers.
+
+    Args:
+        rank: number of the worker.
+        world_size: number of workers.
+        local_rank: number of the worker on its host.
+
+    Raises:
+        ValueError: they cannot be a worker's.
+    """
     if world_size < 1:
         raise ValueError(f"world size ({world_size}) must be at least 1")
     if not 0 <= rank < world_size:
@@ -179,7 +188,16 @@ def check_place(rank: int, world_size: int, local_rank: int) -> None:
 
 
 def check_group_size(group_size: int, world_size: int, *, of_host: bool = False) -> None:
-    """Raise `ValueError` unless `world_size` workers make whole groups of `group_size`."""
+    """Check that the workers make whole groups.
+
+    Args:
+        group_size: workers in a group.
+        world_size: number of workers.
+        of_host: whether the group size is the number of workers of the host, for the message.
+
+    Raises:
+        ValueError: they do not.
+    """
     if group_size < 1:
         raise ValueError(f"group size ({group_size}) must be at least 1")
     if world_size % group_size:
@@ -193,7 +211,14 @@ def check_group_size(group_size: int, world_size: int, *, of_host: bool = False)
 
 
 def check_job(job: str) -> None:
-    """Raise `ValueError` unless `job` can be the name of a job."""
+    """Check the name of a job.
+
+    Args:
+        job: the name.
+
+    Raises:
+        ValueError: it cannot be the name of a job.
+    """
     if not _JOB.fullmatch(job):
         raise ValueError(
             f"a job cannot be called {job!r}: names have up to 64 letters, digits, points, dashes and underscores\n"

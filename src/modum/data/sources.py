@@ -34,7 +34,12 @@ class Source(ABC):
 
     @abstractmethod
     def get(self, names: Iterable[str], into: Path, console: Console) -> None:
-        """Put the files called `names` into the directory `into`.
+        """Get files from this place.
+
+        Args:
+            names: names of the files.
+            into: directory in which to put them.
+            console: shows progress.
 
         Raises:
             OSError: it fails.

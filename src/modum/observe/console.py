@@ -67,7 +67,7 @@ class RunConsole:
             self._live.stop()
 
     def output(self, label: str, number: int, stream: Literal["stdout", "stderr"], lines: list[str]) -> None:
-        """Show lines that a process wrote to `stream`, each with its `label`, if any, in front, in `number`'s colour."""
+        """Show lines that a process wrote to `stream`, each after its `label`, if any, in the colour of `number`."""
         gap = " " if label else ""
         if self._live and self._streams[stream].isatty():
             prefix = (label, _COLOURS[number % len(_COLOURS)])

@@ -324,6 +324,9 @@ class Inbox:
     def receive(self) -> Message:
         """Return the next message that was asked for.
 
+        Returns:
+            The message; its arrays belong to the caller.
+
         Raises:
             ModumError: fetching it failed.
         """

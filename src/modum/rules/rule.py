@@ -93,6 +93,9 @@ class UpdateRule(ABC):
 def check_interval(interval: int | Auto) -> None:
     """Check an interval.
 
+    Args:
+        interval: the interval.
+
     Raises:
         ValueError: it is neither at least 1 nor "auto".
     """

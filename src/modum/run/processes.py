@@ -134,6 +134,9 @@ class Processes:
     def stop(self, processes: Iterable[Process]) -> None:
         """End these processes and all that they started: by SIGTERM, and survivors by SIGKILL.
 
+        Args:
+            processes: those to end.
+
         Raises:
             KeyboardInterrupt: this process was asked to stop a second time.
         """

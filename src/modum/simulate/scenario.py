@@ -110,6 +110,9 @@ class Scenario:
     def update_rule(self) -> UpdateRule:
         """Return the rule between the groups and the box.
 
+        Returns:
+            The rule.
+
         Raises:
             ValueError: `rule` names none.
         """

@@ -40,7 +40,14 @@ class SharedVariable:
 
 
 def check_variables(variables: Sequence[SharedVariable]) -> None:
-    """Raise `ValueError` unless something is trainable and the box supports every dtype."""
+    """Check that something is trainable and that the box supports every dtype.
+
+    Args:
+        variables: the variables.
+
+    Raises:
+        ValueError: nothing is trainable, or the box does not support a dtype.
+    """
     check_specs(
         [shared.spec for shared in variables],
         "make it float32; for mixed precision use a policy such as mixed_bfloat16, whose variables are float32",

@@ -87,7 +87,14 @@ def shared_tensors(model: nn.Module) -> list[SharedTensor]:
 
 
 def check_tensors(found: Sequence[SharedTensor]) -> None:
-    """Raise `ValueError` unless the box supports all dtypes and all tensors lie on one device."""
+    """Check that the box supports all dtypes and that all tensors lie on one device.
+
+    Args:
+        found: the tensors.
+
+    Raises:
+        ValueError: nothing is trainable, the box does not support a dtype, or the devices differ.
+    """
     check_specs(
         [shared.spec for shared in found],
         "convert the model (model.float()); for mixed precision use torch.autocast",

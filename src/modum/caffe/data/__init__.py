@@ -1,4 +1,4 @@
-"""Where a Caffe net's batches come from: the data layers, their transformations and the databases below them."""
+"""The data layers of Caffe nets, their transformations and the databases below them."""
 
 from modum.caffe.data.base import PrefetchingLayer
 from modum.caffe.data.database import Data

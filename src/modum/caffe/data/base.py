@@ -1,4 +1,4 @@
-"""What data layers share: a loader that makes batches, and a layer that has them made ahead in a thread."""
+"""The base of data layers: a loader that makes batches, and a layer whose thread loads them ahead."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from modum.data import DataError
 __all__ = ["Batch", "Checkpoint", "Decoders", "Loader", "PrefetchingLayer", "Shape", "Source", "seed_from"]
 
 Batch = tuple[NDArray[np.float32], ...]
-"""One array a top."""
+"""One array per top."""
 Checkpoint = Callable[[], None]
-"""To be called between records: raises when the thread shall end."""
+"""Call it between records: it raises when the thread must end."""
 MOST_DECODERS = 8
 A = TypeVar("A")
 B = TypeVar("B")
 
 
 class Loader(ABC):
-    """Makes batches from records, one after the other, by one thread at a time."""
+    """Makes batches from records, one after the other, on one thread at a time."""
 
     def __init__(self) -> None:
         self.workers = 1
         self.order = np.random.default_rng(0)
-        """Decides on the order of records: the same for all workers."""
+        """Random numbers for the order of records, the same for all workers."""
         self.random = np.random.default_rng(0)
-        """Decides on what is done to them: each worker has its own."""
+        """Random numbers for transformations, different for each worker."""
 
     @property
     @abstractmethod
@@ -49,12 +49,12 @@ class Loader(ABC):
 
     @abstractmethod
     def shapes(self) -> list[Shape]:
-        """Return the shapes of the first batch; reads its first record. Called once, before `begin`."""
+        """Read the first record and return the shapes of its batch. Called once, before `begin`."""
 
     def begin(self, seed: int, worker: int, workers: int) -> None:
-        """Let the next batch be the first one of worker `worker` of `workers`; equal arguments give equal batches.
+        """Make the next batch the first one of worker `worker` of `workers`; equal arguments give equal batches.
 
-        Record r, counted over all rounds, is for worker `r % workers`: together they load every record once in a
+        Record r, counted over all rounds, is for worker `r % workers`: together they load every record once per
         round. All workers must have the same seed.
         """
         self.workers = workers
@@ -66,16 +66,16 @@ class Loader(ABC):
         """Return the next batch."""
 
     def close(self) -> None:  # noqa: B027 - not all loaders keep something open
-        """Give files and threads back; safe to repeat."""
+        """Release files and threads; safe to repeat."""
 
 
 class Source(Loader):
-    """A loader of records that come in turns: `workers - 1` of them are passed over after each one taken."""
+    """A loader of records that workers take in turn: it skips `workers - 1` records after each one taken."""
 
     def __init__(self) -> None:
         super().__init__()
         self._due = 0
-        """How many records further the next one for this worker is."""
+        """Distance, in records, to the next one for this worker."""
 
     def begin(self, seed: int, worker: int, workers: int) -> None:
         super().begin(seed, worker, workers)
@@ -84,13 +84,13 @@ class Source(Loader):
         self._due = worker + skipped
 
     def take_turn(self) -> None:
-        """Go to the next record for this worker; to be called before each one is read."""
+        """Go to the next record for this worker; call it before reading each one."""
         self.advance(self._due)
         self._due = self.workers
 
     @property
     def rand_skip(self) -> int:
-        """Below how many records a random number is passed over at the start, where nobody shares them."""
+        """Upper bound of the random number of records to skip at the start, if no workers share them."""
         return 0
 
     @abstractmethod
@@ -99,11 +99,11 @@ class Source(Loader):
 
     @abstractmethod
     def advance(self, count: int) -> None:
-        """Pass over `count` records, beginning with the one here, starting a new round after the last."""
+        """Skip `count` records, beginning with the current one, and start a new round after the last."""
 
 
 class Feed:
-    """A loader and, while batches are wanted, the thread that has it make them."""
+    """A loader and, while batches are needed, the thread that runs it."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
@@ -128,7 +128,7 @@ class Feed:
 
 
 class PrefetchingLayer(Layer):
-    """A layer without bottoms whose batches are loaded ahead by a thread, from the first `forward` to `close`."""
+    """A layer without bottoms whose batches a thread loads ahead, from the first `forward` to `close`."""
 
     bottom_range: ClassVar[Range] = (0, 0)
     top_range: ClassVar[Range] = (2, 2)
@@ -142,14 +142,22 @@ class PrefetchingLayer(Layer):
 
     @abstractmethod
     def make_loader(self) -> Loader:
-        """Return the loader that `spec` asks for.
+        """Return the loader for `spec`.
 
         What is wrong with it or its data is a `ValueError`, `DataError`, `CaffeError` or `OSError` here or in the
         loader's `shapes`.
         """
 
     def make(self, bottoms: Sequence[Shape], generator: torch.Generator | None) -> None:
-        """Open the data and read the first record. Raise `ModelError` for anything that is wrong with it."""
+        """Open the data and read the first record.
+
+        Args:
+            bottoms: none.
+            generator: draws the seed; None: torch's default one.
+
+        Raises:
+            ModelError: the definition or the data are not valid.
+        """
         self.close()
         if not self.spec.data_param.prefetch:
             raise self.error("data_param: prefetch must be positive")
@@ -167,18 +175,18 @@ class PrefetchingLayer(Layer):
         return self._shapes
 
     def shard(self, worker: int, workers: int, seed: int = 0) -> None:
-        """Load every `workers`-th record alone, from number `worker` on, counted from 0 over all rounds.
+        """Load only every `workers`-th record, starting with number `worker`, counted from 0 over all rounds.
 
-        To be called before the first batch.
+        Call it before the first batch.
 
         Args:
             worker: number of this worker, from 0.
-            workers: how many share the records.
-            seed: decides on the order of shuffled records, and must be equal in all workers; what is random in crops
-                and mirrored images depends on the worker as well.
+            workers: number of workers that share the records.
+            seed: seed of the order of shuffled records, which must be equal in all workers; random crops
+                and mirroring depend on the worker as well.
 
         Raises:
-            ValueError: `worker` is not one of 0 to `workers - 1`, or batches have been loaded.
+            ValueError: `worker` is not in 0 to `workers - 1`, or batches have been loaded.
         """
         if not 0 <= worker < workers:
             raise ValueError(f"worker ({worker}) must be at least 0 and less than workers ({workers})")
@@ -187,7 +195,7 @@ class PrefetchingLayer(Layer):
         self._turn = (seed if workers > 1 else self._turn[0], worker, workers)
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        """Return the next batch, waiting for it if need be.
+        """Return the next batch, waiting for it if necessary.
 
         Args:
             *bottoms: none.
@@ -196,8 +204,8 @@ class PrefetchingLayer(Layer):
             The tops.
 
         Raises:
-            ModelError: a record cannot be used; the message names layer and record.
-            ValueError: after `close`.
+            ModelError: a record is not valid; the message names layer and record.
+            ValueError: the layer is closed.
         """
         if self._feed is None:
             raise ValueError(f"layer {self.name!r} is closed")
@@ -210,21 +218,21 @@ class PrefetchingLayer(Layer):
         return tuple(torch.from_numpy(array) for array in batch)
 
     def rewind(self) -> None:
-        """Let the next batch be the first one again, with the same random choices."""
+        """Make the next batch the first one again, with the same random choices."""
         if self._feed is not None:
             self._feed.stop()
 
     def close(self) -> None:
-        """End the thread and give the files back; safe to repeat. There are no batches after that."""
+        """End the thread and close the files; safe to repeat. There are no batches after that."""
         if self._feed is not None:
             self._feed.close()
             self._feed = None
 
 
 class Decoders:
-    """Threads that decode images, as many as there are cores for this process, at most eight.
+    """Threads that decode images, one per core of this process, at most eight.
 
-    They do without a thread where there is one core, and are started when they are first needed.
+    With one core there are no threads; others start when they are first needed.
     """
 
     def __init__(self) -> None:
@@ -233,7 +241,7 @@ class Decoders:
         self._threads: ThreadPoolExecutor | None = None
 
     def map(self, function: Callable[[A], B], items: Iterable[A], checkpoint: Checkpoint) -> list[B]:
-        """Return `function` of each of `items`, in order; raises what it raised first."""
+        """Return `function` of each of `items`, in order; raise its first error."""
         results = []
         if self._number < 2:
             for item in items:
@@ -260,5 +268,5 @@ class Decoders:
 
 
 def seed_from(generator: torch.Generator | None) -> int:
-    """Return a seed drawn from `generator`, or from torch's own."""
+    """Return a seed drawn from `generator`, or from torch's default one."""
     return int(torch.randint(2**62, (), generator=generator))

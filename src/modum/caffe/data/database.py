@@ -1,4 +1,4 @@
-"""Data: batches of images and labels from a database of `Datum` records."""
+"""The layer Data: batches of images and labels from a database of `Datum` records."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ __all__ = ["Data"]
 class Data(PrefetchingLayer):
     """Records of an LMDB or a LevelDB in the order of their keys, over and over.
 
-    Tops: images [batch_size, channels, height, width], and labels [batch_size] if there is a second one. Where
-    images differ in size, those of one batch must be alike, unless crop_size makes them so.
+    Tops: images [batch_size, channels, height, width], and labels [batch_size] if there is a second one. If
+    images differ in size, those of a batch must be equal, unless crop_size makes them so.
     """
 
     top_range: ClassVar[Range] = (1, 2)
@@ -33,7 +33,7 @@ class Data(PrefetchingLayer):
 
 
 class DatabaseLoader(Source):
-    """Loads what a layer of type Data gives."""
+    """Loads the batches of a Data layer."""
 
     def __init__(self, spec: LayerParameter, phase: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The record of Caffe's databases, `Datum`: an image as raw bytes, as numbers or encoded, and its label."""
+"""The record of Caffe's databases, `Datum`: an image (raw bytes, numbers or encoded) and its label."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Image: TypeAlias = "NDArray[np.uint8] | NDArray[np.float32]"
 
 @contextmanager
 def naming(name: Callable[[], str]) -> Iterator[None]:
-    """Put what `name` gives before the text of a `DataError` that is raised inside."""
+    """Prefix the text of a `DataError` raised inside with the result of `name`."""
     try:
         yield
     except DataError as error:
@@ -31,7 +31,17 @@ def naming(name: Callable[[], str]) -> Iterator[None]:
 
 
 def parse(record: bytes | memoryview) -> Datum:
-    """Return the message in `record`, copied; raises `DataError` if it is none."""
+    """Parse a record.
+
+    Args:
+        record: the record's bytes.
+
+    Returns:
+        The message, a copy.
+
+    Raises:
+        DataError: the record is not a `Datum`.
+    """
     datum = Datum()
     try:
         datum.ParseFromString(record)  # type: ignore[arg-type]  # any buffer will do
@@ -41,7 +51,7 @@ def parse(record: bytes | memoryview) -> Datum:
 
 
 def pixels(datum: Datum, color: bool | None) -> Image:
-    """Return the image of a record: its bytes where it has any, else its `float_data`.
+    """Return the image of a record: its bytes if it has any, else its `float_data`.
 
     Args:
         datum: the record.
@@ -67,10 +77,10 @@ def stack(datums: Sequence[Datum]) -> NDArray[np.uint8] | None:
     """Return raw images of one shape as one array.
 
     Args:
-        datums: at least one.
+        datums: at least one record.
 
     Returns:
-        Their images, uint8 [images, channels, height, width]; None unless all are raw bytes of one shape and of its
+        Their images, uint8 [images, channels, height, width]; None unless all are raw bytes of one shape and its
         size.
     """
     first = datums[0]

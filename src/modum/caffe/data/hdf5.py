@@ -1,4 +1,4 @@
-"""HDF5Data and HDF5Output: arrays of any shape, from and to HDF5 files."""
+"""The layers HDF5Data and HDF5Output: arrays of any shape, from and to HDF5 files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OUTPUTS = ("data", "label")
 
 @register("HDF5Data")
 class HDF5Data(PrefetchingLayer):
-    """Rows of the datasets named as the tops, file by file in the order of a list.
+    """Rows of the datasets named like the tops, file by file in the order of a list.
 
     Tops: any number, each [batch_size, the dimensions of a row...]. `shuffle` takes the files in a new order each
     round, and the rows of each file in a new order each time.
@@ -39,7 +39,7 @@ class HDF5Data(PrefetchingLayer):
 
 
 class HDF5Loader(Source):
-    """Loads what a layer of type HDF5Data gives; keeps one file in memory."""
+    """Loads the batches of an HDF5Data layer; keeps one file in memory."""
 
     def __init__(self, spec: LayerParameter) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class HDF5Loader(Source):
 
 
 def _read_list(source: str) -> list[Path]:
-    """Return the paths in the list at `source`, one a line."""
+    """Return the paths in the list at `source`, one per line."""
     try:
         lines = Path(source).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -132,7 +132,7 @@ def _read_list(source: str) -> list[Path]:
 
 
 def _read_datasets(path: Path, names: Sequence[str]) -> list[NDArray[np.float32]]:
-    """Return the datasets `names` of the file at `path`, whole."""
+    """Return the whole datasets `names` of the file at `path`."""
     datasets = []
     try:
         with h5py.File(path, "r") as file:
@@ -158,8 +158,8 @@ def _read_datasets(path: Path, names: Sequence[str]) -> list[NDArray[np.float32]
 class HDF5Output(Layer):
     """Writes two bottoms to the datasets `data` and `label` of a file.
 
-    Every `forward` appends its rows, and they are in the file when it returns. The file is made, and one of that
-    name emptied, when the net is; `close` gives it back.
+    Every `forward` appends its rows, which are in the file when it returns. Making the net creates the file, or
+    empties an existing one; `close` closes it.
     """
 
     bottom_range: ClassVar[Range] = (2, 2)
@@ -168,7 +168,7 @@ class HDF5Output(Layer):
     keeps_state: ClassVar[bool] = True
 
     def make(self, bottoms: Sequence[Shape], generator: torch.Generator | None) -> None:
-        """Make the file."""
+        """Create the file."""
         self.close()
         path = self.spec.hdf5_output_param.file_name
         if not path:
@@ -195,7 +195,7 @@ class HDF5Output(Layer):
 
         Raises:
             ValueError: after `close`.
-            ModelError: the rows have another shape than those before.
+            ModelError: the rows' shape differs from earlier ones.
         """
         if self._file is None:
             raise ValueError(f"layer {self.name!r} is closed")

@@ -1,4 +1,4 @@
-"""ImageData: batches of images and labels from a list of image files."""
+"""The layer ImageData: batches of images and labels from a list of image files."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ __all__ = ["ImageData", "read_image_list"]
 class ImageData(PrefetchingLayer):
     """Image files in the order of their list, or in a new random order each round.
 
-    Tops: images [batch_size, channels, height, width], labels [batch_size]. Where images differ in size, those of
-    one batch must be alike, unless new_height and new_width or crop_size make them so.
+    Tops: images [batch_size, channels, height, width], labels [batch_size]. If images differ in size, those of
+    a batch must be equal, unless new_height and new_width or crop_size make them so.
     """
 
     def make_loader(self) -> ImageListLoader:
@@ -31,7 +31,7 @@ class ImageData(PrefetchingLayer):
 
 
 class ImageListLoader(Source):
-    """Loads what a layer of type ImageData gives."""
+    """Loads the batches of an ImageData layer."""
 
     def __init__(self, spec: LayerParameter, phase: int) -> None:
         super().__init__()
@@ -99,16 +99,16 @@ class ImageListLoader(Source):
 
 
 def read_image_list(source: str | PathLike[str]) -> list[tuple[str, int]]:
-    """Read a list of image files: on each line a path, a space and a whole number.
+    """Read a list of image files: on each line a path, a space and an integer.
 
     Args:
-        source: the list.
+        source: path of the list.
 
     Returns:
         Paths and labels.
 
     Raises:
-        DataError: the list is missing, empty, or written otherwise; the message has the line.
+        DataError: the list is missing, empty or malformed; the message has the line.
     """
     try:
         lines = Path(source).read_text(encoding="utf-8").splitlines()

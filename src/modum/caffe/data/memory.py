@@ -1,4 +1,4 @@
-"""MemoryData, DummyData and Input: batches that come from the program, from fillers, or from nowhere."""
+"""The layers MemoryData, DummyData and Input, filled by the program, by fillers, or by the user of the net."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["DummyData", "Input", "MemoryData"]
 
 @register("MemoryData")
 class MemoryData(Layer):
-    """Images and labels that the program gives, batch by batch, over and over.
+    """Images and labels that the program provides, batch by batch, over and over.
 
     Tops: images [batch_size, channels, height, width], labels [batch_size].
     """
@@ -51,16 +51,16 @@ class MemoryData(Layer):
         return [(self.batch_size, *self.row), (self.batch_size,)]
 
     def set_input_arrays(self, data: ArrayLike, labels: ArrayLike) -> None:
-        """Set the data of the next batches, which begin at the first row and are not transformed.
+        """Set the data of the next batches, which start at the first row and are not transformed.
 
-        Float32 arrays are not copied: what is written into them later shows in later batches.
+        Float32 arrays are not copied: later writes to them show in later batches.
 
         Args:
             data: [rows, channels, height, width].
             labels: [rows] or [rows, 1, 1, 1].
 
         Raises:
-            ValueError: the shape is not that of this layer, or the rows are no multiple of its batch size.
+            ValueError: the shape is not this layer's, or the rows are not a multiple of its batch size.
         """
         rows = np.ascontiguousarray(data, np.float32)
         flat = np.ascontiguousarray(labels, np.float32).reshape(-1)
@@ -80,8 +80,8 @@ class MemoryData(Layer):
             labels: one for each image.
 
         Raises:
-            ValueError: as `set_input_arrays` does for what comes out.
-            DataError: an image is too small for the crop, or does not fit to the mean or the other images.
+            ValueError: as in `set_input_arrays`, for the transformed images.
+            DataError: an image is too small for the crop, or does not fit the mean or the other images.
         """
         data = self._transformer(images, self._random, lambda index: f"image {index}")
         self.set_input_arrays(data, np.array(labels, np.float32))
@@ -91,7 +91,17 @@ class MemoryData(Layer):
         return ", ".join(map(str, self.row))
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        """Return the next rows. Raise `ModelError` if none were given."""
+        """Return the next rows.
+
+        Args:
+            *bottoms: none.
+
+        Returns:
+            The tops: images and labels.
+
+        Raises:
+            ModelError: there are no rows yet.
+        """
         if self._data is None:
             raise self.error("has no data yet: give it some by set_input_arrays()")
         rows = slice(self._position, self._position + self.batch_size)
@@ -99,15 +109,15 @@ class MemoryData(Layer):
         return self._data[rows], self._labels[rows]
 
     def rewind(self) -> None:
-        """Let the next batch begin at the first row."""
+        """Make the next batch begin at the first row."""
         self._position = 0
 
 
 @register("DummyData")
 class DummyData(Layer):
-    """Blobs made by fillers, constant ones once and random ones anew for every batch.
+    """Blobs made by fillers: constant ones once, random ones anew for every batch.
 
-    Tops: any number, of the shapes that `shape` (or num, channels, height and width) says, one for all or one each.
+    Tops: any number, with the shapes in `shape` (or num, channels, height and width), one for all or one each.
     """
 
     bottom_range: ClassVar[Range] = (0, 0)
@@ -127,7 +137,7 @@ class DummyData(Layer):
         if any(filler.type != "constant" for filler in self._fillers):
             self._seed = seed_from(generator)
         for shape, filler in zip(self._shapes, self._fillers, strict=True):
-            self.fill(torch.empty((1, *shape[1:])), filler, self._generator)  # what is wrong with it is told now
+            self.fill(torch.empty((1, *shape[1:])), filler, self._generator)  # reports a wrong filler now
         self.rewind()
 
     def _read_shapes(self) -> list[Shape]:
@@ -147,17 +157,17 @@ class DummyData(Layer):
         return list(self._shapes)
 
     def shard(self, worker: int, workers: int, seed: int = 0) -> None:
-        """Let each worker have random numbers of its own, which begin anew."""
+        """Restart with different random numbers for each worker."""
         if workers > 1:
             self._seed = int(np.random.default_rng((self._seed, seed, worker)).integers(2**62))
         self.rewind()
 
     def rewind(self) -> None:
-        """Let random numbers begin anew, with the same ones."""
+        """Restart with the same random numbers."""
         self._generator.manual_seed(self._seed)
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        """Return the next batch; tensors of a constant filler are the same ones each time."""
+        """Return the next batch; a constant filler's tensors are the same objects each time."""
         first = not self._tops
         if first:
             self._tops = [torch.empty(shape) for shape in self._shapes]
@@ -170,7 +180,7 @@ class DummyData(Layer):
 
 @register("Input")
 class Input(Layer):
-    """Blobs that the program fills before each forward pass; a net keeps their values, and this layer their shapes."""
+    """Blobs that the program fills before each forward pass; the net keeps their values, this layer their shapes."""
 
     bottom_range: ClassVar[Range] = (0, 0)
     top_range: ClassVar[Range] = (1, None)
@@ -182,12 +192,24 @@ class Input(Layer):
         return list(self._shapes)
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        """Zeros: what the blobs hold before anybody has filled them."""
+        """Return zeros, the blobs' values before the program fills them."""
         return tuple(torch.zeros(shape) for shape in self._shapes)
 
 
 def _shapes_for_tops(layer: Layer, where: str, shapes: Sequence[BlobShape]) -> list[Shape]:
-    """Return `shapes`, one for all tops or one for each. Raises `ModelError` if there are others, or not as many."""
+    """Return the shapes of all tops.
+
+    Args:
+        layer: the layer.
+        where: field that has the shapes, for errors.
+        shapes: one shape for all tops, or one for each.
+
+    Returns:
+        A shape for each top.
+
+    Raises:
+        ModelError: the number of shapes is neither 1 nor that of the tops.
+    """
     dimensions = [tuple(shape.dim) for shape in shapes]
     if len(dimensions) not in (1, layer.top_count):
         raise layer.error(f"{where}: {len(dimensions)} shape for {layer.top_count} tops: say one for all or one each")

@@ -1,4 +1,4 @@
-"""Encoded images as arrays: decoding by Pillow, resizing by plain bilinear interpolation."""
+"""Decode images with Pillow, and resize them by plain bilinear interpolation."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from modum.data import DataError
 __all__ = ["decode", "encode", "read", "resize"]
 
 KEPT = {"L": "L", "RGB": "RGB", "RGBA": "RGBA", "1": "L", "LA": "RGBA", "PA": "RGBA"}
-"""Pillow's mode -> the mode that keeps its channels, as bytes; every other mode becomes RGB."""
+"""Pillow's mode -> the mode that keeps its channels, as bytes; any other mode becomes RGB."""
 DEEP = ("I", "I;16", "I;16B", "I;16L")
-"""Grey images of 16 bits, of which the upper eight are kept."""
+"""Modes of grey images of 16 bits, of which the upper eight are kept."""
 
 
 def decode(content: bytes | memoryview, color: bool | None) -> NDArray[np.uint8]:
     """Decode an image. Orientation tags are ignored.
 
     Args:
-        content: of its file.
-        color: True makes it three channels, False one, and None leaves those it has.
+        content: content of its file.
+        color: True: three channels; False: one; None: as in the file.
 
     Returns:
         uint8 [channels, height, width], channels in the order blue, green, red (, alpha).
 
     Raises:
-        DataError: this is no image, or a damaged one.
+        DataError: the content is not an image, or is damaged.
     """
     try:
         with Image.open(io.BytesIO(content)) as file:
             if color is False:
-                file.draft("L", file.size)  # a JPEG has its brightness stored: no detour by way of RGB
+                file.draft("L", file.size)  # a JPEG stores its brightness: no detour through RGB
             image: Image.Image = file
             if image.mode in DEEP:
                 grey = np.asarray(image).astype(np.uint16, casting="unsafe") >> 8
@@ -56,12 +56,12 @@ def read(path: str | os.PathLike[str], color: bool | None, size: tuple[int, int]
     """Read an image file.
 
     Args:
-        path: of the file.
+        path: path of the file.
         color: see `decode`.
-        size: (height, width) to resize to; None: as it is.
+        size: (height, width) to resize to; None: do not resize.
 
     Returns:
-        The image, as `decode` gives it.
+        The image, as from `decode`.
 
     Raises:
         DataError: the file cannot be read or decoded; the message names it.
@@ -78,8 +78,8 @@ def read(path: str | os.PathLike[str], color: bool | None, size: tuple[int, int]
 def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Return `image` [channels, height, width] at `size` (height, width).
 
-    Interpolates bilinearly between the four pixels around each point, without smoothing first; differs from OpenCV's
-    INTER_LINEAR by rounding alone.
+    Interpolate bilinearly between the four pixels around each point, without smoothing first, as OpenCV's
+    INTER_LINEAR does, up to rounding.
     """
     if image.shape[1:] == size:
         return image
@@ -90,7 +90,7 @@ def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
 
 
 def encode(image: NDArray[np.uint8]) -> bytes:
-    """Return `image` [channels, height, width], one channel or blue, green and red, as PNG: every pixel is kept."""
+    """Return `image` [channels, height, width], one channel or blue, green and red, as PNG, which is lossless."""
     rows = image[0] if len(image) == 1 else np.ascontiguousarray(image[::-1].transpose(1, 2, 0))
     stream = io.BytesIO()
     Image.fromarray(rows).save(stream, "PNG")

@@ -1,4 +1,4 @@
-"""Loading ahead: one thread a layer prepares batches while the net computes."""
+"""Load ahead: one thread per layer prepares batches while the net computes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class StoppedError(Exception):
-    """What `checkpoint` raises in the loading thread when nobody wants its batches any more."""
+    """Raised by `checkpoint` in the loading thread when its batches are no longer needed."""
 
 
 class _State(Generic[T]):
-    """What the owner and the thread share. The thread knows this alone, so that it never keeps the owner alive."""
+    """State shared by the owner and the thread, which refers only to this, so that it does not keep the owner alive."""
 
     def __init__(self, load: Callable[[Callable[[], None]], T], depth: int) -> None:
         self.load = load
@@ -44,7 +44,7 @@ class _State(Generic[T]):
                     self.changed.notify_all()
         except StoppedError:
             pass
-        except BaseException as error:  # noqa: BLE001 - belongs to whoever asks for the batch
+        except BaseException as error:  # noqa: BLE001 - raised where the batch is requested
             with self.changed:
                 self.error = error
                 self.changed.notify_all()
@@ -57,7 +57,7 @@ class _State(Generic[T]):
 
 
 class Prefetcher(Generic[T]):
-    """Calls `load` in a thread of its own, and keeps up to `depth` results until they are asked for.
+    """Calls `load` on a separate thread, and keeps up to `depth` results until they are requested.
 
     `load` gets a function `checkpoint` that it calls between records: it raises `StoppedError` when the
     prefetcher is being closed, so that closing takes no longer than one record.
@@ -78,7 +78,7 @@ class Prefetcher(Generic[T]):
             What `load` returned.
 
         Raises:
-            Exception: what `load` raised, once all results before that were given, and at every later call.
+            Exception: the error of `load`, once all results before it were returned, and at every later call.
             ValueError: after `close`.
         """
         state = self._state
@@ -94,5 +94,5 @@ class Prefetcher(Generic[T]):
         return batch
 
     def close(self) -> None:
-        """End the thread, waiting for it; safe to repeat. Results that nobody asked for are dropped."""
+        """End the thread, waiting for it, and drop the remaining results; safe to repeat."""
         self._finalizer()

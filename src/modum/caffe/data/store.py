@@ -1,7 +1,7 @@
 """Databases of records, read in the order of their keys: LMDB and LevelDB.
 
 Both are opened so that nothing is written beside them: any number of processes may read one at the same time,
-from a directory that they may not write to.
+even in a read-only directory.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ LMDB_FILE = "data.mdb"
 LEVELDB_FILE = "CURRENT"
 """The file that every LevelDB has."""
 NOT_READ = frozenset({"LOCK", "LOG", "LOG.old"})
-"""What a LevelDB's folder holds for its writers alone."""
+"""Files in a LevelDB's folder that only its writers use."""
 VIEW = "modum-leveldb-"
-"""How the names of the temporary folders begin by which LevelDBs are read."""
+"""Prefix of the temporary folders through which LevelDBs are read."""
 OWNER = "modum.owner"
 """The file in such a folder that its user keeps locked."""
 META_PAGES = 2
-"""Pages at the start of every LMDB that no count of its pages includes."""
+"""Pages at the start of every LMDB that its page counts do not include."""
 
 
 class Cursor(ABC):
-    """A place in a database: at the first record when made, and there again after the last one.
+    """A position in a database: at the first record at first, and again after the last one.
 
-    Not for two threads at once, but each call may come from another one.
+    Not for use by two threads at once, but each call may come from a different one.
     """
 
     path: Path
@@ -50,16 +50,20 @@ class Cursor(ABC):
     @property
     @abstractmethod
     def key(self) -> bytes:
-        """The key of the record here."""
+        """The key of the current record."""
 
     @property
     @abstractmethod
     def value(self) -> bytes | memoryview:
-        """The record here; valid until the cursor moves."""
+        """The current record; valid until the cursor moves."""
 
     @abstractmethod
     def next(self) -> None:
-        """Move to the next record, from the last one to the first. Raises `DataError` if the database is damaged."""
+        """Move to the next record, from the last one to the first.
+
+        Raises:
+            DataError: the database is damaged.
+        """
 
     @abstractmethod
     def rewind(self) -> None:
@@ -71,7 +75,7 @@ class Cursor(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Give the database back; safe to repeat. The cursor cannot be used any more."""
+        """Close the database; safe to repeat. The cursor cannot be used any more."""
 
 
 def open_store(source: str | os.PathLike[str], backend: str) -> Cursor:
@@ -104,7 +108,7 @@ def open_store(source: str | os.PathLike[str], backend: str) -> Cursor:
 
 @dataclass
 class _Environment:
-    """An LMDB that is open in this process; LMDB allows one opening of a database a process."""
+    """An LMDB that is open in this process; LMDB lets a process open a database only once."""
 
     lmdb: lmdb.Environment
     users: int = 0
@@ -174,9 +178,9 @@ class LMDBCursor(Cursor):
 
 
 def _open_lmdb(path: Path, file: Path) -> lmdb.Environment:
-    """Open without lock file: nobody writes to a database that is being trained from.
+    """Open an LMDB without a lock file, as no process writes to a database during training.
 
-    A file cut short is refused, where its page counts show that: reading past its end would kill the process.
+    A truncated file is refused if its page counts show it: reading past its end would kill the process.
     """
     try:
         environment = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, create=False)
@@ -196,8 +200,8 @@ def _open_lmdb(path: Path, file: Path) -> lmdb.Environment:
 class LevelDBCursor(Cursor):
     """A cursor over a LevelDB.
 
-    LevelDB locks its folder and writes to it even when it only reads. So it opens a temporary folder of
-    symbolic links to the files of the database, and what it writes goes there. A folder that a killed process left
+    LevelDB locks its folder and writes to it even to read. So this class opens a temporary folder of
+    symbolic links to the database's files, and LevelDB writes there. A folder left by a killed process
     is removed when the next one is made.
     """
 
@@ -260,7 +264,7 @@ class LevelDBCursor(Cursor):
 
 
 def _take(view: Path) -> int:
-    """Return a descriptor that holds the lock of a new folder, which nobody else can have before it has its name."""
+    """Return a descriptor that holds the lock of a new folder; no other process can lock it before it has its name."""
     unnamed = view / f"{OWNER}.new"
     owner = os.open(unnamed, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     fcntl.flock(owner, fcntl.LOCK_EX)
@@ -274,9 +278,9 @@ def _remove(view: Path, owner: int) -> None:
 
 
 def _remove_abandoned() -> None:
-    """Remove folders whose lock nobody holds any more: the kernel gave it back when their users died."""
+    """Remove folders whose lock is free: the kernel released it when their users died."""
     for file in Path(tempfile.gettempdir()).glob(f"{VIEW}*/{OWNER}"):
-        with contextlib.suppress(OSError):  # it is in use, somebody else's, or gone by now
+        with contextlib.suppress(OSError):  # it is in use, another user's, or gone by now
             owner = os.open(file, os.O_RDWR | os.O_CLOEXEC)
             try:
                 fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -286,7 +290,7 @@ def _remove_abandoned() -> None:
 
 
 def _leveldb_package() -> ModuleType:
-    """Return the package that reads LevelDB: plyvel, or its continuation for newer Pythons."""
+    """Return the package that reads LevelDB: plyvel, or its successor for newer Pythons."""
     for name in ("plyvel", "plyvel_next"):
         try:
             return importlib.import_module(name)

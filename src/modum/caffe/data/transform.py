@@ -1,7 +1,7 @@
 """`transform_param`: crop, subtract the mean, scale, mirror.
 
-A number of the result is `(pixel - mean) * scale` in single precision. The mean of a mean file belongs to the place
-in the uncropped image that a pixel comes from. The crop is at a random place in TRAIN and in the middle in TEST;
+Each result is `(pixel - mean) * scale` in single precision. A mean file's mean is taken at the pixel's place
+in the uncropped image. The crop is at a random place in TRAIN and in the center in TEST;
 images are mirrored at random in both phases.
 """
 
@@ -24,7 +24,7 @@ __all__ = ["Transformer"]
 
 
 class Transformer:
-    """Transform images [channels, height, width] as a layer's `transform_param` says.
+    """Transforms images [channels, height, width] as a layer's `transform_param` says.
 
     Raises `ValueError` for settings that contradict each other, and `DataError` or `CaffeError` for a mean file that
     cannot be read.
@@ -35,7 +35,7 @@ class Transformer:
         self.mirror: bool = param.mirror
         self.scale = np.float32(param.scale)
         self.color: bool | None = True if param.force_color else False if param.force_gray else None
-        """Whether encoded images are decoded in color, in grey, or as they are."""
+        """Whether encoded images are decoded in color, in grey, or as stored."""
         self._random_crop = phase == TRAIN and self.crop > 0
         self._mean: NDArray[np.float32] | None = None
         self._mean_values = np.array(param.mean_value, np.float32).reshape(-1, 1, 1)
@@ -52,7 +52,7 @@ class Transformer:
         return self.mirror or self._random_crop
 
     def shape(self, image: Sequence[int]) -> tuple[int, int, int]:
-        """Return the shape that a transformed image has.
+        """Return the shape of a transformed image.
 
         Args:
             image: shape (channels, height, width) of the image.
@@ -61,7 +61,7 @@ class Transformer:
             (channels, height, width).
 
         Raises:
-            DataError: the image is smaller than the crop, or does not fit to the mean.
+            DataError: the image is smaller than the crop, or does not fit the mean.
         """
         channels, height, width = image
         if min(height, width) < self.crop:
@@ -73,17 +73,17 @@ class Transformer:
         return (channels, self.crop, self.crop) if self.crop else (channels, height, width)
 
     def window_mean(self, channels: int, top: int, left: int, height: int, width: int) -> NDArray[np.float32]:
-        """Return what is to be subtracted from a part of an image that has been warped to the size of the crop.
+        """Return the mean to subtract from a part of an image that was warped to the size of the crop.
 
         Args:
-            channels: of the image.
+            channels: channels of the image.
             top: first row of the part in the square of the crop.
             left: first column.
             height: rows of the part.
             width: columns.
 
         Returns:
-            float32, broadcastable to [channels, height, width]: the mean in the middle of the mean file there, the
+            float32, broadcastable to [channels, height, width]: the part of the mean file's center there, the
             mean values, or 0.
 
         Raises:
@@ -103,10 +103,18 @@ class Transformer:
     def __call__(
         self, images: Sequence[Image] | NDArray[np.uint8], random: np.random.Generator, name: Callable[[int], str]
     ) -> NDArray[np.float32]:
-        """Return `images`, each [channels, height, width], as one array [images, channels, height, width].
+        """Transform images.
 
-        Raises `DataError`, with the `name` of the image by its index, if they do not have one shape afterwards, or
-        as `shape` does.
+        Args:
+            images: each [channels, height, width].
+            random: draws crops and mirroring.
+            name: returns the name of an image, by its index, for errors.
+
+        Returns:
+            float32 [images, channels, height, width].
+
+        Raises:
+            DataError: the transformed images differ in shape, or as in `shape`; the message has the image's name.
         """
         with naming(partial(name, 0)):
             shape = self.shape(images[0].shape)
@@ -139,7 +147,7 @@ class Transformer:
         return ((size[0] - self.crop) // 2, (size[1] - self.crop) // 2) if self.crop else (0, 0)
 
     def _subtract(self, images: NDArray[Any], corner: tuple[int, int], result: NDArray[np.float32]) -> None:
-        """Write what is cut from `images` [..., height, width] at `corner`, less the mean, to `result`."""
+        """Write the crop of `images` [..., height, width] at `corner`, minus the mean, to `result`."""
         top, left = corner
         window = (..., slice(top, top + result.shape[-2]), slice(left, left + result.shape[-1]))
         if self._mean is not None:

@@ -1,4 +1,4 @@
-"""WindowData: windows of images, some with an object and some without, as R-CNN trains on them.
+"""The layer WindowData: windows of images, with and without an object, on which R-CNN trains.
 
 Girshick, Donahue, Darrell and Malik 2014, "Rich feature hierarchies for accurate object detection and semantic
 segmentation", appendix A, describe how windows are warped and what the context around them is.
@@ -24,12 +24,12 @@ __all__ = ["Window", "WindowData", "warp"]
 
 
 CHANNELS = 3
-"""Images are read in color, whatever the window file says."""
+"""Channels of images, which are read in color, whatever the window file says."""
 
 
 @register("WindowData")
 class WindowData(PrefetchingLayer):
-    """Windows drawn at random from those of a window file, warped to a square, foreground after background.
+    """Windows drawn at random from a window file, warped to a square, background first, then foreground.
 
     Tops: images [batch_size, channels, crop_size, crop_size], labels [batch_size], 0 for the background.
     """
@@ -40,7 +40,7 @@ class WindowData(PrefetchingLayer):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A rectangle of an image, its last row and column included."""
+    """A rectangle of an image, including its last row and column."""
 
     image: int
     label: int
@@ -51,7 +51,7 @@ class Window:
 
 
 class WindowLoader(Loader):
-    """Loads what a layer of type WindowData gives."""
+    """Loads the batches of a WindowData layer."""
 
     def __init__(self, spec: LayerParameter, phase: int) -> None:
         super().__init__()
@@ -118,18 +118,18 @@ class WindowLoader(Loader):
 def warp(
     image: NDArray[np.uint8], window: Window, crop: int, context: int, square: bool, mirror: bool
 ) -> tuple[NDArray[np.uint8], int, int]:
-    """Return what `window` shows of `image`, warped to fit into `crop` x `crop`, and where it belongs in that square.
+    """Return the part of `image` in `window`, warped to fit into `crop` x `crop`, and its place in that square.
 
-    Where the window reaches beyond the image, the square stays empty.
+    If the window reaches beyond the image, the square stays empty there.
 
     Args:
         image: uint8 [channels, height, width].
-        window: the part of it; before warping it is widened, so that afterwards `context` pixels on each side are
+        window: the part of the image; it is first widened, so that after warping `context` pixels on each side are
             around it.
         crop: side of the square, in pixels.
         context: pixels of the square on each side of the window.
-        square: make the window's shorter side as long as the other first.
-        mirror: left and right are exchanged, which also mirrors where the part belongs.
+        square: whether to first make the window's shorter side as long as the other.
+        mirror: whether to exchange left and right, which also mirrors the part's place.
 
     Returns:
         The part, uint8 [channels, at most `crop`, at most `crop`], and its first row and column in the square.
@@ -161,7 +161,7 @@ def warp(
 
 
 def _round(number: float) -> int:
-    """Return the nearest whole number; halves go away from zero, as in C."""
+    """Return the nearest integer; halves round away from zero, as in C."""
     return int(math.copysign(math.floor(abs(number) + 0.5), number))
 
 
@@ -175,7 +175,7 @@ def _content(path: str) -> bytes:
 def _read_windows(param: WindowDataParameter) -> tuple[list[str], tuple[list[Window], list[Window]]]:
     """Return the images of a window file, and the windows without and with an object.
 
-    For each image the file has, as words: `#`, an index, the path, channels, height, width and the number of windows;
+    For each image the file has these words: `#`, an index, the path, channels, height, width and the number of windows;
     then class, overlap, x1, y1, x2 and y2 of each window. Windows between the two thresholds are left out.
     """
     source = param.source

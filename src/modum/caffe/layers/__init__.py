@@ -1,8 +1,8 @@
-"""Caffe's layers: each a `torch.nn.Module`, found by the name that net files have for it.
+"""Caffe's layers: each is a `torch.nn.Module`, found by its name in net files.
 
 Data layers are in `modum.caffe.data`; `layer_types` has them too.
 
-As in pycaffe, `layers.Convolution(...)` and its like, for every type, make layers of a `NetSpec`.
+As in pycaffe, `layers.Convolution(...)`, and likewise every other type, makes a layer of a `NetSpec`.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
-"""Layers that work on each element by itself, and Softmax.
+"""Element-wise layers, and Softmax.
 
-Where these functions have a corner, PyTorch's derivative there is Caffe's: 0 for ReLU (the slope, where there is one)
+At corners of these functions, PyTorch's derivative is the same as Caffe's: 0 for ReLU (the slope, if there is one)
 and AbsVal at 0, alpha for ELU at 0, and 1 for Clip at both of its limits.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Elementwise(Layer):
-    """One bottom, and a top of the same shape."""
+    """A layer with one bottom, and a top of the same shape."""
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         return [bottoms[0]]
@@ -171,7 +171,7 @@ class Threshold(Elementwise):
 
 @register("Clip")
 class Clip(Elementwise):
-    """x limited to [min, max]."""
+    """x, limited to [min, max]."""
 
     def make(self, bottoms: Sequence[Shape], generator: torch.Generator | None) -> None:
         param = self.spec.clip_param
@@ -185,7 +185,7 @@ class Clip(Elementwise):
 
 @register("Dropout")
 class Dropout(Elementwise):
-    """In TRAIN, zeros a share of dropout_ratio at random and divides the rest by what is left; else nothing.
+    """In TRAIN, zeros a fraction dropout_ratio at random and divides the rest by 1 - dropout_ratio; in TEST, nothing.
 
     Draws from torch's default generator of the device.
     """
@@ -212,7 +212,7 @@ class Softmax(Layer):
 
 
 def affine(x: Tensor, scale: float, shift: float) -> Tensor:
-    """Return `scale * x + shift`, without the steps that change nothing."""
+    """Return `scale * x + shift`, skipping steps without effect."""
     if scale != 1:
         x = x * scale
     return x + shift if shift else x

@@ -1,7 +1,7 @@
-"""What all layers have in common: counts of bottoms and tops, parameter blobs, and the registry of types.
+"""The base of all layers: counts of bottoms and tops, parameter blobs, and the registry of types.
 
-A layer is a `torch.nn.Module` made from the `LayerParameter` of a net file. `setup` runs once, checks everything that
-can be wrong and makes the parameters; `forward` computes and checks nothing. Autograd computes the backward pass; where
+A layer is a `torch.nn.Module` made from the `LayerParameter` of a net file. `setup` runs once, does all checks
+and makes the parameters; `forward` only computes. Autograd computes the backward pass; if
 Caffe's own differs from the derivative, the layer brings a `torch.autograd.Function`.
 """
 
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 """The dimensions of a blob, outermost first. () is one number."""
 Range = tuple[int, int | None]
-"""The least and the greatest count of bottoms or tops, both included; None: no limit."""
+"""The minimum and maximum number of bottoms or tops; None: no limit."""
 
 LARGEST_AXES = 32
 """Caffe's limit for the number of axes of a blob."""
 
 
 class Layer(nn.Module):
-    """One layer of a net.
+    """A layer of a net.
 
     Args:
         spec: the layer's definition, kept as `spec`, not copied.
         phase: `modum.caffe.proto.TRAIN` or `TEST`.
 
-    Subclasses set the counts of bottoms and tops and write `reshape` and `forward`; `make`, if there is something to
-    read from the definition or there are parameters to make.
+    Subclasses set the counts of bottoms and tops and implement `reshape` and `forward`, and `make` if they have
+    settings to read or parameters to make.
 
     Attributes:
         blobs: the parameters, in Caffe's order and shapes. A net that shares parameters puts another layer's
@@ -56,13 +56,13 @@ class Layer(nn.Module):
     as_many_tops: ClassVar[bool] = False
     """Whether there must be as many tops as bottoms."""
     automatic_tops: ClassVar[bool] = False
-    """Whether tops that the definition does not list are made all the same, without a name: those of losses."""
+    """Whether tops that the definition does not list are made anyway, without a name, as for losses."""
     is_loss: ClassVar[bool] = False
-    """Whether the first top counts in the objective with weight 1 where no loss_weight is given."""
+    """Whether the first top counts in the objective with weight 1 if no loss_weight is given."""
     without_gradient: ClassVar[frozenset[int]] = frozenset()
     """The bottoms that no gradient reaches, such as labels."""
     keeps_state: ClassVar[bool] = False
-    """Whether `forward` changes something beside its tops, statistics or a hidden state."""
+    """Whether `forward` changes more than its tops: statistics or a hidden state."""
 
     def __init__(self, spec: LayerParameter, phase: int) -> None:
         super().__init__()
@@ -78,12 +78,12 @@ class Layer(nn.Module):
 
     @property
     def top_count(self) -> int:
-        """How many tensors `forward` returns: the tops of the definition, and those made automatically."""
+        """Number of tensors that `forward` returns: the definition's tops, and automatic ones."""
         return max(len(self.spec.top), self.top_range[0] if self.automatic_tops else 0)
 
     @property
     def loss_weights(self) -> list[float]:
-        """For each top, the weight with which the sum of its elements counts in the objective."""
+        """For each top, the weight of the sum of its elements in the objective."""
         weights = [float(weight) for weight in self.spec.loss_weight]
         if not weights:
             return [1.0 if self.is_loss and top == 0 else 0.0 for top in range(self.top_count)]
@@ -98,7 +98,7 @@ class Layer(nn.Module):
         return bottom_index not in self.without_gradient
 
     def setup(self, bottoms: Sequence[Shape], generator: torch.Generator | None = None) -> list[Shape]:
-        """Check the layer against the shapes of its bottoms; make and fill its parameters.
+        """Check the layer against the shapes of its bottoms, and make and fill its parameters.
 
         Args:
             bottoms: the shape of each bottom.
@@ -135,11 +135,11 @@ class Layer(nn.Module):
         """
 
     def error(self, text: str, field: str = "") -> ModelError:
-        """Return an error that says where the layer, or a field of it, is defined and what the layer is called."""
+        """Return an error with the layer's name and the place where it, or a field of it, is defined."""
         return ModelError.at(self.spec, text, field)
 
     def add_blob(self, shape: Shape, filler: FillerParameter | None, generator: torch.Generator | None) -> nn.Parameter:
-        """Append a parameter, filled by `filler` (None: zeros), or with what the net file itself has for it."""
+        """Append a parameter, filled by `filler` (None: zeros), or with the net file's own values for it."""
         index = len(self.blobs)
         value = torch.zeros(shape)
         if index < len(self.spec.blobs):
@@ -164,9 +164,9 @@ class Layer(nn.Module):
             raise self.error(str(error)) from None
 
     def axis(self, index: int, bottom: Shape, *, end: bool = False) -> int:
-        """Return the axis that `index` means in a bottom, counted from 0; negative ones count from the end.
+        """Return the axis of a bottom for `index`, counted from 0; negative ones count from the end.
 
-        With `end`, one more is allowed: the place behind the last axis.
+        With `end`, the place after the last axis is allowed too.
         """
         count = len(bottom) + end
         if not -count <= index < count:
@@ -174,7 +174,7 @@ class Layer(nn.Module):
         return index % count
 
     def same_shapes(self, bottoms: Sequence[Shape]) -> None:
-        """Check that all bottoms have the shape of the first."""
+        """Check that all bottoms have the shape of the first one."""
         for index, shape in enumerate(bottoms):
             if shape != bottoms[0]:
                 raise self.error(
@@ -208,7 +208,7 @@ _types: dict[str, type[Layer]] = {}
 
 
 def register(*names: str) -> Callable[[type[AnyLayer]], type[AnyLayer]]:
-    """Register a layer under the names that net files give as its `type`; a class decorator."""
+    """Register a layer under the `type` names of net files; a class decorator."""
 
     def note(layer: type[AnyLayer]) -> type[AnyLayer]:
         for name in names:
@@ -220,14 +220,14 @@ def register(*names: str) -> Callable[[type[AnyLayer]], type[AnyLayer]]:
 
 
 def layer_types() -> dict[str, type[Layer]]:
-    """Return all layer types by the name that net files use, the data layers too."""
+    """Return all layer types, including data layers, by their names in net files."""
     for module in ("modum.caffe.layers", "modum.caffe.data"):
         importlib.import_module(module)
     return dict(sorted(_types.items()))
 
 
 def make_layer(spec: LayerParameter, phase: int) -> Layer:
-    """Return the layer that a definition says, not set up yet.
+    """Return the layer for a definition, before `setup`.
 
     Args:
         spec: the definition, as in a net file.
@@ -251,7 +251,7 @@ def make_layer(spec: LayerParameter, phase: int) -> Layer:
 
 
 def run(function: type[torch.autograd.Function], *arguments: Any) -> Any:
-    """Call `function.apply`, which PyTorch leaves without types."""
+    """Call `function.apply`, which has no types in PyTorch."""
     return function.apply(*arguments)  # type: ignore[no-untyped-call]
 
 

@@ -1,4 +1,4 @@
-"""Layers with weights that are no convolutions, arithmetic between blobs, and reductions."""
+"""Layers with weights other than convolutions, arithmetic between blobs, and reductions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class InnerProduct(Layer):
 
 @register("Embed")
 class Embed(Layer):
-    """Rows of a table, (input_dim, num_output), picked by the bottom's integers; then the bias."""
+    """Rows of a table (input_dim, num_output), selected by the bottom's integers, plus the bias."""
 
     without_gradient = frozenset({0})
 
@@ -70,7 +70,7 @@ class Embed(Layer):
 
 
 class Broadcast(Layer):
-    """A blob over some axes of bottom 0, from `axis` on: a parameter over `num_axes` of them, or bottom 1."""
+    """A layer that broadcasts an operand over bottom 0, from `axis` on: a parameter of `num_axes` axes, or bottom 1."""
 
     bottom_range = (1, 2)
 
@@ -82,7 +82,7 @@ class Broadcast(Layer):
         filler: FillerParameter,
         generator: torch.Generator | None,
     ) -> None:
-        """Return the parameter, if there is no bottom for it."""
+        """Add the operand as a parameter, if there is no bottom for it."""
         first = self.axis(axis, bottoms[0], end=num_axes == 0)
         if num_axes < -1 or first + num_axes > len(bottoms[0]):
             raise self.error(
@@ -92,7 +92,7 @@ class Broadcast(Layer):
         self.add_blob(bottoms[0][first:end], filler, generator)
 
     def operand_view(self, bottom: Shape, operand: Shape, axis: int) -> Shape:
-        """Return `operand` with axes of size 1 behind it, so that it broadcasts from `axis` of `bottom` on."""
+        """Return the shape `operand`, with axes of size 1 appended to broadcast over `bottom` from `axis` on."""
         if not operand:
             return ()
         first = self.axis(axis, bottom)
@@ -122,7 +122,7 @@ class Bias(Broadcast):
 
 @register("Scale")
 class Scale(Broadcast):
-    """Multiplies by a parameter, or by bottom 1; with bias_term adds one more parameter of the same shape."""
+    """Multiplies by a parameter, or by bottom 1; with bias_term, adds another parameter of the same shape."""
 
     def make(self, bottoms: Sequence[Shape], generator: torch.Generator | None) -> None:
         param = self.spec.scale_param
@@ -137,7 +137,7 @@ class Scale(Broadcast):
             self.add_operand(bottoms, param.axis, num_axes, param.bias_filler, generator)
         self.two_bottoms = len(bottoms) == 2
         self.absorbed = False
-        """Whether the BatchNorm layer below does this layer's work: see `BatchNorm.absorb`."""
+        """Whether the BatchNorm layer before it does this layer's work: see `BatchNorm.absorb`."""
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         operand = bottoms[1] if self.two_bottoms else tuple(self.blobs[0].shape)
@@ -169,7 +169,7 @@ class Scale(Broadcast):
 class Eltwise(Layer):
     """Product, sum with coefficients, or maximum of bottoms.
 
-    Of equal maxima the second bottom has the gradient before the first, further ones only where they are greater.
+    For equal maxima the second bottom gets the gradient rather than the first, later ones only if they are greater.
     """
 
     bottom_range = (2, None)
@@ -229,7 +229,7 @@ class Reduction(Layer):
 
 @register("ArgMax")
 class ArgMax(Layer):
-    """The places of the top_k greatest numbers, greatest first; of equal ones, the last counts as the greater.
+    """The places of the top_k greatest values, greatest first; of equal ones, the last counts as the greater.
 
     Without an axis over all but axis 0: (N, 1, top_k), or with out_max_val (N, 2, top_k): places, then values; more
     axes of size 1 behind if the bottom has more than three. With an axis: places, or with out_max_val values, along it.
@@ -270,7 +270,7 @@ class ArgMax(Layer):
 
 @register("Parameter")
 class Parameter(Layer):
-    """A blob of its own as top: zeros, unless weights are loaded or shared."""
+    """A top that is a parameter of its own: zeros, unless weights are loaded or shared."""
 
     bottom_range = (0, 0)
 

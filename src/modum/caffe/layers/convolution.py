@@ -1,4 +1,4 @@
-"""Convolution, Deconvolution and Im2col: what slides a kernel over the spatial axes."""
+"""Convolution, Deconvolution and Im2col, which slide a kernel over the spatial axes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-"""PyTorch's own, by the number of spatial axes."""
+"""PyTorch's own functions, by the number of spatial axes."""
 
 
 class Window(Layer):
-    """A layer with a `convolution_param`: reads the kernel for any number of spatial axes.
+    """A layer with a `convolution_param`, for a kernel of any number of spatial axes.
 
-    The axes behind `axis` are spatial, `axis` has the channels, those before count as images.
+    The axes after `axis` are spatial, `axis` has the channels, those before it count as images.
     """
 
     channel_axis: int
@@ -45,7 +45,7 @@ class Window(Layer):
                 raise self.error(f"{field} {sizes} must not be 0")
 
     def _sizes(self, pair: str, field: str, spatial: int, default: int | None) -> Shape:
-        """Return one number for each spatial axis: from `pair`_h and `pair`_w, or `field`, given once or for each."""
+        """Return one number per spatial axis, from `pair`_h and `pair`_w, or from `field`, given once or for each."""
         param = self.spec.convolution_param
         values = tuple(getattr(param, field))
         if pair and (param.HasField(f"{pair}_h") or param.HasField(f"{pair}_w")):
@@ -61,11 +61,11 @@ class Window(Layer):
         return values * spatial if len(values) == 1 else values
 
     def extent(self, axis: int) -> int:
-        """Return how far the dilated kernel reaches over a spatial axis."""
+        """Return the length of the dilated kernel on a spatial axis."""
         return self.dilation[axis] * (self.kernel[axis] - 1) + 1
 
     def positions(self, sizes: Shape) -> Shape:
-        """Return how many places the kernel has on each spatial axis: rounded down."""
+        """Return the number of kernel positions on each spatial axis, rounded down."""
         places = tuple(
             (size + 2 * self.pad[axis] - self.extent(axis)) // self.stride[axis] + 1 for axis, size in enumerate(sizes)
         )
@@ -77,7 +77,7 @@ class Window(Layer):
 
 
 class Filters(Window):
-    """A window with weights, applied to each bottom alike."""
+    """A window with weights, applied to each bottom in the same way."""
 
     bottom_range = (1, None)
     top_range = (1, None)
@@ -131,7 +131,7 @@ class Filters(Window):
         """Return the output for one bottom of shape (N, C, spatial...)."""
 
     def correlate(self, padded: Tensor, weight: Tensor, stride: Shape) -> Tensor:
-        """Return what a convolution without pad makes of (N, C, spatial...), over any number of axes; then the bias."""
+        """Return the unpadded convolution of (N, C, spatial...), over any number of axes, plus the bias."""
         seen = windows(padded, 2, self.kernel, stride, self.dilation)
         places = seen.shape[2 : 2 + len(self.kernel)]
         x = seen.reshape(len(seen), self.group, -1, count(places), count(self.kernel))
@@ -142,7 +142,7 @@ class Filters(Window):
 
 @register("Convolution")
 class Convolution(Filters):
-    """Cross-correlation with learned filters: weights (num_output, channels / group, kernel...), then the bias."""
+    """Cross-correlation with learned filters. Blobs: weights (num_output, channels / group, kernel...), then bias."""
 
     def apply_to(self, bottom: Tensor) -> Tensor:
         if (convolve := CONVOLUTIONS.get(len(self.kernel))) is None:
@@ -153,7 +153,7 @@ class Convolution(Filters):
 
 @register("Deconvolution")
 class Deconvolution(Filters):
-    """The transpose of a convolution: weights (channels, num_output / group, kernel...), then the bias."""
+    """The transpose of a convolution. Blobs: weights (channels, num_output / group, kernel...), then bias."""
 
     transposed = True
 
@@ -164,7 +164,7 @@ class Deconvolution(Filters):
         return convolve(bottom, self.blobs[0], bias, self.stride, self.pad, 0, self.group, self.dilation)
 
     def _correlate_stretched(self, bottom: Tensor) -> Tensor:
-        """Return the same over any number of axes: zeros between the inputs, and the kernel turned round."""
+        """Return the same over any number of axes, with zeros between the inputs and the kernel reversed."""
         sizes = [step * (size - 1) + 1 for step, size in zip(self.stride, bottom.shape[2:], strict=True)]
         stretched = bottom.new_zeros(*bottom.shape[:2], *sizes)
         inputs = (slice(None), slice(None), *(slice(None, None, step) for step in self.stride))
@@ -199,12 +199,12 @@ class Im2col(Window):
 
 
 def padded(x: Tensor, pad: Shape) -> Tensor:
-    """Return `x` with so many zeros at both ends of its last axes; a negative number cuts them off."""
+    """Return `x` with `pad` zeros at both ends of its last axes; a negative number crops them."""
     return F.pad(x, [one for pad in reversed(pad) for one in (pad, pad)])
 
 
 def windows(x: Tensor, first: int, kernel: Shape, stride: Shape, dilation: Shape) -> Tensor:
-    """Return a view of every place of a kernel on the axes from `first` on; the kernel's axes follow at the end."""
+    """Return a view of all kernel positions on the axes from `first` on, with the kernel's axes at the end."""
     for axis, (size, step, apart) in enumerate(zip(kernel, stride, dilation, strict=True)):
         x = x.unfold(first + axis, apart * (size - 1) + 1, step)[..., ::apart]
     return x

@@ -1,6 +1,6 @@
 """Losses and Accuracy.
 
-Labels are class numbers, stored as floats and cut to integers. No gradient reaches them.
+Labels are class numbers, stored as floats and truncated to integers. No gradient reaches them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LEAST_PROBABILITY = torch.finfo(torch.float32).tiny
-"""What SoftmaxWithLoss takes for a probability below it: the loss of a sample never exceeds 87.34."""
+"""The least probability in SoftmaxWithLoss: the loss of a sample never exceeds 87.34."""
 LOG_THRESHOLD = 1e-20
 """The same, for MultinomialLogisticLoss and InfogainLoss."""
 CLOSE = 1e-4
@@ -41,7 +41,7 @@ class _Limited(torch.autograd.Function):
 
 
 class Loss(Layer):
-    """A loss: its first top is one number, made even where the definition lists no top."""
+    """A loss: its first top is one number, made even if the definition lists no top."""
 
     bottom_range = (2, 2)
     automatic_tops = True
@@ -84,7 +84,7 @@ class NormalizedLoss(Loss):
             self.normalization = self.default_normalization
 
     def set_terms(self, outer: int, inner: int) -> None:
-        """There are `outer` items of `inner` terms each."""
+        """Set the number of terms: `outer` items of `inner` terms each."""
         self.divisor = {
             LossParameter.FULL: outer * inner,
             LossParameter.VALID: outer * inner,
@@ -93,7 +93,7 @@ class NormalizedLoss(Loss):
         }[self.normalization]
 
     def normalized(self, terms: Tensor, labels: Tensor) -> Tensor:
-        """Return the sum of `terms`, which are 0 where `labels` are ignored, divided."""
+        """Return the normalized sum of `terms`, which are 0 where `labels` are ignored."""
         if self.normalization == LossParameter.VALID and self.ignored is not None:
             return terms.sum() / (labels != self.ignored).sum().clamp(min=1)
         return terms.sum() / max(self.divisor, 1)
@@ -106,7 +106,7 @@ class ClassLoss(NormalizedLoss):
 
     @abstractmethod
     def class_axis(self) -> int:
-        """Return the axis as the definition gives it."""
+        """Return the axis from the definition."""
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         self.same_items(bottoms)
@@ -125,13 +125,13 @@ class ClassLoss(NormalizedLoss):
         return [(), predictions][: self.top_count]
 
     def with_probabilities(self, loss: Tensor, predictions: Tensor) -> tuple[Tensor, ...]:
-        """Return the tops: the loss, and if wanted what Softmax makes of the predictions; that has no gradient."""
+        """Return the tops: the loss and, if requested, the predictions' Softmax, without a gradient."""
         return (loss,) if self.top_count == 1 else (loss, torch.softmax(predictions.detach(), self.along))
 
 
 @register("SoftmaxWithLoss")
 class SoftmaxWithLoss(ClassLoss):
-    """The negative logarithm of the probability that Softmax gives the label."""
+    """The negative logarithm of the label's Softmax probability."""
 
     def class_axis(self) -> int:
         return int(self.spec.softmax_param.axis)
@@ -208,7 +208,7 @@ class SigmoidCrossEntropyLoss(NormalizedLoss):
 
 @register("MultinomialLogisticLoss")
 class MultinomialLogisticLoss(Loss):
-    """The negative logarithm of the probability, given by bottom 0, of the label; mean over the items."""
+    """The negative logarithm of the label's probability in bottom 0, averaged over the items."""
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         self.same_items(bottoms)
@@ -284,7 +284,7 @@ class _Contrastive(torch.autograd.Function):
 
 @register("ContrastiveLoss")
 class ContrastiveLoss(Loss):
-    """Of pairs of features (N, C): d^2 for similar ones, max(margin - d, 0)^2 for others, mean over pairs, halved.
+    """For pairs of features (N, C): d^2 for similar ones, max(margin - d, 0)^2 for others, mean over pairs, halved.
 
     Hadsell, Chopra and LeCun 2006; `legacy_version` has max(margin - d^2, 0).
     """
@@ -308,7 +308,7 @@ class ContrastiveLoss(Loss):
 
 @register("Accuracy")
 class Accuracy(Layer):
-    """The share of labels whose class is among the top_k best predictions; a second top has it for each class.
+    """The fraction of labels whose class is among the top_k best predictions; a second top has it for each class.
 
     A class is among them if fewer than top_k others are predicted as high or higher: a tie counts against the label.
     """

@@ -74,7 +74,7 @@ class LRN(Layer):
 
 @register("BatchNorm")
 class BatchNorm(Layer):
-    """(x - mean) / sqrt(variance + eps) for each channel (axis 1); the affine part is a Scale layer of its own.
+    """(x - mean) / sqrt(variance + eps) for each channel (axis 1); the affine part is a separate Scale layer.
 
     The blobs are running sums, not averages: mean (C), unbiased variance (C), and the factor (1) by which both must be
     divided; each forward pass in TRAIN multiplies all three by `moving_average_fraction` and adds the batch's mean,
@@ -108,16 +108,16 @@ class BatchNorm(Layer):
         return [bottom]
 
     def absorb(self, scale: Scale) -> bool:
-        """Compute the affine part of a Scale layer as well, which then returns its bottom unchanged.
+        """Take over the affine part of a Scale layer, which then returns its bottom unchanged.
 
-        For a net in which the Scale layer takes nothing but this layer's top, works in place, and nothing else sees the
-        blob in between: the numbers stay the same up to rounding, with one pass over memory instead of three.
+        Use it if the Scale layer takes only this layer's top, works in place, and no other layer reads the
+        blob in between: the values stay the same up to rounding, with one pass over memory instead of three.
 
         Args:
-            scale: the layer that follows.
+            scale: the following layer.
 
         Returns:
-            Whether that was possible. If not, nothing changed.
+            Whether that was possible. If not, nothing changes.
         """
         if self.flat or not scale.is_per_channel:
             return False

@@ -1,9 +1,9 @@
 """Pooling and spatial pyramid pooling, with Caffe's rounding and edges.
 
 On each axis there are `ceil((size + 2 pad - kernel) / stride) + 1` windows; with padding the last one is dropped if it
-would begin in the padding behind the image. Windows are cut at the edge of the image (MAX), or at the edge of the
+would begin in the padding after the image. Windows are cut at the edge of the image (MAX), or at the edge of the
 padding, which is what an average is divided by. PyTorch has the same rules under `ceil_mode` while a pad is at most
-half the kernel and no window lies outside; for other cases the image is padded to exactly the windows that there are.
+half the kernel and no window lies outside; in other cases the image is padded to fit the windows exactly.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 Pair = tuple[int, int]
 
 LOWEST = -torch.finfo(torch.float32).max
-"""The maximum of nothing."""
+"""The maximum of an empty window."""
 SMALLEST = torch.finfo(torch.float32).tiny
 """Keeps the stochastic mean of zeros from dividing by zero."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Windows:
-    """Where the windows are for one size of image; all pairs are (height, width)."""
+    """The places of the windows for one image size; all pairs are (height, width)."""
 
     image: Pair
     kernel: Pair
@@ -54,11 +54,11 @@ class Windows:
 
     @property
     def whole(self) -> bool:
-        """Whether there is one window: the image."""
+        """Whether the only window is the image."""
         return self.places == (1, 1) and self.pad == (0, 0) and self.kernel == self.image
 
     def padded(self, image: Tensor, value: float) -> Tensor:
-        """Return the image with just as much around it (or cut off behind) that unpadded windows fill it."""
+        """Return the image padded (or cropped at the end) so that unpadded windows fill it exactly."""
         ends = [
             (places - 1) * stride + kernel - size - pad
             for size, kernel, stride, pad, places in zip(
@@ -68,7 +68,7 @@ class Windows:
         return F.pad(image, (self.pad[1], ends[1], self.pad[0], ends[0]), value=value)
 
     def areas(self) -> Tensor:
-        """(places...): what an average over each window is divided by, int64."""
+        """Divisors of the average over each window: int64 (places...)."""
         sides = []
         for axis in range(2):
             starts = torch.arange(self.places[axis]) * self.stride[axis] - self.pad[axis]
@@ -95,7 +95,7 @@ def average(windows: Windows) -> Callable[[Tensor], Tensor]:
 def maximum(windows: Windows) -> Callable[[Tensor], Tensor]:
     """Return a function that takes the maximum of windows.
 
-    Of several equal elements, the first in a window has the gradient.
+    Of several equal elements, the first in a window gets the gradient.
     """
     kernel, stride, pad = windows.kernel, windows.stride, windows.pad
     if windows.plain:
@@ -104,7 +104,7 @@ def maximum(windows: Windows) -> Callable[[Tensor], Tensor]:
 
 
 def maximum_with_places(windows: Windows) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Return the same, and where in the image each maximum was: row * width + column, -1 for a window outside."""
+    """Return a function for the maxima and their places in the image: row * width + column, -1 for a window outside."""
     kernel, stride, pad = windows.kernel, windows.stride, windows.pad
     if windows.plain:
 
@@ -150,7 +150,7 @@ def stochastic(windows: Windows, phase: int) -> Callable[[Tensor], Tensor]:
 
 @register("Pooling")
 class Pooling(Layer):
-    """Maximum, average or a random element of windows; a second top of MAX has the places of the maxima."""
+    """The maximum, average or a random element of windows; a second top of MAX has the places of the maxima."""
 
     top_range = (1, 2)
 
@@ -234,7 +234,22 @@ class SPP(Layer):
 
 
 def place_windows(layer: Layer, image: Pair, kernel: Pair, stride: Pair, pad: Pair, *, floor: bool) -> Windows:
-    """Return the windows over an image, or a `ModelError` of `layer`."""
+    """Return the windows over an image.
+
+    Args:
+        layer: the layer to name in errors.
+        image: size of the image.
+        kernel: size of the windows.
+        stride: distance between windows.
+        pad: padding at each end.
+        floor: whether to round the number of windows down instead of up.
+
+    Returns:
+        The windows.
+
+    Raises:
+        ModelError: the padding is not less than the kernel, or the kernel exceeds the image.
+    """
     places = []
     for size, wide, step, around in zip(image, kernel, stride, pad, strict=True):
         if around >= wide:
@@ -250,7 +265,7 @@ def place_windows(layer: Layer, image: Pair, kernel: Pair, stride: Pair, pad: Pa
 
 
 def choose(method: int, windows: Windows, phase: int) -> Callable[[Tensor], Tensor]:
-    """Return the function of one of Caffe's pooling methods; SPP numbers them in the same way."""
+    """Return the function for one of Caffe's pooling methods, which SPP numbers in the same way."""
     if method == PoolingParameter.MAX:
         return maximum(windows)
     if method == PoolingParameter.AVE:

@@ -1,7 +1,7 @@
-"""Layers that users write in Python, for pycaffe: setup, reshape, forward and backward on blobs of NumPy arrays.
+"""Layers that users write in Python for pycaffe: setup, reshape, forward and backward on blobs of NumPy arrays.
 
-The class is found on PYTHONPATH. Its module may `import caffe`: unless that is imported already, it gets Modum's
-stand-in, which has `caffe.Layer` and whatever else `modum.caffe` has.
+The class is found on PYTHONPATH. Its module may `import caffe`: unless caffe is already imported, it gets Modum's
+stand-in, which has `caffe.Layer` and all of `modum.caffe`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class UserLayer:
-    """Base of classes that a Python layer names, as `caffe.Layer` is in pycaffe.
+    """Base of the classes that Python layers name, like pycaffe's `caffe.Layer`.
 
     Args:
         layer_param: the layer's definition.
@@ -48,7 +48,7 @@ class UserLayer:
 
 
 class ArrayBlob(Blob):
-    """A blob of its own memory. Reshaping keeps the numbers while their count stays, else they become zeros."""
+    """A blob with its own memory. Reshaping keeps the values if their count stays, else they become zeros."""
 
     def __init__(self, shape: Shape = ()) -> None:
         self._data: NDArray[np.float32] = np.zeros(shape, np.float32)
@@ -72,7 +72,7 @@ class ArrayBlob(Blob):
         self._diff = self._diff.reshape(shape) if same else np.zeros(shape, self._diff.dtype)
 
     def take(self, data: NDArray[np.float32]) -> None:
-        """Make `data` this blob's, without a copy, and its gradient zeros."""
+        """Use `data` as this blob's values, without a copy, and set its gradient to zeros."""
         self._data = data
         self._diff = np.zeros_like(data)
 
@@ -90,14 +90,14 @@ class UserBlobs:
         self._blobs: list[ArrayBlob] = []
 
     def add_blob(self, *shape: int) -> ArrayBlob:
-        """Make one more parameter, of zeros. Its `data` is the parameter's own memory."""
+        """Add a parameter of zeros. Its `data` is the parameter's own memory."""
         self._layer.add_blob(shape, None, None)
         self._blobs.append(ArrayBlob())
         self.refresh()
         return self._blobs[-1]
 
     def refresh(self) -> None:
-        """Look up the parameters' memory again, which may have changed."""
+        """Look up the parameters' memory again, as it may have changed."""
         for blob, parameter in zip(self._blobs, self._layer.blobs, strict=True):
             blob.take(parameter.detach().cpu().numpy())
 
@@ -145,7 +145,7 @@ class _Call(torch.autograd.Function):
 
 @register("Python")
 class PythonLayer(Layer):
-    """A layer whose class is `python_param.layer` of the module `python_param.module`."""
+    """A layer whose class is `python_param.layer` in the module `python_param.module`."""
 
     bottom_range = (0, None)
     top_range = (0, None)
@@ -185,7 +185,7 @@ class PythonLayer(Layer):
 
 
 def _stand_in() -> None:
-    """Make `import caffe` work, with what `modum.caffe` has."""
+    """Make `import caffe` import the contents of `modum.caffe`."""
     module = types.ModuleType("caffe", "Modum's stand-in for pycaffe.")
 
     def from_modum(name: str) -> Any:

@@ -1,8 +1,8 @@
-"""RNN and LSTM over (time steps, streams, ...), and the LSTM's unit by itself.
+"""RNN and LSTM over (time steps, streams, ...), and a single LSTM unit.
 
-The bottom `cont` (time steps, streams) is 0 where a stream begins anew and 1 where it goes on: it multiplies the state
-that a step takes over. Between two forward passes the state is kept, without its gradient, unless `expose_hidden` makes
-it a bottom and a top; no gradient crosses that border either.
+The bottom `cont` (time steps, streams) is 0 where a stream begins and 1 where it continues: it multiplies the state
+that enters a step. Between two forward passes the state is kept, without its gradient, unless `expose_hidden` makes
+it a bottom and a top; no gradient crosses passes then either.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class Recurrent(Layer):
-    """Bottoms: x (T, N, ...), cont (T, N), perhaps a static input (N, ...), perhaps the first states (1, N, D) each.
+    """Bottoms: x (T, N, ...), cont (T, N), optionally a static input (N, ...) and the initial states (1, N, D) each.
 
-    Tops: the output (T, N, D), perhaps the last states. Blobs: input weights and bias, perhaps the static input's
+    Tops: the output (T, N, D), optionally the last states. Blobs: input weights and bias, optionally the static input's
     weights, then those of the state.
     """
 
@@ -31,9 +31,9 @@ class Recurrent(Layer):
     without_gradient = frozenset({1})
     keeps_state = True
     states: ClassVar[int]
-    """How many tensors the state has."""
+    """Number of tensors in the state."""
     gates: ClassVar[int]
-    """How many numbers a step computes for each output."""
+    """Number of values that a step computes for each output."""
 
     def make(self, bottoms: Sequence[Shape], generator: torch.Generator | None) -> None:
         param = self.spec.recurrent_param
@@ -113,7 +113,7 @@ class Recurrent(Layer):
 
     @property
     def recurrent_weights(self) -> Tensor:
-        """Weights that the hidden state of the step before is multiplied by."""
+        """Weights that multiply the previous step's hidden state."""
         weights: Tensor = self.blobs[3 if self.static else 2]
         return weights
 

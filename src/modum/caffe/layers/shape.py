@@ -1,4 +1,4 @@
-"""Layers that move, copy or drop numbers and compute nothing."""
+"""Layers that only move, copy or drop values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def chosen_axis(layer: Layer, param: Message, old: str, bottom: Shape) -> int:
-    """Return `axis`, or the older field `old`, which counts from 0 only."""
+    """Return `axis`, or the older field `old`, which cannot be negative."""
     if not param.HasField(old):
         return layer.axis(param.axis, bottom)
     if param.HasField("axis"):
@@ -89,7 +89,7 @@ class Split(Layer):
 
 @register("Flatten")
 class Flatten(Layer):
-    """Makes one axis of those from `axis` to `end_axis`, both included."""
+    """Merges the axes from `axis` to `end_axis`, inclusive, into one."""
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         (bottom,) = bottoms
@@ -106,7 +106,7 @@ class Flatten(Layer):
 
 @register("Reshape")
 class Reshape(Layer):
-    """Replaces num_axes axes from `axis` on by `shape`, where 0 copies the bottom's size and -1 takes what is left."""
+    """Replaces num_axes axes from `axis` on by `shape`, where 0 copies the bottom's size and -1 takes the rest."""
 
     def reshape(self, bottoms: Sequence[Shape]) -> list[Shape]:
         (bottom,) = bottoms
@@ -164,7 +164,7 @@ class Tile(Layer):
 
 @register("Crop")
 class Crop(Layer):
-    """Cuts bottom 0 to the sizes of bottom 1 on all axes from `axis` on, beginning at `offset`."""
+    """Crops bottom 0 to the sizes of bottom 1 on all axes from `axis` on, starting at `offset`."""
 
     bottom_range = (2, 2)
     without_gradient = frozenset({1})
@@ -199,9 +199,9 @@ class Crop(Layer):
 
 @register("Filter")
 class Filter(Layer):
-    """Hands on the items of all bottoms but the last for which the last, one number an item, is not 0.
+    """Passes on the items of all other bottoms for which the last bottom, one number per item, is not 0.
 
-    How many there are is known only in `forward`; `reshape` says as many as there could be.
+    Their number is known only in `forward`; `reshape` returns the maximum.
     """
 
     bottom_range = (2, None)
@@ -233,7 +233,7 @@ class Filter(Layer):
 
 @register("BatchReindex")
 class BatchReindex(Layer):
-    """The items of bottom 0 that bottom 1, one axis of integers, lists: in that order, some perhaps several times."""
+    """The items of bottom 0 that bottom 1, one axis of integers, lists, in its order, possibly repeated."""
 
     bottom_range = (2, 2)
     without_gradient = frozenset({1})
@@ -252,7 +252,7 @@ class BatchReindex(Layer):
 
 @register("Silence")
 class Silence(Layer):
-    """Takes blobs that nobody else takes, so that they are not reported as outputs."""
+    """Takes blobs that no other layer takes, so that they are not reported as outputs."""
 
     bottom_range = (1, None)
     top_range = (0, 0)
