@@ -35,7 +35,7 @@ FINISH_SECONDS = 24 * 3600.0
 """How long workers wait at the end for the others, which do at most one more iteration."""
 
 WARM_UP = 20
-"""The learning rate has its full scale after this fraction of all iterations."""
+"""The learning rate reaches its full scale after 1 / WARM_UP of all iterations."""
 
 STOPPED = 1 << 40
 """What a stopping worker adds to the count of iterations, so that none are left for any worker."""

@@ -1,4 +1,4 @@
-"""`modum caffe`: train, test and time Caffe's models by the commands that Caffe has."""
+"""`modum caffe`: train, test and time Caffe's models, with Caffe's own commands."""
 
 import signal
 from collections.abc import Callable
@@ -22,10 +22,10 @@ app.add_typer(caffe_convert.app)
 
 
 class GflagsCommand(TyperCommand):
-    """Takes options as Caffe's users type them: `-solver x` beside `--solver=x`, `sigint_effect` as `sigint-effect`."""
+    """Accepts Caffe's option spellings: `-solver x` besides `--solver=x`, `sigint_effect` for `sigint-effect`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse arguments after spelling them as typer does."""
+        """Parse arguments after converting them to typer's spelling."""
         return super().parse_args(ctx, [_spelling(argument) for argument in args])
 
 
@@ -38,7 +38,7 @@ def _spelling(argument: str) -> str:
 
 
 class Effect(StrEnum):
-    """What a signal makes the solver do."""
+    """The effect of a signal on the solver."""
 
     STOP = "stop"
     SNAPSHOT = "snapshot"
@@ -111,11 +111,11 @@ def train(
 
     trains alone; with `--workers 4 --group-size 2` four workers on this machine train it together through a memory
     box, as they do under **modum run -n 4 --group-size 2 -m modum caffe train --solver=...**. The members of a group
-    share out each batch, and the iterations of all groups count together, so batch_size, max_iter, display,
-    test_interval, snapshot and the learning rate policy mean what they mean for one. `--gpu 0,1` is one worker for each
+    divide each batch, and the iterations of all groups count together, so batch_size, max_iter, display,
+    test_interval, snapshot and the learning rate policy mean the same as for one worker. `--gpu 0,1` is one worker per
     GPU, in one group.
 
-    Paths in the files are relative to the current directory, as they are for Caffe.
+    Paths in the files are relative to the current directory, as in Caffe.
     """
     if not solver:
         raise typer.BadParameter("need a solver definition to train: --solver=solver.prototxt", param_hint="--solver")
@@ -181,7 +181,7 @@ def score_(
     stage: Stage = "",
     level: Level = 0,
 ) -> None:
-    """Score a model: the mean of its outputs over so many batches.
+    """Score a model: compute the mean of its outputs over several batches.
 
     modum caffe test --model=train_val.prototxt --weights=net.caffemodel --iterations=100
     """
@@ -235,7 +235,7 @@ def measure(
 
 @app.command(name="device_query", cls=GflagsCommand)
 def device_query(gpu: Gpu = "all") -> None:
-    """Show the GPUs that PyTorch finds here.
+    """Show the GPUs that PyTorch finds on this machine.
 
     modum caffe device_query --gpu=0
     """
@@ -255,7 +255,7 @@ def _list(text: str) -> list[str]:
 
 
 def _arguments(context: typer.Context) -> list[str]:
-    """Return the options of this command that differ from their defaults, but for those that ask for workers."""
+    """Return this command's options that differ from their defaults, except those about workers."""
     return [
         f"{option.opts[0]}={value.value if isinstance(value, StrEnum) else value}"
         for option in context.command.params
@@ -265,12 +265,12 @@ def _arguments(context: typer.Context) -> list[str]:
 
 
 def _launch(context: typer.Context, workers: int, group_size: int, box: str) -> NoReturn:
-    """Run this command by several workers, without what asks for them; ends this process."""
+    """Run this command in several workers, without the options about workers, and end this process."""
     from modum.cluster import detect
     from modum.observe.console import RunConsole
 
     class Console(RunConsole):
-        """Leaves the first worker's lines as they are: they are Caffe's log, and others read it."""
+        """Does not prefix the first worker's lines: they are Caffe's log, which other programs read."""
 
         def output(self, label: str, number: int, stream: Literal["stdout", "stderr"], lines: list[str]) -> None:
             super().output("" if label.strip() == "[0]" else label, number, stream, lines)
@@ -290,7 +290,7 @@ def _launch(context: typer.Context, workers: int, group_size: int, box: str) -> 
 
 
 def _scale(text: str) -> Literal["linear", "sqrt"] | float:
-    """Return the option's value; ValueError if it is neither a word that it knows nor a number."""
+    """Return the option's value; raise `ValueError` if it is neither a known word nor a number."""
     if text == "linear":
         return "linear"
     if text == "sqrt":

@@ -1,4 +1,4 @@
-"""`modum caffe convert`: databases and mean files for Caffe's nets."""
+"""`modum caffe convert`: make databases and mean files for Caffe's nets."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -39,9 +39,9 @@ def idx(
     database: Database,
     mean: Mean = None,
 ) -> None:
-    """Convert IDX files: MNIST, Fashion-MNIST and their like.
+    """Convert IDX files, such as those of MNIST and Fashion-MNIST.
 
-    Makes the records that Caffe's convert_mnist_data makes: keys 00000000, 00000001, ..., one channel.
+    Makes the same records as Caffe's convert_mnist_data: keys 00000000, 00000001, ..., one channel.
 
     Example: modum caffe convert idx train-images-idx3-ubyte.gz train-labels-idx1-ubyte.gz mnist_train_lmdb
     """
@@ -62,7 +62,7 @@ def cifar(
 ) -> None:
     """Convert CIFAR-10's binary batches, in the order given.
 
-    Makes the records that Caffe's convert_cifar_data makes: keys 00000, 00001, ..., three channels.
+    Makes the same records as Caffe's convert_cifar_data: keys 00000, 00001, ..., three channels.
 
     Example: modum caffe convert cifar data_batch_{1,2,3,4,5}.bin cifar10_train_lmdb --mean mean.binaryproto
     """
@@ -103,7 +103,7 @@ def images(
 ) -> None:
     """Convert a list of image files (JPEG, PNG, ...).
 
-    Makes the records that Caffe's convert_imageset makes: keys 00000000_path, three channels.
+    Makes the same records as Caffe's convert_imageset: keys 00000000_path, three channels.
 
     Example: modum caffe convert images photos/ train.txt train_lmdb --resize-height 256 --resize-width 256 --shuffle
     """
@@ -157,7 +157,7 @@ def _write_mean(database: Path, file: Path, backend: str) -> None:
 
 @contextmanager
 def _progress(title: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Yield a bar on a terminal; elsewhere nothing, and `None` to report to."""
+    """Show a progress bar on a terminal, and yield the function that moves it; elsewhere yield None."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -1,4 +1,4 @@
-"""The options that describe a cluster, for the commands that plan and simulate one."""
+"""The options that describe a cluster, for the commands `plan` and `simulate`."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,16 +59,16 @@ def cluster_of(
     """Return the cluster that the options describe.
 
     Args:
-        workers: as in `Cluster`, and so are the others: speeds and times as text with a unit.
+        workers: as in `Cluster`, like the other arguments; speeds and times are text with a unit.
         group_size: workers in a group.
         servers: memory servers.
         colocated: whether they run on the workers' machines.
         server_memory: speed of their memory.
         bus: speed inside a group.
-        link: speed of a worker's link; a number is one that was measured, None leaves the default of `Cluster`.
-        server_link: speed of a server's link, as `link`.
-        copy: speed of copying weights, as `link`.
-        latency: of a message, as `link`.
+        link: speed of a worker's link; a number was measured, None means the default of `Cluster`.
+        server_link: speed of a server's link, like `link`.
+        copy: speed of copying weights, like `link`.
+        latency: latency of a message, like `link`.
 
     Returns:
         The cluster.

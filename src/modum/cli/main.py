@@ -41,10 +41,10 @@ def modum(
 ) -> None:
     """Train one model with many workers through a soft memory box.
 
-    The box is pooled memory that all of them read, write and add into, without waiting for the slowest.
+    The box is pooled memory that all workers read, write and add into, without waiting for the slowest.
 
-    On one machine, **modum run -n 4 train.py** starts a memory server and four workers. Over several
-    machines, start **modum server** where there is memory to spare, and name those servers to the workers.
+    On one machine, **modum run -n 4 train.py** starts a memory server and four workers. On several
+    machines, start **modum server** where there is memory to spare, and give the workers those servers' addresses.
     **modum status** shows what a box holds; **modum doctor** shows what this machine can do.
     """
 

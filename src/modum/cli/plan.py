@@ -1,4 +1,4 @@
-"""`modum plan`: what to expect of a job, by arithmetic."""
+"""`modum plan`: calculate what to expect of a job."""
 
 import os
 import sys
@@ -74,12 +74,12 @@ def plan(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print every value, for programs.")] = False,
 ) -> None:
-    """Say what a job will ask of a cluster, what saturates first, and how efficient it will be.
+    """Calculate what a job needs of a cluster, what saturates first, and how efficient it will be.
 
         modum plan 100MB --step 200ms -n 16 --link 7GB/s
 
-    tells that all workers together move 3.2 GB a step, 16 GB/s, and how often they may exchange. It is
-    arithmetic for a steady state; **modum simulate** has stragglers, failures and chance as well.
+    says that all workers together move 3.2 GB per step, 16 GB/s, and how often they may exchange. It calculates
+    a steady state; **modum simulate** adds stragglers, failures and random step times.
     """
     from modum.plan import estimate, model_bytes
     from modum.rules import Elastic

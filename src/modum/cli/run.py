@@ -66,17 +66,17 @@ def run(
 
     **modum run -n 4 --group-size 2 train.py --epochs 3**
 
-    starts one memory server, and four times `python train.py --epochs 3` in two groups of two. In the script,
-    `modum.connect()` joins the box and tells the worker its rank. Each line of output gets the worker's rank
-    in front, and a line below shows samples, samples per second, loss, exchange time, and the workers alive.
+    starts one memory server, and four workers, `python train.py --epochs 3`, in two groups of two. In the script,
+    `modum.connect()` joins the box and finds the worker's rank. Each line of output is prefixed with the worker's
+    rank, and a status line shows samples, samples per second, loss, exchange time, and live workers.
 
-    Options for **modum run** go before the script: what follows it is the script's own.
+    Options for **modum run** go before the script; all that follows belongs to the script.
 
     The exit status is 0 if all workers succeed (with --on-failure continue: all of at least one group), else
     the first failing worker's. Ctrl-C stops everything within a second,
-    unless all workers handle SIGINT themselves: then it is passed on to them, as SIGHUP is.
+    unless all workers handle SIGINT themselves: then it is passed on to them. The same holds for SIGHUP.
 
-    For several machines, start the same script by mpirun, torchrun or srun: see docs/how-to/launching.md.
+    For several machines, start the same script with mpirun, torchrun or srun: see docs/how-to/launching.md.
     """
     from modum.observe.console import RunConsole
     from modum.units import parse_bytes

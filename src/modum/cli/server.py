@@ -1,4 +1,4 @@
-"""`modum server`: one memory server in the foreground."""
+"""`modum server`: run a memory server in the foreground."""
 
 import os
 import resource
@@ -51,9 +51,9 @@ def server(
     """Offer this machine's memory to a job.
 
     Prints its address when it is ready, and serves until Ctrl-C. Several servers make one box: give all their
-    addresses, in one order, to `modum run --box` or to `Box.connect`.
+    addresses, always in the same order, to `modum run --box` or to `Box.connect`.
 
-    On several machines, with one token for all:
+    On several machines, with the same token for all:
 
         export MODUM_TOKEN=$(python -c 'import secrets; print(secrets.token_urlsafe(32))')
 
@@ -83,7 +83,7 @@ def server(
             f"warning: --memory {format_bytes(limit)} is more than the {format_bytes(available)} available here",
             file=sys.stderr,
         )
-    # every connection takes a descriptor, and one more for every buffer that it uses
+    # every connection takes a descriptor, and another for every buffer that it uses
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     stopped = threading.Event()

@@ -81,13 +81,13 @@ def simulate(
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw what happened.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print every value, for programs.")] = False,
 ) -> None:
-    """Run a job that is not there, over up to 10,000 workers, in virtual time.
+    """Simulate a job with up to 10,000 workers, in virtual time.
 
         modum simulate 100MB -n 1000 --servers 64 --step 200ms --stragglers 50x4 --rule elastic --rule allreduce
 
-    Links are shared like TCP connections share them: each exchange gets an equal part. The same options and seed
-    give the same numbers. With --train the virtual workers compute real gradients of a small classifier, so that
-    rules can be compared by accuracy against virtual seconds.
+    Links are shared as TCP connections share them: each exchange gets an equal part. The same options and seed
+    give the same numbers. With --train, virtual workers compute real gradients of a small classifier, so that
+    rules can be compared by accuracy over virtual seconds.
     """
     import importlib.util
 

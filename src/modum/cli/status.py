@@ -1,4 +1,4 @@
-"""`modum status`: what a box holds and how busy it is."""
+"""`modum status`: show what a box holds and how busy it is."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""The front end for TensorFlow without Keras' fit: `tf.Module` and loops with a `tf.GradientTape`.
+"""The front end for TensorFlow without Keras's `fit`: `tf.Module` and loops with a `tf.GradientTape`.
 
 The names below are loaded when they are first used, and import TensorFlow.
 """

@@ -1,4 +1,4 @@
-"""Data for a training loop, by the indices that the workers of a job share."""
+"""Load data for a training loop, by the indices that the workers of a job share."""
 
 from __future__ import annotations
 
