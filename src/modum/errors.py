@@ -40,11 +40,11 @@ class ConnectionLostError(ModumError, ConnectionError):
 
 
 class DeadlineError(ModumError, TimeoutError):
-    """A blocking call ran out of time; the message names whom it waited for, and for what."""
+    """A blocking call ran out of time; the message says for whom and for what it waited."""
 
 
 class LeaseLostError(ModumError):
-    """The lease, or the work item, belongs to somebody else now."""
+    """The lease, or the work item, now belongs to another client."""
 
 
 class MismatchError(ModumError):

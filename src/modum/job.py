@@ -130,7 +130,7 @@ class Job:
         All of them must call this, with the same name.
 
         Args:
-            name: of the place.
+            name: the place's name.
             members: who meets.
             timeout: seconds that the first one waits for the last one, in each round.
 
@@ -157,7 +157,7 @@ class Job:
         self._closed = True
         try:
             if self._progress is not None:
-                with contextlib.suppress(ModumError, ValueError):  # the box may be gone, or closed by somebody
+                with contextlib.suppress(ModumError, ValueError):  # the box may be gone, or already closed
                     self._progress.close()
         finally:
             self.box.close()
@@ -272,7 +272,7 @@ def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:
         ValueError: the environment of this process is incomplete or contradicts itself.
         MismatchError: workers disagree.
         DeadlineError: some workers do not come within two minutes.
-        ConnectionLostError: a memory server cannot be reached; and whatever else `Box.connect` raises. After any of
+        ConnectionLostError: a memory server cannot be reached. `Box.connect` may raise other errors too. After any of
             these errors nothing is left running.
     """
     place = detect()

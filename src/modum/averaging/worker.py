@@ -73,7 +73,7 @@ class Worker:
             rule: how local and shared weights move together.
             vectors: the worker's weights, one vector for each dtype.
             group: the workers that step together with this one.
-            name: of the shared model in the box; all workers that use it train one model.
+            name: name of the shared model in the box; all workers that use it train one model.
             scale: scale of the learning rate.
             model: what must be equal in all workers besides the settings, as sections for `consistency.compare`.
             timeout: seconds to wait for the worker that makes the shared weights.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["split_batches"]
 
 PARAMETERS = ("data_param", "hdf5_data_param", "image_data_param", "memory_data_param", "window_data_param")
-"""Where a data layer has its `batch_size`."""
+"""Fields of data layers that have a `batch_size`."""
 
 
 def split_batches(net: NetParameter, member: int, members: int) -> tuple[NetParameter, float]:

@@ -60,7 +60,7 @@ class _Seeing(Net):
 
 
 class Classifier(_Seeing):
-    """Classify pictures.
+    """Classifies pictures.
 
         classifier = Classifier("deploy.prototxt", "net.caffemodel", image_dims=(256, 256), raw_scale=255)
         print(classifier.predict([load_image("cat.jpg")]).argmax(1))
@@ -94,7 +94,7 @@ class Classifier(_Seeing):
 
 
 class Detector(_Seeing):
-    """Classify windows of pictures, as R-CNN does (Girshick et al. 2014).
+    """Classifies windows of pictures, as R-CNN does (Girshick et al. 2014).
 
     `context_pad` pixels of the input on each side show the surroundings of the window; beyond the picture, the mean.
     """

@@ -1,4 +1,4 @@
-"""What `debug_info: true` prints: the mean absolute value of every blob and gradient, layer by layer."""
+"""Log what `debug_info: true` asks for: the mean absolute value of every blob and gradient, layer by layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What workers agree on, through the box."""
+"""Coordination of workers through the box: liveness, consistency, rendezvous."""
 
 from modum.coordination.consistency import agree, compare, open_alike
 from modum.coordination.liveness import Member, Roster

@@ -26,7 +26,7 @@ _SIDE = 32
 
 @dataclass(frozen=True)
 class Archive(Source):
-    """A tar file on a web site, whatever the folders in it; `checksum` is its MD5 (32 digits) or SHA-256."""
+    """A tar file on a web site, with any folders inside; `checksum` is its MD5 (32 digits) or SHA-256."""
 
     url: str
     checksum: str

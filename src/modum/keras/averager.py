@@ -31,7 +31,7 @@ REPORT_SECONDS = 0.5
 
 
 class Averager(keras.callbacks.Callback):  # type: ignore[misc]
-    """Share the weights of the model that `fit` trains with all other workers that train it.
+    """Shares the weights of the model that `fit` trains with all other workers that train it.
 
         with modum.connect() as job, modum.keras.Averager(job) as averager:
             model.fit(averager.share(x, y, batch_size=64, epochs=3), epochs=3, callbacks=[averager])

@@ -123,7 +123,7 @@ class SampleRate:
 
     def __init__(self) -> None:
         self.latest: float | None = None
-        """None until there are two counts to compare."""
+        """Samples per second; None until there are two counts to compare."""
         self._points: deque[tuple[float, int]] = deque()
 
     def update(self, now: float, samples: int) -> None:

@@ -109,7 +109,7 @@ class StageVector(Vector):
 
 
 def share_stage(job: Job, stage: Stage, rule: UpdateRule, name: str, timeout: float) -> Worker | None:
-    """Share the stage's weights with the same stage of the other pipelines.
+    """Share this stage's weights with the same stage of the other pipelines.
 
     Args:
         job: the job; its groups are ignored, as each worker exchanges alone.

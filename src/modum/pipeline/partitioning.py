@@ -24,7 +24,7 @@ _MEASURE_SECONDS: Final = 300.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cuts:
-    """How a model of named layers is cut, and which stage is this worker's."""
+    """The cuts of a model of named layers, and this worker's stage."""
 
     layers: tuple[str, ...]
     """All layers, in the order of computation."""

@@ -1,4 +1,4 @@
-"""What `modum run` is asked to do."""
+"""The settings of `modum run`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +17,7 @@ class RunConfig:
     """
 
     command: tuple[str, ...]
-    """What follows `python`: a script, or `-m` and a module, and the arguments."""
+    """The arguments of `python`: a script, or `-m` and a module, and its arguments."""
     workers: int = 1
     group_size: int = 1
     """Workers in a group; consecutive ranks. Must divide `workers`."""

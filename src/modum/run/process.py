@@ -31,9 +31,9 @@ class Process:
     """A child process, the leader of its own session and process group.
 
     Args:
-        name: what it is called in messages.
+        name: its name in messages.
         command: the command to run.
-        environment: exactly its variables.
+        environment: its environment variables, and no others.
         sink: receives its output.
         keep_stdin: whether its standard input stays open, and silent, while this process lives; else it is empty.
 
@@ -97,7 +97,7 @@ class Process:
 
     @property
     def end(self) -> str:
-        """How it ended, in words."""
+        """A description of how it ended."""
         assert self.returncode is not None
         if self.returncode >= 0:
             return f"exited with code {self.returncode}"

@@ -40,7 +40,7 @@ class Interrupted(Exception):  # noqa: N818 - no error, as KeyboardInterrupt is 
 
 
 class Processes:
-    """The children of one launcher; a context manager that leaves none behind, whatever happens inside.
+    """The children of a launcher; a context manager that never leaves one behind.
 
     On leaving, those that still run are killed at once. If this process itself is killed, even by SIGKILL, the
     kernel kills the children, and a separate process, the reaper, kills all that they had started.

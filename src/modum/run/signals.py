@@ -15,7 +15,7 @@ class Signals:
 
     It watches the end of a child and the requests to stop: SIGINT, SIGTERM and SIGHUP, each unless this
     process was started with it ignored (as `nohup` does). The first request is kept in `request`; the second
-    raises `KeyboardInterrupt`, which also ends a write to a terminal or pipe that nobody reads.
+    raises `KeyboardInterrupt`, which also ends a blocked write to a terminal or pipe.
     """
 
     def __init__(self) -> None:

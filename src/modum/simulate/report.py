@@ -57,7 +57,7 @@ class Report:
     steps: int
     """Local steps of all workers that are in the shared weights."""
     goodput: float
-    """Those steps per second."""
+    """Those steps, per second."""
     efficiency: float
     """Goodput divided by the total speed of all planned workers: 1 if none ever waited."""
     exchanges: int

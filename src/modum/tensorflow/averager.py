@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Averager:
-    """Share variables with all other workers that train them, step by step.
+    """Shares variables with all other workers that train them, step by step.
 
         with modum.connect() as job, Averager(job, module) as averager:
             for x, y in averager.share((images, labels), batch_size=64, epochs=3):

@@ -149,7 +149,7 @@ class TensorFlowGroup(Group[Any]):
 
 
 def _instance(purpose: str, tensor: tf.Tensor) -> int:
-    """Return a number that is the same in all members, in whatever order they trace their functions."""
+    """Return a number that is the same in all members, however they order the tracing of their functions."""
     return zlib.crc32(f"{purpose} {tensor.dtype.name} {tensor.shape.num_elements()}".encode()) & 0x7FFFFFFF
 
 

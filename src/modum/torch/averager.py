@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Averager:
-    """Share a model's weights with all other workers that train it, step by step.
+    """Shares a model's weights with all other workers that train it, step by step.
 
         with modum.connect() as job, Averager(job, model, optimizer) as averager:
             for x, y in averager.share(dataset, batch_size=64, epochs=3):
