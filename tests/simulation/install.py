@@ -1,0 +1,91 @@
+"""Puts a simulated world in place of the machine, for the modules of the box."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
+from types import ModuleType
+from typing import Any
+
+import modum.box
+import modum.box.kernels
+import modum.box.server.server
+import modum.box.transport
+from modum.box.server.primitives import Primitives
+from tests.simulation.clockwork import Clockwork
+from tests.simulation.network import Network, Select, Selectors, Sockets
+from tests.simulation.threads import Executor, Threads, Time, wait
+
+CHUNK = 64
+"""Bytes of a chunk in a simulated world, so that little data has many of them."""
+SMALL = {"CHUNK": CHUNK, "STRIPE": 4 * CHUNK, "_UNIT": CHUNK, "SPIN_SECONDS": 0.0}
+"""Constants that are other ones there."""
+ROOMS = ("modum.box", "modum.waiting")
+
+
+class Secrets:
+    """`secrets`, from the world's seed."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+
+    def token_bytes(self, count: int) -> bytes:
+        return self._random.randbytes(count)
+
+    def token_hex(self, count: int) -> str:
+        return self.token_bytes(count).hex()
+
+
+class NoDevices:
+    """What a server offers over RDMA in a world that has none."""
+
+    rails: list[str] = []
+    no_rails = "there are no devices in this world"
+
+    def forget(self, number: int) -> None:
+        """Nothing is reachable."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@contextmanager
+def installed(clock: Clockwork, network: Network) -> Iterator[Threads]:
+    """Have the box see this world, and nothing of the machine but memory, inside of the `with`."""
+    from modum.box.kernels import portable
+
+    threads = Threads(clock)
+    stands_for: dict[str, Any] = {
+        "threading": threads,
+        "time": Time(clock),
+        "socket": Sockets(network),
+        "select": Select(clock),
+        "selectors": Selectors(clock),
+        "secrets": Secrets(clock.random),
+        "ThreadPoolExecutor": lambda *_, **__: Executor(clock),
+        "wait": wait,
+        "local_host": lambda: clock.task.process.host,
+        "Reachable": NoDevices,
+        **SMALL,
+    }
+    before: list[tuple[ModuleType, str, Any]] = []
+    defaults = Primitives.__init__.__defaults__
+    try:
+        for name, module in list(sys.modules.items()):
+            if name == ROOMS[1] or name.split(".")[:2] == ROOMS[0].split("."):
+                for attribute, fake in stands_for.items():
+                    if attribute in vars(module):
+                        before.append((module, attribute, vars(module)[attribute]))
+                        setattr(module, attribute, fake)
+        fused = vars(modum.box.kernels).get("fused")
+        before.append((modum.box.kernels, "fused", fused))
+        modum.box.kernels.fused = portable  # type: ignore[attr-defined]
+        Primitives.__init__.__defaults__ = (clock.time,)  # type: ignore[misc]
+        yield threads
+    finally:
+        Primitives.__init__.__defaults__ = defaults  # type: ignore[misc]
+        for module, attribute, value in reversed(before):
+            if value is None:
+                delattr(module, attribute)
+            else:
+                setattr(module, attribute, value)

@@ -1,0 +1,567 @@
+"""What stands for `socket`, `select` and `selectors` in a simulated world: a network that delays, cuts and goes silent."""
+
+import errno
+import itertools
+import os
+import select as real_select
+import selectors as real_selectors
+import socket as real
+import struct
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tests.simulation.clockwork import Clockwork, Process, Task
+from tests.simulation.threads import _Waiters
+
+CAPACITY = 1 << 12
+"""Bytes on their way and in the receiver's queue: more are not taken."""
+KEEPALIVE = 30.0
+"""Seconds after which an idle side notices that the other host has vanished."""
+RETRANSMIT = 0.2
+"""Seconds: packets of a path that was silent come at most so long after it speaks again."""
+
+
+class Network:
+    """Hosts, listeners and connections.
+
+    Args:
+        clock: of the world.
+        delay: longest usual delay of a packet, in seconds.
+    """
+
+    def __init__(self, clock: Clockwork, delay: float) -> None:
+        self.clock = clock
+        self.delay = delay
+        self.listeners: dict[tuple[str, Any], Socket] = {}
+        self.links: list[Link] = []
+        self.silent: dict[frozenset[str], int] = {}
+        """Pairs of hosts between which nothing gets through, and until which tick."""
+        self.deliver: Callable[[Link, bytes], str] = lambda link, data: ""
+        """Asked for every packet: "" delivers it, "cut" breaks the connection before, "after" behind it, "half" lets
+        the receiver alone know, "lose" drops it and all that follow in silence."""
+        self._ports = itertools.count(20000)
+        self._numbers = itertools.count(1000)
+
+    def silence(self, one: str, other: str, seconds: float) -> None:
+        """Let nothing through between two hosts for so long."""
+        pair = frozenset((one, other))
+        self.silent[pair] = max(self.silent.get(pair, 0), self.clock.now + round(seconds * 1e6))
+
+    def quiet_for(self, one: str, other: str) -> float:
+        """Seconds for which nothing gets through between two hosts."""
+        left = self.silent.get(frozenset((one, other)), 0) - self.clock.now
+        return left / 1e6 if left > 0 and one != other else 0.0
+
+    def cut(self, link: "Link") -> None:
+        """Break a connection; both ends learn of it, each in its time. What was on its way is lost."""
+        for end in link.ends:
+            end.incoming.lose()
+            self.clock.at(self.latency(), end.reset)
+
+    def latency(self) -> float:
+        """Seconds that a packet takes."""
+        return self.clock.random.random() * self.delay
+
+    def port(self) -> int:
+        return next(self._ports)
+
+    def number(self) -> int:
+        return next(self._numbers)
+
+
+class Direction:
+    """Bytes on their way to one end of a connection, in order."""
+
+    def __init__(self, network: Network, link: "Link", reader: "Socket") -> None:
+        self.network = network
+        self.link = link
+        self.reader = reader
+        self.flying = 0
+        self.lost = False
+        self._last = 0
+        self._epoch = 0
+
+    def lose(self) -> None:
+        """Lose what is on its way, and all that follows."""
+        self.lost = True
+        self._epoch += 1
+
+    def send(self, data: bytes | None, descriptors: Sequence[int] = ()) -> None:
+        """Put bytes on their way; None is the end of the stream."""
+        if self.lost:
+            return
+        clock = self.network.clock
+        writer = self.link.other(self.reader)
+        quiet = self.network.quiet_for(writer.host, self.reader.host)
+        local = self.link.local
+        after = quiet + clock.random.random() * RETRANSMIT if quiet else 0.0 if local else self.network.latency()
+        due = max(self._last + 1, clock.now + round(after * 1e6))
+        self._last = due
+        self.flying += len(data or b"")
+        epoch = self._epoch
+        clock.at((due - clock.now) / 1e6, lambda: self._arrive(data, descriptors, epoch))
+
+    def _arrive(self, data: bytes | None, descriptors: Sequence[int], epoch: int) -> None:
+        if epoch != self._epoch:
+            return
+        if quiet := self.network.quiet_for(self.link.other(self.reader).host, self.reader.host):
+            again = quiet + self.network.clock.random.random() * RETRANSMIT / 100
+            due = max(self._last - self.network.clock.now, round(again * 1e6))
+            self.network.clock.at(due / 1e6, lambda: self._arrive(data, descriptors, epoch))
+            return
+        self.flying -= len(data or b"")
+        fate = "" if self.link.local else self.network.deliver(self.link, data or b"")
+        if fate == "cut":
+            self.network.cut(self.link)
+            return
+        if fate == "lose":
+            self.lose()
+            return
+        if fate == "half":
+            self.reader.incoming.lose()
+            self.reader.reset()
+            return
+        self.reader.arrived(data, descriptors)
+        if fate == "after":
+            self.network.cut(self.link)
+
+
+class Link:
+    """An established connection."""
+
+    def __init__(self, network: Network, one: "Socket", other: "Socket", *, local: bool) -> None:
+        self.local = local
+        self.ends = (one, other)
+        one.link = other.link = self
+        one.incoming, other.incoming = Direction(network, self, one), Direction(network, self, other)
+        network.links.append(self)
+
+    def other(self, end: "Socket") -> "Socket":
+        return self.ends[1] if end is self.ends[0] else self.ends[0]
+
+
+class Socket:
+    """`socket.socket`."""
+
+    incoming: Direction
+
+    def __init__(self, network: Network, family: int = real.AF_INET, kind: int = real.SOCK_STREAM) -> None:
+        self.family = family
+        self.network = network
+        self.clock = network.clock
+        self.process: Process = self.clock.task.process
+        self.host = self.process.host
+        self.number = network.number()
+        self.link: Link | None = None
+        self.queue = bytearray()
+        self.descriptors: list[int] = []
+        self.ended = self.broken = self.closed = self.shut = False
+        self.backlog: deque[Socket] | None = None
+        self.limit = 0
+        self.name: Any = None
+        self.low_water = 1
+        self.receive_timeout: float | None = None
+        self.send_timeout: float | None = None
+        self.user_timeout: float | None = None
+        self.changed = _Waiters(self.clock)
+        self.process.died.append(self.vanish)
+
+    # ---- what the network does
+
+    def arrived(self, data: bytes | None, descriptors: Sequence[int]) -> None:
+        if data is None:
+            self.ended = True
+        else:
+            self.queue += data
+            self.descriptors += descriptors
+        self.changed.wake()
+
+    def reset(self) -> None:
+        self.broken = True
+        self.queue.clear()
+        self.changed.wake()
+        if self.link is not None:
+            self.link.other(self).changed.wake()
+
+    def vanish(self) -> None:
+        """What the kernel does with the socket of a process that has died."""
+        if not self.closed:
+            self.closed = True
+            if self.backlog is not None:
+                self._unlisten()
+            elif self.link is not None:
+                self._hang_up()
+            self.changed.wake()
+
+    def _unlisten(self) -> None:
+        assert self.backlog is not None
+        self.network.listeners = {k: v for k, v in self.network.listeners.items() if v is not self}
+        for waiting in self.backlog:
+            waiting.vanish()
+
+    def _hang_up(self) -> None:
+        assert self.link is not None
+        other = self.link.other(self)
+        if self.queue:
+            other.incoming.lose()
+            self.clock.at(self.network.latency() + self.network.quiet_for(self.host, other.host), other.reset)
+        else:
+            other.incoming.send(None)
+
+    # ---- options
+
+    def setblocking(self, flag: bool) -> None:
+        self.receive_timeout = self.send_timeout = None if flag else 0.0
+
+    def settimeout(self, seconds: float | None) -> None:
+        self.receive_timeout = self.send_timeout = seconds
+
+    def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
+        self._check()
+        if option in (real.SO_RCVTIMEO, real.SO_SNDTIMEO) and isinstance(value, bytes):
+            whole, micro = struct.unpack("ll", value)
+            seconds = whole + micro / 1e6
+            if option == real.SO_RCVTIMEO:
+                self.receive_timeout = seconds
+            else:
+                self.send_timeout = seconds
+        elif level == real.SOL_SOCKET and option == real.SO_RCVLOWAT:
+            self.low_water = int(value)  # type: ignore[arg-type]
+        elif level == real.IPPROTO_TCP and option == real.TCP_USER_TIMEOUT:
+            self.user_timeout = int(value) / 1000  # type: ignore[arg-type]
+
+    def getsockopt(self, level: int, option: int, length: int = 0) -> Any:
+        return struct.pack("3i", 1, os.getuid(), os.getgid()) if length else 0
+
+    def fileno(self) -> int:
+        return -1 if self.closed else self.number
+
+    def getsockname(self) -> Any:
+        return self.name
+
+    def getpeername(self) -> Any:
+        assert self.link is not None
+        return (self.link.other(self).host, self.link.other(self).number)
+
+    # ---- connecting
+
+    def bind(self, name: Any) -> None:
+        self.name = name
+
+    def listen(self, backlog: int = 128) -> None:
+        self.backlog = deque()
+        self.limit = backlog
+        self.network.listeners[self._key(self.name)] = self
+
+    def _key(self, name: Any) -> tuple[str, Any]:
+        return (f"unix {self.host}", name) if self.family == real.AF_UNIX else ("tcp", tuple(name[:2]))
+
+    def connect(self, name: Any) -> None:
+        self._check()
+        clock = self.clock
+        end = clock.time() + (128.0 if self.receive_timeout is None else self.receive_timeout)
+        tcp = self.family != real.AF_UNIX
+        while tcp:
+            quiet = self.network.quiet_for(self.host, self._host_of(name))
+            if not quiet:
+                break
+            left = end - clock.time()
+            if left <= 0:
+                raise TimeoutError("timed out")
+            clock.sleep(min(quiet + clock.random.random() * RETRANSMIT, left))
+        if tcp:
+            clock.sleep(self.network.latency())
+        listener = self.network.listeners.get(self._key(name))
+        if listener is None or listener.closed or not listener.process.alive:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+        assert listener.backlog is not None
+        there = Socket.__new__(Socket)
+        there._accepted(listener)
+        Link(self.network, self, there, local=not tcp)
+        listener.backlog.append(there)
+        listener.changed.wake()
+
+    def _host_of(self, name: Any) -> str:
+        return str(name[0])
+
+    def _accepted(self, listener: "Socket") -> None:
+        self.family = listener.family
+        self.network, self.clock = listener.network, listener.clock
+        self.process, self.host = listener.process, listener.host
+        self.number = self.network.number()
+        self.queue = bytearray()
+        self.descriptors = []
+        self.ended = self.broken = self.closed = self.shut = False
+        self.backlog, self.limit, self.name, self.low_water = None, 0, listener.name, 1
+        self.receive_timeout = self.send_timeout = self.user_timeout = None
+        self.changed = _Waiters(self.clock)
+        self.process.died.append(self.vanish)
+
+    def accept(self) -> tuple["Socket", Any]:
+        self._check()
+        assert self.backlog is not None
+        while not self.backlog:
+            self.changed.wait()
+            self._check()
+        there = self.backlog.popleft()
+        return there, there.getpeername()
+
+    # ---- moving bytes
+
+    def sendmsg(self, parts: Sequence[bytes | memoryview], ancillary: Any = (), flags: int = 0) -> int:
+        return self.send(b"".join(parts), flags)
+
+    def sendall(self, data: bytes) -> None:
+        done = 0
+        while done < len(data):
+            done += self.send(data[done:])
+
+    def send(self, data: bytes | memoryview, flags: int = 0, descriptors: Sequence[int] = ()) -> int:
+        self._check()
+        self.clock.yield_now()
+        self._check()
+        assert self.link is not None
+        there = self.link.other(self)
+        timeout = self.send_timeout
+        total = 0
+        while True:
+            if self.broken or self.shut:
+                raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+            if there.closed or there.broken:
+                # the other side answers with a reset
+                self.clock.at(self.network.latency(), self.reset)
+                return total + len(data)
+            room = CAPACITY - there.incoming.flying - len(there.queue)
+            if room > 0:
+                part = bytes(data[:room])
+                there.incoming.send(part, descriptors)
+                total += len(part)
+                data = data[len(part) :]
+                if not len(data) or flags & real.MSG_DONTWAIT:
+                    return total
+                continue
+            if flags & real.MSG_DONTWAIT:
+                raise BlockingIOError(errno.EAGAIN, "would block")
+            if not self.changed.wait(timeout) and timeout is not None:
+                if total:
+                    return total
+                raise BlockingIOError(errno.EAGAIN, "would block")
+
+    def recv_into(self, target: memoryview, count: int = 0, flags: int = 0) -> int:
+        wanted = count or len(target)
+        done = 0
+        self._check()
+        if not flags & real.MSG_DONTWAIT:
+            self.clock.yield_now()
+        while True:
+            if self.broken and not self.queue:
+                raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+            if self.queue:
+                part = self.queue[: wanted - done]
+                target[done : done + len(part)] = part
+                del self.queue[: len(part)]
+                done += len(part)
+                if self.link is not None:
+                    self.link.other(self).changed.wake()
+                if done == wanted or not flags & real.MSG_WAITALL:
+                    return done
+                continue
+            if self.ended or self.shut:
+                return done
+            if flags & real.MSG_DONTWAIT:
+                raise BlockingIOError(errno.EAGAIN, "would block")
+            if not self.changed.wait(self.receive_timeout) and self.receive_timeout is not None:
+                if done:
+                    return done
+                raise BlockingIOError(errno.EAGAIN, "would block")
+            self._check()
+
+    def recv(self, count: int, flags: int = 0) -> bytes:
+        data = bytearray(count)
+        return bytes(data[: self.recv_into(memoryview(data), 0, flags)])
+
+    def shutdown(self, how: int) -> None:
+        self._check()
+        if self.link is None or self.broken:
+            raise OSError(errno.ENOTCONN, "not connected")
+        if not self.shut:
+            self.shut = True
+            self.link.other(self).incoming.send(None)
+            self.changed.wake()
+
+    def close(self) -> None:
+        self.vanish()
+
+    def detach(self) -> int:
+        return self.number
+
+    def __enter__(self) -> "Socket":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check(self) -> None:
+        self.clock.task  # noqa: B018 - raises where nobody lives any more
+        if self.closed:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+
+    # ---- readiness
+
+    def readable(self) -> bool:
+        if self.backlog is not None:
+            return bool(self.backlog)
+        return len(self.queue) >= self.low_water or self.ended or self.broken or self.shut
+
+    def writable(self) -> bool:
+        if self.link is None or self.broken:
+            return True
+        there = self.link.other(self)
+        return CAPACITY - there.incoming.flying - len(there.queue) > 0 or there.closed
+
+
+class Sockets:
+    """`socket`, for the processes of a world."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(real, name)
+
+    def socket(self, family: int = real.AF_INET, kind: int = real.SOCK_STREAM) -> Socket:
+        return Socket(self._network, family, kind)
+
+    def create_server(self, address: tuple[str, int], *, family: int = real.AF_INET, backlog: int = 128) -> Socket:
+        host, port = address
+        listener = self.socket(family)
+        listener.bind((host, port or self._network.port()))
+        listener.listen(backlog)
+        return listener
+
+    def create_connection(self, address: tuple[str, int], timeout: float | None = None) -> Socket:
+        connection = self.socket()
+        connection.settimeout(timeout)
+        try:
+            connection.connect(address)
+        except OSError:
+            connection.close()
+            raise
+        return connection
+
+    def socketpair(self) -> tuple[Socket, Socket]:
+        one, other = self.socket(real.AF_UNIX), self.socket(real.AF_UNIX)
+        Link(self._network, one, other, local=True)
+        return one, other
+
+    def send_fds(self, connection: Socket, parts: Sequence[bytes], descriptors: Sequence[int]) -> int:
+        return connection.send(b"".join(parts), 0, [os.dup(each) for each in descriptors])
+
+    def recv_fds(self, connection: Socket, count: int, most: int) -> tuple[bytes, list[int], int, None]:
+        data = connection.recv(count, real.MSG_WAITALL)
+        found, connection.descriptors = connection.descriptors[:most], connection.descriptors[most:]
+        return data, found, 0, None
+
+
+class Poll:
+    """`select.poll`."""
+
+    def __init__(self, clock: Clockwork) -> None:
+        self._clock = clock
+        self._sockets: dict[Socket, int] = {}
+
+    def register(self, connection: Socket, events: int) -> None:
+        self._sockets[connection] = events
+
+    modify = register
+
+    def unregister(self, connection: Socket) -> None:
+        del self._sockets[connection]
+
+    def poll(self, milliseconds: float | None = None) -> list[tuple[int, int]]:
+        if (found := self._ready()) or milliseconds == 0:
+            return found
+        _wait_for(self._clock, list(self._sockets), None if milliseconds is None else milliseconds / 1000)
+        return self._ready()
+
+    def _ready(self) -> list[tuple[int, int]]:
+        found = []
+        for connection, events in self._sockets.items():
+            ready = 0
+            if events & real_select.POLLIN and connection.readable():
+                ready |= real_select.POLLIN
+            if events & real_select.POLLOUT and connection.writable():
+                ready |= real_select.POLLOUT
+            if connection.broken:
+                ready |= real_select.POLLHUP
+            if ready:
+                found.append((connection.number, ready))
+        return found
+
+
+class Select:
+    """`select`, for the processes of a world."""
+
+    def __init__(self, clock: Clockwork) -> None:
+        self._clock = clock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(real_select, name)
+
+    def poll(self) -> Poll:
+        return Poll(self._clock)
+
+
+class Selectors:
+    """`selectors`, for the processes of a world."""
+
+    EVENT_READ = real_selectors.EVENT_READ
+
+    def __init__(self, clock: Clockwork) -> None:
+        self._clock = clock
+
+    def DefaultSelector(self) -> "Selector":  # noqa: N802
+        return Selector(self._clock)
+
+
+class Selector:
+    """`selectors.DefaultSelector`, for reading."""
+
+    def __init__(self, clock: Clockwork) -> None:
+        self._clock = clock
+        self._keys: dict[Socket, real_selectors.SelectorKey] = {}
+
+    def register(self, connection: Socket, events: int, data: Any = None) -> None:
+        self._keys[connection] = real_selectors.SelectorKey(connection, connection.number, events, data)  # type: ignore[arg-type]
+
+    def select(self, timeout: float | None = None) -> list[tuple[real_selectors.SelectorKey, int]]:
+        if not any(connection.readable() for connection in self._keys):
+            _wait_for(self._clock, list(self._keys), timeout)
+        return [(key, real_selectors.EVENT_READ) for connection, key in self._keys.items() if connection.readable()]
+
+    def unregister(self, connection: Socket) -> None:
+        del self._keys[connection]
+
+    def close(self) -> None:
+        self._keys.clear()
+
+    def __enter__(self) -> "Selector":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _wait_for(clock: Clockwork, sockets: Sequence[Socket], timeout: float | None) -> None:
+    """Wait until one of the sockets changes."""
+    task: Task = clock.task
+    entry = (task, task.waits + 1)
+    for connection in sockets:
+        connection.changed._waiting.append(entry)
+    try:
+        clock.wait(timeout)
+    finally:
+        for connection in sockets:
+            if entry in connection.changed._waiting:
+                connection.changed._waiting.remove(entry)

@@ -1,0 +1,309 @@
+"""One simulated world: servers, clients and misfortune, all from one seed; and the check of what was promised in it."""
+
+import gc
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from modum.box import Box
+from modum.box.protocol.limits import GRACE
+from modum.box.server import server as server_module
+from modum.errors import BufferNotFoundError, DeadlineError, ModumError
+from tests.simulation.clients import ITEMS, KINDS, NAMES, NUMBERS, TIMEOUT, Client
+from tests.simulation.clockwork import Clockwork, Gone, Process
+from tests.simulation.history import History, Wrong
+from tests.simulation.install import installed
+from tests.simulation.network import Link, Network, Socket
+
+TOKEN = "of-this-world"  # noqa: S105 - of servers that live for a moment
+MEMORY = 1 << 20
+LONGEST = 400.0
+"""Seconds within which all clients of a world must have come to an end."""
+logging.getLogger("modum").setLevel(logging.CRITICAL)
+
+
+@dataclass
+class Result:
+    """What came of a world.
+
+    Attributes:
+        seed: that makes it again.
+        wrong: what was wrong, or nothing.
+        history: what happened.
+        faults: how often something was made to happen.
+        events: how many steps it took.
+    """
+
+    seed: int
+    wrong: str
+    history: History
+    faults: int
+    events: int
+    misfortunes: dict[str, int] = field(default_factory=dict)
+
+
+class World:
+    """A world before its end.
+
+    Args:
+        seed: of everything.
+        log: called with what happens.
+    """
+
+    def __init__(self, seed: int, log: Callable[[str], object] = lambda text: None) -> None:
+        self.seed = seed
+        self.clock = Clockwork(seed)
+        self.log = log
+        random = self.random = self.clock.random
+        self.network = Network(self.clock, delay=random.choice([1e-4, 1e-3, 2e-2]))
+        self.network.deliver = self.fate
+        self.history = History()
+        self.faults = 0
+        self.calm = False
+        self.misfortunes: dict[str, int] = {}
+        self.servers: list[tuple[Process, server_module.Server]] = []
+        self.clients: list[tuple[Process, Client]] = []
+        # each world has its own mixture: what is rare among many faults is frequent among few
+        self.cut_chance = random.choice([0.0, 0.0, 0.002, 0.01, 0.05])
+        self.outage_chance = random.choice([0.0, 0.3, 0.7])
+        self.kinds = sorted(random.sample(KINDS, random.randrange(1, 6)))
+        self.kills = random.choice([0, 0, 1, 2])
+        self.stops = random.choice([0, 0, 0, 1])
+        self.deaths = random.choice([0, 0, 0, 0, 0, 1])
+
+    # ---- misfortune
+
+    def fate(self, link: Link, data: bytes) -> str:
+        """What becomes of a packet."""
+        if self.calm or not self.cut_chance or self.random.random() > self.cut_chance:
+            return ""
+        fate = self.random.choice(["cut", "cut", "after", "after", "half", "lose"])
+        self.note(fate)
+        if self.random.random() < self.outage_chance:
+            self.outage(link)
+        return fate
+
+    def outage(self, link: Link) -> None:
+        """Let nothing through between two hosts for a while."""
+        one, other = (end.host for end in link.ends)
+        self.note("outage")
+        self.network.silence(one, other, self.random.choice([0.3, 1.0, GRACE + 0.5, GRACE + 1.5, 2 * GRACE]))
+
+    def note(self, what: str) -> None:
+        """Count a misfortune."""
+        self.faults += 1
+        self.misfortunes[what] = self.misfortunes.get(what, 0) + 1
+        self.log(f"{self.clock.now / 1e6:10.6f} {what}")
+
+    def kill_someone(self) -> None:
+        """End a client that still has something to do."""
+        living = [process for process, client in self.clients if process.alive and not client.finished]
+        if living and not self.calm:
+            process = self.random.choice(living)
+            self.note(f"kill {process.name}")
+            process.kill()
+            self.start_client(len(self.clients), process.host)
+
+    def stop_someone(self) -> None:
+        """Stop a process for a while, as SIGSTOP does."""
+        living = [process for process, _ in [*self.clients, *self.servers] if process.alive]  # type: ignore[list-item]
+        if living and not self.calm:
+            process = self.random.choice(living)
+            self.note(f"stop {process.name}")
+            process.stopped = True
+            self.clock.at(self.random.choice([0.5, GRACE + 1, 5 * GRACE]), lambda: self.clock.resume(process))
+
+    # ---- the world
+
+    def start_server(self, index: int) -> None:
+        """Start a server."""
+        host = f"10.0.0.{index + 1}"
+        process = Process(f"server {index}", host)
+
+        def work() -> None:
+            server = server_module.Server(host, 7000 + index, memory=MEMORY, token=TOKEN)
+            self.servers.append((process, server.start()))
+
+        self.clock.spawn(process, work, process.name)
+
+    def start_client(self, number: int, host: str) -> None:
+        """Start a client."""
+        process = Process(f"client {number}", host)
+        local = self.count == 1 and host == "10.0.0.1"
+        client = Client(
+            self.clock,
+            self.history,
+            number,
+            [f"10.0.0.{index + 1}:{7000 + index}" for index in range(self.count)],
+            "local" if local else "tcp",
+            TOKEN,
+            self.random.randrange(3, 16),
+            self.kinds,
+            self.random.getrandbits(32),
+        )
+        self.clients.append((process, client))
+        self.clock.spawn(process, client.run, process.name)
+
+    def run(self) -> Result:
+        """Play the world to its end, and check it."""
+        open_before = set(os.listdir("/proc/self/fd"))
+        wrong = ""
+        try:
+            with installed(self.clock, self.network):
+                try:
+                    self.play()
+                    self.check()
+                except Wrong as error:
+                    wrong = str(error)
+                except ModumError as error:
+                    wrong = f"the check ended with {type(error).__name__}: {error}"
+                if self.clock.failed and not wrong:
+                    task = self.clock.failed[0]
+                    wrong = f"{task.process.name}, thread {task.name}: {type(task.error).__name__}: {task.error}"
+                self.clock.close()
+        finally:
+            self.servers.clear()
+            self.clients.clear()
+            gc.collect(0)
+            for descriptor in set(os.listdir("/proc/self/fd")) - open_before:
+                try:
+                    os.close(int(descriptor))
+                except OSError:
+                    pass  # the listing's own
+        return Result(self.seed, wrong, self.history, self.faults, self.clock.events, self.misfortunes)
+
+    def play(self) -> None:
+        """Let everybody do what they do, with misfortune, until all clients have ended."""
+        self.count = self.random.choice([1, 1, 2, 3])
+        for index in range(self.count):
+            self.start_server(index)
+        self.clock.run(0.01, lambda: len(self.servers) == self.count)
+        self.servers.sort(key=lambda each: each[0].name)
+        for number in range(self.random.randrange(1, 5)):
+            self.start_client(number, self.random.choice(["10.0.0.1", "10.0.1.1", "10.0.1.2"]))
+        for _ in range(self.kills):
+            self.clock.at(self.random.expovariate(1), self.kill_someone)
+        for _ in range(self.stops):
+            self.clock.at(self.random.expovariate(1), self.stop_someone)
+        self.clock.at(self.random.choice([5.0, 20.0]), self.settle)
+        if not self.clock.run(LONGEST, self.all_ended):
+            left = [process.name for process, client in self.clients if process.alive and not client.finished]
+            raise Wrong(f"{', '.join(left)} did not come to an end in {LONGEST:g} s")
+
+    def settle(self) -> None:
+        """No more misfortune."""
+        self.calm = True
+        self.network.silent.clear()
+
+    def all_ended(self) -> bool:
+        """Whether no client has anything left to do."""
+        return all(client.finished or not process.alive for process, client in self.clients)
+
+    # ---- afterwards
+
+    def check(self) -> None:
+        """Hold the final state against everything that was promised."""
+        self.settle()
+        self.clock.run(GRACE + 40.0)
+        process = Process("checker", "10.0.9.9")
+        done: list[str] = []
+
+        def work() -> None:
+            try:
+                self.look()
+            except Gone:
+                raise
+            except Wrong as error:
+                done.append(str(error))
+            except Exception as error:
+                done.append(f"the final look ended with {type(error).__name__}: {error}")
+            done.append("")
+
+        self.clock.spawn(process, work, process.name)
+        if not self.clock.run(LONGEST, lambda: bool(done)):
+            raise Wrong(f"the final look did not come to an end in {LONGEST:g} s")
+        if done[0]:
+            raise Wrong(done[0])
+
+    def look(self) -> None:
+        """Look at the final state, as a client that comes afterwards."""
+        history = self.history
+        addresses = [f"10.0.0.{index + 1}:{7000 + index}" for index in range(self.count)]
+        box = Box.connect(addresses, token=TOKEN, transport="tcp", timeout=TIMEOUT, threads=1)
+        if "counter" in history.sums:
+            total = history.sums["counter"]
+            total.check(box.counter("counter").value, total.acknowledged, "final value")
+        names = {info.name for info in box.list()}
+        if "sum" in names:
+            total = history.sum("sum")
+            for seen in np.unique(box.open("sum").read()):
+                total.check(int(seen), total.acknowledged, "final value")
+        for name, register in history.registers.items():
+            if name in names:
+                for seen in np.unique(box.open(name).read()):
+                    register.check(int(seen), register.acknowledged, "final value")
+            elif register.acknowledged:
+                raise Wrong(f"buffer {name!r}, which was written, is not there")
+        if "weights" in names and not history.doubtful:
+            for seen in box.open("weights").read():
+                if float(seen) != history.moved.get("weights", 0.0):
+                    raise Wrong(f"weights are {seen}, clients gave {history.moved.get('weights', 0.0)}")
+        done, doubtful = history.swaps.get("value", (0, 0))
+        if not done <= (value := box.value("value").get() or 0) <= done + doubtful:
+            raise Wrong(f"value is {value} after {done} swaps, and {doubtful} whose end is not known")
+        self.look_at_work(box)
+        self.look_at_names(box)
+        held = [lease.name for lease in box.leases()]
+        if held:
+            raise Wrong(f"leases {held} are held by nobody who lives")
+        sessions = [look.clients for look in box.statistics().servers]
+        if any(count != 1 for count in sessions):
+            raise Wrong(f"servers have {sessions} sessions, but there is one client")
+        box.close()
+
+    def look_at_work(self, box: Box) -> None:
+        """Finish the work queue: no item may be lost, none done twice."""
+        if "take" not in self.kinds and "close_beside" not in self.kinds:
+            return
+        done = self.history.done["queue"]
+        if len(done) != len(set(done)):
+            raise Wrong(f"items {sorted(done)} were done")
+        queue = box.queue("queue", ITEMS)
+        while True:
+            try:
+                item = queue.take(timeout=3 * GRACE)
+            except DeadlineError:
+                raise Wrong("an item of work is held by nobody who lives") from None
+            if item is None:
+                return
+            if item in done:
+                raise Wrong(f"item {item} was handed out after it was done")
+            queue.done(item)
+
+    def look_at_names(self, box: Box) -> None:
+        """Every name can be used, and the numbers of a buffer belong together."""
+        for name in NAMES:
+            try:
+                buffer = box.open(name)
+            except BufferNotFoundError:
+                pass
+            except DeadlineError:
+                box.delete(name)  # its maker died
+            else:
+                buffer.close()
+                box.delete(name)
+            box.create(name, NUMBERS, "int64").write(np.ones(NUMBERS, np.int64))
+            if box.open(name).read().tolist() != [1] * NUMBERS:
+                raise Wrong(f"buffer {name!r} has not what was written last")
+            box.delete(name)
+
+
+def play(seed: int, log: Callable[[str], object] = lambda text: None) -> Result:
+    """Play the world of a seed."""
+    return World(seed, log).run()
+
+
+__all__ = ["Result", "Socket", "World", "play"]
