@@ -39,6 +39,10 @@ class ConnectionLostError(ModumError, ConnectionError):
     """A memory server could no longer be reached, or came back without its memory."""
 
 
+class ForgottenError(ConnectionLostError):
+    """A memory server has given this client up: whether its last request was applied is not known."""
+
+
 class DeadlineError(ModumError, TimeoutError):
     """A blocking call ran out of time; the message says for whom and for what it waited."""
 

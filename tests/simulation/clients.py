@@ -97,7 +97,7 @@ class Client:
                 if self.random.random() < 0.03:
                     self._reconnect()
             self.box.close()
-        except (Doubt, MismatchError):
+        except (*Doubt, MismatchError):
             pass  # cut off for too long: a client may give up
         self.finished = True
 
@@ -185,12 +185,15 @@ class Client:
         """Exchange with shared weights: what they take, this client gives."""
         buffer = self._buffer("weights", 8, "float32")
         before = self._x.copy()
+        me = f"weights {self.number}"
+        self.history.doubtful.add(me)  # it may die of it
         try:
             buffer.exchange(self._x, 0.5)
         except Doubt:
-            self.history.doubtful.add("weights")
             self._x = np.full(8, 64.0, np.float32)
+            self.history.doubtful.add("weights")
             raise
+        self.history.doubtful.discard(me)
         given = before - self._x
         if len(set(given.tolist())) > 1:
             raise Wrong(f"one exchange of 8 equal numbers moved them by {given}")
@@ -254,26 +257,20 @@ class Client:
         if item in self.history.done["queue"]:
             raise Wrong(f"item {item} was handed out after it was done")
         self.clock.sleep(self.random.expovariate(10))
-        try:
-            queue.done(item)
-        except Doubt:
-            self.history.maybe_done["queue"].add(item)
-            raise
+        queue.done(item)
         self.history.done["queue"].append(item)
 
     def do_swap(self) -> None:
         """Raise a value by one, if nobody was faster."""
         value = self.box.value("value")
         seen = value.get()
-        done, doubtful = self.history.swaps.get("value", (0, 0))
-        try:
-            swapped = value.compare_and_set(seen, (seen or 0) + 1)
-        except Doubt:
-            done, doubtful = self.history.swaps.get("value", (0, 0))
-            self.history.swaps["value"] = (done, doubtful + 1)
-            raise
-        done, doubtful = self.history.swaps.get("value", (0, 0))
-        self.history.swaps["value"] = (done + bool(swapped), doubtful)
+        self._swapped(0, 1)
+        swapped = value.compare_and_set(seen, (seen or 0) + 1)
+        self._swapped(bool(swapped), -1)
+
+    def _swapped(self, done: int, doubtful: int) -> None:
+        before = self.history.swaps.get("value", (0, 0))
+        self.history.swaps["value"] = (before[0] + done, before[1] + doubtful)
 
     # ---- two threads of one client
 

@@ -74,7 +74,6 @@ class History:
     leases: dict[str, Holding] = field(default_factory=dict)
     done: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     """Items of a queue whose completion was acknowledged."""
-    maybe_done: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     swaps: dict[str, tuple[int, int]] = field(default_factory=dict)
     """By value: compare-and-set operations that were acknowledged as done, and those whose end is not known."""
     moved: dict[str, float] = field(default_factory=dict)

@@ -11,7 +11,6 @@ import modum.box
 import modum.box.kernels
 import modum.box.server.server
 import modum.box.transport
-from modum.box.server.primitives import Primitives
 from tests.simulation.clockwork import Clockwork
 from tests.simulation.network import Network, Select, Selectors, Sockets
 from tests.simulation.threads import Executor, Threads, Time, wait
@@ -69,7 +68,6 @@ def installed(clock: Clockwork, network: Network) -> Iterator[Threads]:
         **SMALL,
     }
     before: list[tuple[ModuleType, str, Any]] = []
-    defaults = Primitives.__init__.__defaults__
     try:
         for name, module in list(sys.modules.items()):
             if name == ROOMS[1] or name.split(".")[:2] == ROOMS[0].split("."):
@@ -80,10 +78,8 @@ def installed(clock: Clockwork, network: Network) -> Iterator[Threads]:
         fused = vars(modum.box.kernels).get("fused")
         before.append((modum.box.kernels, "fused", fused))
         modum.box.kernels.fused = portable  # type: ignore[attr-defined]
-        Primitives.__init__.__defaults__ = (clock.time,)  # type: ignore[misc]
         yield threads
     finally:
-        Primitives.__init__.__defaults__ = defaults  # type: ignore[misc]
         for module, attribute, value in reversed(before):
             if value is None:
                 delattr(module, attribute)

@@ -17,7 +17,9 @@ from tests.simulation.threads import _Waiters
 CAPACITY = 1 << 12
 """Bytes on their way and in the receiver's queue: more are not taken."""
 KEEPALIVE = 30.0
-"""Seconds after which an idle side notices that the other host has vanished."""
+"""Seconds after which a side that has nothing under way notices that nothing gets through, as `tune` sets it."""
+RETRIES = 924.0
+"""Seconds for which Linux sends something again that nobody acknowledges, where no option says otherwise."""
 RETRANSMIT = 0.2
 """Seconds: packets of a path that was silent come at most so long after it speaks again."""
 
@@ -79,52 +81,62 @@ class Direction:
         self.reader = reader
         self.flying = 0
         self.lost = False
-        self._last = 0
-        self._epoch = 0
+        self._packets: deque[tuple[int, bytes | None, Sequence[int]]] = deque()
+
+    @property
+    def writer(self) -> "Socket":
+        return self.link.other(self.reader)
 
     def lose(self) -> None:
-        """Lose what is on its way, and all that follows."""
+        """Lose what is on its way, and all that follows; the ends notice in the end, as nothing is acknowledged."""
+        if self.lost:
+            return
         self.lost = True
-        self._epoch += 1
+        if self._packets:
+            self.writer.unacknowledged = True
+            self._packets.clear()
+        for end in self.link.ends:
+            self.network.clock.at(KEEPALIVE, end.expire)
 
     def send(self, data: bytes | None, descriptors: Sequence[int] = ()) -> None:
         """Put bytes on their way; None is the end of the stream."""
         if self.lost:
+            self.writer.unacknowledged = True
             return
         clock = self.network.clock
-        writer = self.link.other(self.reader)
-        quiet = self.network.quiet_for(writer.host, self.reader.host)
-        local = self.link.local
-        after = quiet + clock.random.random() * RETRANSMIT if quiet else 0.0 if local else self.network.latency()
-        due = max(self._last + 1, clock.now + round(after * 1e6))
-        self._last = due
+        due = clock.now + round((0.0 if self.link.local else self.network.latency()) * 1e6)
         self.flying += len(data or b"")
-        epoch = self._epoch
-        clock.at((due - clock.now) / 1e6, lambda: self._arrive(data, descriptors, epoch))
+        self._packets.append((due, data, descriptors))
+        if len(self._packets) == 1:
+            self._expect(due)
 
-    def _arrive(self, data: bytes | None, descriptors: Sequence[int], epoch: int) -> None:
-        if epoch != self._epoch:
+    def _expect(self, due: int) -> None:
+        clock = self.network.clock
+        clock.at(max(0, due - clock.now) / 1e6, self._arrive)
+
+    def _arrive(self) -> None:
+        """The first packet reaches the other end, unless nothing gets through: then it is sent again later."""
+        if not self._packets:
             return
-        if quiet := self.network.quiet_for(self.link.other(self.reader).host, self.reader.host):
-            again = quiet + self.network.clock.random.random() * RETRANSMIT / 100
-            due = max(self._last - self.network.clock.now, round(again * 1e6))
-            self.network.clock.at(due / 1e6, lambda: self._arrive(data, descriptors, epoch))
+        if quiet := self.network.quiet_for(self.writer.host, self.reader.host):
+            self.network.clock.at(quiet + self.network.clock.random.random() * RETRANSMIT, self._arrive)
             return
+        _, data, descriptors = self._packets.popleft()
         self.flying -= len(data or b"")
+        if self._packets:
+            self._expect(self._packets[0][0])
         fate = "" if self.link.local else self.network.deliver(self.link, data or b"")
         if fate == "cut":
             self.network.cut(self.link)
-            return
-        if fate == "lose":
+        elif fate == "lose":
             self.lose()
-            return
-        if fate == "half":
-            self.reader.incoming.lose()
+        elif fate == "half":
+            self.lose()
             self.reader.reset()
-            return
-        self.reader.arrived(data, descriptors)
-        if fate == "after":
-            self.network.cut(self.link)
+        else:
+            self.reader.arrived(data, descriptors)
+            if fate == "after":
+                self.network.cut(self.link)
 
 
 class Link:
@@ -161,6 +173,7 @@ class Socket:
         self.limit = 0
         self.name: Any = None
         self.low_water = 1
+        self.unacknowledged = False
         self.receive_timeout: float | None = None
         self.send_timeout: float | None = None
         self.user_timeout: float | None = None
@@ -183,6 +196,16 @@ class Socket:
         self.changed.wake()
         if self.link is not None:
             self.link.other(self).changed.wake()
+
+    def expire(self) -> None:
+        """Nothing has been acknowledged for as long as an idle connection may be silent."""
+        if self.closed or self.broken:
+            return
+        if self.unacknowledged and self.user_timeout is None:
+            self.unacknowledged = False
+            self.clock.at(RETRIES - KEEPALIVE, self.expire)
+        else:
+            self.reset()
 
     def vanish(self) -> None:
         """What the kernel does with the socket of a process that has died."""
@@ -295,6 +318,7 @@ class Socket:
         self.ended = self.broken = self.closed = self.shut = False
         self.backlog, self.limit, self.name, self.low_water = None, 0, listener.name, 1
         self.receive_timeout = self.send_timeout = self.user_timeout = None
+        self.unacknowledged = False
         self.changed = _Waiters(self.clock)
         self.process.died.append(self.vanish)
 

@@ -160,7 +160,7 @@ class World:
                     wrong = str(error)
                 except ModumError as error:
                     wrong = f"the check ended with {type(error).__name__}: {error}"
-                if self.clock.failed and not wrong:
+                if self.clock.failed:
                     task = self.clock.failed[0]
                     wrong = f"{task.process.name}, thread {task.name}: {type(task.error).__name__}: {task.error}"
                 self.clock.close()
@@ -189,7 +189,7 @@ class World:
         for _ in range(self.stops):
             self.clock.at(self.random.expovariate(1), self.stop_someone)
         self.clock.at(self.random.choice([5.0, 20.0]), self.settle)
-        if not self.clock.run(LONGEST, self.all_ended):
+        if not self.clock.run(LONGEST, lambda: self.all_ended() or bool(self.clock.failed)):
             left = [process.name for process, client in self.clients if process.alive and not client.finished]
             raise Wrong(f"{', '.join(left)} did not come to an end in {LONGEST:g} s")
 

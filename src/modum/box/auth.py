@@ -5,6 +5,7 @@ import ipaddress
 import secrets
 
 from modum.box.protocol.limits import NONCE_BYTES
+from modum.box.protocol.messages import encode
 
 
 def new_token() -> str:
@@ -17,22 +18,18 @@ def new_nonce() -> bytes:
     return secrets.token_bytes(NONCE_BYTES)
 
 
-def proof(token: str | None, role: str, session: bytes, slot: int, client_nonce: bytes, server_nonce: bytes) -> bytes:
-    """Return what one side sends to show that it holds the token.
+def proof(token: str | None, role: str, *claim: str | bytes | int | float) -> bytes:
+    """Return what one side sends to show that it holds the token, and that it says all of this.
 
     Args:
         token: the job's token; None counts as an empty one.
         role: "client" or "server", so that neither side's proof can be sent back to it.
-        session: the client's random name.
-        slot: which slot of the session the connection is for.
-        client_nonce: of this handshake.
-        server_nonce: of this handshake.
+        *claim: the nonces of this handshake, and whatever may not be changed on the way.
 
     Returns:
-        The proof, to be compared with `hmac.compare_digest`.
+        The proof, to be compared with `proof_matches`.
     """
-    text = b"\0".join([b"modum", role.encode(), session, str(slot).encode(), client_nonce.hex().encode(), server_nonce])
-    return hmac.digest((token or "").encode(), text, "sha256")
+    return hmac.digest((token or "").encode(), encode(["modum", role, *claim]), "sha256")
 
 
 def proof_matches(given: bytes, expected: bytes) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modum.box.protocol.frames import Header, Op, Status, parse_header
-from modum.box.protocol.limits import DEFAULT_PORT, HEADER_BYTES, KEEPALIVE, MAX_GREETING, STALL_SECONDS
+from modum.box.protocol.limits import DEFAULT_PORT, HEADER_BYTES, KEEPALIVE, MAX_GREETING, STALL_SECONDS, USER_TIMEOUT
 from modum.box.protocol.messages import encode
 from modum.errors import ProtocolError
 
@@ -61,6 +61,7 @@ def tune(connection: socket.socket, stall: float = STALL_SECONDS) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, number in KEEPALIVE.items():
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), number)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(USER_TIMEOUT * 1000))
 
 
 def receive_exactly(connection: socket.socket, target: memoryview, *, idle: bool = False) -> bool:

@@ -18,7 +18,7 @@ from modum.box.protocol.frames import STAGED, Header, Op, Status, parse_header
 from modum.box.protocol.limits import HEADER_BYTES, REFUSED_SECONDS, WINDOW
 from modum.box.protocol.messages import Failure, Welcome, decode, exception_of
 from modum.box.sockets import receive_exactly, send_frame, tune
-from modum.errors import ConnectionLostError, DeadlineError, ModumError
+from modum.errors import ConnectionLostError, DeadlineError, ForgottenError, ModumError
 from modum.waiting import Deadline
 
 SPIN_SECONDS: Final = 150e-6
@@ -43,6 +43,8 @@ class Connection:
         self._low_water = 1
         self._last = 0  # the newest request that was given a number
         self._acknowledged = 0
+        self._attempts = 0
+        self._incarnation = b""
 
     def close(self) -> None:
         """Close the socket; the server still knows the slot for a while."""
@@ -64,6 +66,8 @@ class Connection:
     def connect(self, timeout: float, phase: object, *, risky: bool = False) -> Welcome:
         """Connect and authenticate, trying again until it works or time is up.
 
+        A slot that the server has forgotten is begun again, if nothing depends on what the server did in it.
+
         Args:
             timeout: seconds.
             phase: what for; its text stands in errors.
@@ -83,13 +87,24 @@ class Connection:
             left = deadline.left
             try:
                 connection = self.endpoint.dial(max(left, 0.01))
+                self._attempts += 1
                 try:
-                    welcome = self.endpoint.shake_hands(connection, self.slot, self._acknowledged, risky=risky)
+                    welcome = self.endpoint.shake_hands(
+                        connection,
+                        self.slot,
+                        attempt=self._attempts,
+                        incarnation=self._incarnation,
+                        acknowledged=self._acknowledged,
+                    )
                     tune(connection)
                 except BaseException:
                     connection.close()
                     raise
                 break
+            except ForgottenError:
+                if risky:
+                    raise
+                self._incarnation = b""  # all that was asked for was answered: begin the slot again
             except ModumError:
                 raise
             except OSError as error:
@@ -101,10 +116,32 @@ class Connection:
                         f" {error}"
                     ) from None
                 time.sleep(_RETRY_PAUSE)
+        self._incarnation = welcome.incarnation
         self.socket = connection
         self._low_water = 1
         self._poll.register(connection, select.POLLIN)
         return welcome
+
+    def settle(self, timeout: float, phase: object) -> None:
+        """Have the server do nothing more of what was asked for and not answered; then the connection is clean.
+
+        What was applied stays applied. A slot that the server has forgotten is settled, too.
+
+        Args:
+            timeout: seconds.
+            phase: what for; its text stands in errors.
+
+        Raises:
+            DeadlineError: the server could not be reached: requests may still be on their way to it.
+            ConnectionLostError: the server is gone.
+        """
+        try:
+            applied = self.connect(timeout, phase, risky=True).applied
+        except ForgottenError:
+            self._incarnation = b""
+            self._acknowledged = self._last
+        else:
+            self._last = self._acknowledged = applied
 
     def transact(
         self, requests: Iterable[Pending], timeout: float, phase: object, carrier: Carrier | None = None

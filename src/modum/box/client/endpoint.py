@@ -1,13 +1,13 @@
 """How one client dials a memory server, and how both show each other that they hold the token."""
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modum.box.auth import new_nonce, proof, proof_matches
 from modum.box.protocol.frames import Op, Status
 from modum.box.protocol.messages import Challenge, Failure, Greeting, Proof, Welcome, decode, exception_of
 from modum.box.sockets import receive_greeting, send_greeting, tune
-from modum.errors import AuthenticationError, ConnectionLostError
+from modum.errors import AuthenticationError, ConnectionLostError, ProtocolError
 
 
 @dataclass(slots=True)
@@ -19,13 +19,15 @@ class Endpoint:
         target: host and port for TCP, or the name of a Unix socket.
         token: the job's token, or None.
         session: random bytes that name the client.
+        timeout: seconds without any progress after which the client's calls give up.
         server: identifier of the server's run; the first handshake fills it in, and later ones must find the same.
     """
 
     address: str
     target: tuple[str, int] | str
-    token: str | None
+    token: str | None = field(repr=False)
     session: bytes
+    timeout: float
     server: str = ""
 
     def dial(self, timeout: float) -> socket.socket:
@@ -53,21 +55,30 @@ class Endpoint:
         tune(connection, timeout)
         return connection
 
-    def shake_hands(self, connection: socket.socket, slot: int, acknowledged: int, *, risky: bool) -> Welcome:
+    def shake_hands(
+        self,
+        connection: socket.socket,
+        slot: int,
+        *,
+        attempt: int,
+        incarnation: bytes,
+        acknowledged: int,
+    ) -> Welcome:
         """Authenticate both sides over a fresh connection.
 
         Args:
             connection: from `dial`.
             slot: which slot of the session the connection is for.
+            attempt: number of this connection among those of the slot.
+            incarnation: what the server called the slot; empty for a slot in which nothing was asked for yet.
             acknowledged: the last request of the slot whose reply has arrived.
-            risky: requests were sent and not answered, so that the server must still know the slot.
 
         Returns:
             What the server said of itself.
 
         Raises:
             AuthenticationError: one side does not hold the other's token.
-            ConnectionLostError: the server was restarted, or has forgotten what it did for this client.
+            ConnectionLostError: the server was restarted, or does not know the slot of this incarnation any more.
             OSError: the connection ended.
         """
         nonce = new_nonce()
@@ -75,20 +86,19 @@ class Endpoint:
         _, data = receive_greeting(connection, Op.GREET)
         challenge = decode(data, Challenge)
         self._check(challenge)
-        claim = (self.session, slot, nonce, challenge.nonce)
-        answer = Proof(self.session, slot, acknowledged, proof(self.token, "client", *claim))
+        common = (challenge.server, self.session, slot, nonce, challenge.nonce)
+        mine = proof(self.token, "client", *common, attempt, incarnation, acknowledged, self.timeout)
+        answer = Proof(self.session, slot, attempt, incarnation, acknowledged, self.timeout, mine)
         send_greeting(connection, Op.PROVE, answer)
         header, data = receive_greeting(connection, Op.PROVE)
         if header.status is not Status.OK:
             raise exception_of(decode(data, Failure), self.address)
         welcome = decode(data, Welcome)
-        if not proof_matches(welcome.proof, proof(self.token, "server", *claim)):
+        theirs = proof(self.token, "server", *common, welcome.resumed, welcome.incarnation, welcome.applied)
+        if not proof_matches(welcome.proof, theirs):
             raise AuthenticationError(f"{self.address} is not the memory server: it does not hold the token")
-        if risky and not welcome.resumed:
-            raise ConnectionLostError(
-                f"memory server {self.address} had given this client up: it is not known whether the last request"
-                " was applied"
-            )
+        if incarnation and (not welcome.resumed or welcome.incarnation != incarnation):
+            raise ProtocolError(f"memory server {self.address} answered for another slot than the one asked for")
         self.server = challenge.server
         return welcome
 

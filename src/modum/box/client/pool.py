@@ -24,7 +24,9 @@ class ConnectionPool:
         self.endpoint = endpoint
         self._next_slot = first_slot
         self._idle: list[Connection] = []
+        self._unsettled: list[Connection] = []  # given up in the middle of something
         self._mutex = threading.Lock()
+        self._settling = threading.Lock()
         self._closed = False
 
     def redirected(self, target: tuple[str, int] | str) -> "ConnectionPool":
@@ -33,15 +35,24 @@ class ConnectionPool:
             return ConnectionPool(replace(self.endpoint, target=target), self._next_slot)
 
     @contextmanager
-    def connection(self) -> Iterator[Connection]:
-        """Lend an idle connection or a new one; it comes back unless it was left in the middle of something.
+    def connection(self, timeout: float, phase: object) -> Iterator[Connection]:
+        """Lend an idle connection or a new one.
+
+        What was asked for over a connection that was given up in the middle may still be on its way: the server is
+        made to drop it before anybody asks for anything else, so that nothing old happens after something new.
+
+        Args:
+            timeout: seconds for that.
+            phase: what for; its text stands in errors.
 
         Yields:
             The connection, for this thread alone. A new one is not connected yet.
 
         Raises:
-            ConnectionLostError: the pool was closed.
+            ConnectionLostError: the pool was closed, or the server is gone.
+            DeadlineError: the server could not be reached to drop what is on its way.
         """
+        self._settle(timeout, phase)
         with self._mutex:
             if self._closed:
                 raise ConnectionLostError("this box was closed")
@@ -54,10 +65,28 @@ class ConnectionPool:
             yield connection
         finally:
             with self._mutex:
-                if connection.clean and not self._closed:
+                if self._closed:
+                    connection.close()
+                elif connection.clean:
                     self._idle.append(connection)
                 else:
                     connection.close()
+                    self._unsettled.append(connection)
+
+    def _settle(self, timeout: float, phase: object) -> None:
+        """Settle every connection that was given up; another thread that asks meanwhile waits for that."""
+        if not self._unsettled:
+            return
+        with self._settling:
+            while self._unsettled:
+                connection = self._unsettled[-1]
+                connection.settle(timeout, phase)
+                with self._mutex:
+                    self._unsettled.remove(connection)
+                    if self._closed:
+                        connection.close()
+                    else:
+                        self._idle.append(connection)
 
     def check(self, phase: object) -> None:
         """Look whether the server is still there, without a word to it; for connections that are never cut.

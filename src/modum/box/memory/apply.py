@@ -38,19 +38,25 @@ class Party:
         Reads are counted without the lock: two at the same moment may count as one, which nothing depends on.
         """
         words = self.mapping.trailer
-        if op is not Op.READ:
-            self.locks.take_trailer(timeout)
-        words[2 * op] += 1
-        words[2 * op + 1] += nbytes
-        if op is not Op.READ:
+        if op is Op.READ:
+            words[2 * op] += 1
+            words[2 * op + 1] += nbytes
+            return
+        self.locks.take_trailer(timeout)
+        try:
+            words[2 * op] += 1
+            words[2 * op + 1] += nbytes
             words[VERSION] += publish
+        finally:
             self.locks.drop_trailer()
 
     def publish(self, timeout: float) -> None:
         """Raise the version by one."""
         self.locks.take_trailer(timeout)
-        self.mapping.trailer[VERSION] += 1
-        self.locks.drop_trailer()
+        try:
+            self.mapping.trailer[VERSION] += 1
+        finally:
+            self.locks.drop_trailer()
 
 
 def apply(
@@ -64,6 +70,7 @@ def apply(
     source: Party | None = None,
     factor: Any = None,
     difference: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Run one operation on pieces of `target`, each under its chunks' locks; come back to those that are busy.
 
@@ -77,6 +84,8 @@ def apply(
         source: the other segment for COPY, SCALE and AXPY.
         factor: scalar from `factor_for`.
         difference: EXCHANGE leaves d in `data` rather than the moved values.
+        check: called before each piece, with its chunks locked, and while waiting for locks; what it raises ends the
+            operation there.
 
     Raises:
         DeadlineError: a chunk stayed locked by somebody else; the pieces before it are done.
@@ -98,6 +107,7 @@ def apply(
                 waiting.extend([piece] if source is not None or piece.nbytes <= CHUNK else piece.chunks())
                 continue
             try:
+                check()
                 if op is Op.READ:
                     act(piece)
                 else:
@@ -107,6 +117,7 @@ def apply(
             finally:
                 _unlock(target, source, piece)
             progress = True
+        check()
         if progress:
             pause = None
         elif not (pause := pause or Pause(timeout))():

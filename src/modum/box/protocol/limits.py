@@ -14,6 +14,8 @@ WINDOW: Final = 4
 """Requests of one slot that may be unanswered at one time."""
 SESSION_BYTES: Final = 16
 """Random bytes that name a client."""
+INCARNATION_BYTES: Final = 8
+"""Random bytes that tell a slot from an earlier one of its number."""
 NONCE_BYTES: Final = 32
 """Random bytes that each side adds to a handshake."""
 MAX_MESSAGE: Final = 16 << 20
@@ -30,7 +32,9 @@ MAX_VALUE: Final = 1 << 20
 # ---- a server
 
 MAX_STRANGERS: Final = 64
-"""Connections that may be in the handshake at one time."""
+"""Connections that may be in the handshake at one time, and as many again over the Unix socket."""
+HANDSHAKE_SECONDS: Final = 10.0
+"""Seconds that a handshake may take from its beginning to its end."""
 MAX_SESSIONS: Final = 4096
 """Clients of one server."""
 MAX_SLOTS: Final = 256
@@ -60,4 +64,7 @@ DEFAULT_PORT: Final = 7500
 STALL_SECONDS: Final = 30.0
 """Seconds without a byte in the middle of a frame after which the other side is given up."""
 KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
-"""Options of TCP with which a host that vanished is noticed in 30 s."""
+"""Options of TCP with which a host that vanished is noticed in 30 s while nothing is under way."""
+USER_TIMEOUT: Final = 30.0
+"""Seconds after which a host that vanished is noticed while something is: TCP sends it again for a quarter of an hour
+otherwise."""

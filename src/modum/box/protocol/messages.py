@@ -300,8 +300,15 @@ class Proof(Answer, frozen=True):
     session: bytes
     slot: int
     """Which slot of the session this connection is for."""
+    attempt: int
+    """Counts the client's connections of this slot: the newest one wins."""
+    incarnation: bytes
+    """What the server called the slot when the client got to know it; empty if the client has no such answer, and so
+    has asked for nothing in it."""
     acknowledged: int
     """The last request of the slot whose reply has arrived."""
+    timeout: float
+    """Seconds without any progress after which the client gives up."""
     proof: bytes
 
 
@@ -310,7 +317,11 @@ class Welcome(Answer, frozen=True):
 
     proof: bytes
     resumed: bool
-    """Whether the server still knows the slot, and will not apply anything twice."""
+    """Whether the slot goes on where it was; otherwise it was made now."""
+    incarnation: bytes
+    """Random name of the slot as it is now, for the client to claim when it connects again."""
+    applied: int
+    """The last request of the slot that was applied; none is under way any more."""
     local_socket: str
     """Name of the server's abstract Unix socket."""
     local_host: str

@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -14,7 +15,7 @@ from modum.box.kernels import FLOATING, STORAGE, Array, factor_for, portable
 from modum.box.memory.apply import Party, apply
 from modum.box.protocol.frames import LAST, PUBLISH, STAGED, Header, Op, Status
 from modum.box.protocol.layout import Piece
-from modum.box.protocol.limits import LOCK_TIMEOUT, MAX_DIMENSIONS, MAX_NAME, MAX_WAIT
+from modum.box.protocol.limits import MAX_DIMENSIONS, MAX_NAME, MAX_WAIT
 from modum.box.protocol.messages import (
     Bye,
     CounterAdd,
@@ -47,7 +48,7 @@ from modum.box.protocol.messages import (
 from modum.box.rdma.server import Reachable
 from modum.box.server.primitives import Primitives
 from modum.box.server.segments import Segments, check_create
-from modum.box.server.sessions import Reply, Sessions, Slot
+from modum.box.server.sessions import Caller, Reply, Session, Sessions, Slot
 from modum.box.sockets import send_frame
 from modum.errors import MismatchError, ModumError, ProtocolError
 
@@ -75,7 +76,7 @@ class Dispatch:
         self._sessions = sessions
         self._reachable = reachable
         self._statistics = statistics
-        self._primitives = Primitives()
+        self._primitives = Primitives(time.monotonic)
         self._identity: Join | None = None
         self._mutex = threading.Lock()
 
@@ -83,16 +84,19 @@ class Dispatch:
         """End every wait."""
         self._primitives.stop()
 
-    def end_session(self, session: str) -> None:
-        """Take back what a session held."""
-        self._primitives.end_session(session)
+    def wake(self) -> None:
+        """Have every waiter look again, also whether somebody still asks."""
+        self._primitives.wake()
 
-    def answer(self, session: str, slot: Slot, header: Header, payload: memoryview) -> Reply:
+    def end_session(self, session: Session) -> None:
+        """Take back what a session held."""
+        self._primitives.end_session(session.name)
+
+    def answer(self, caller: Caller, header: Header, payload: memoryview) -> Reply:
         """Do what is asked for, and return the reply; what goes wrong with it is a reply too.
 
         Args:
-            session: who asks.
-            slot: in which slot.
+            caller: who asks.
             header: of the request.
             payload: of the request.
 
@@ -101,13 +105,15 @@ class Dispatch:
 
         Raises:
             ProtocolError: the request breaks the wire format; the connection is to be closed.
+            ConnectionAbortedError: nobody asks any more, and nothing was done.
         """
         try:
             if header.op < Op.CALL:
-                return self._operate(slot, header, payload)
-            result = encode(self._call(session, slot, decode_request(payload)))
-            return Reply(Header(header.op, header.sequence, len(result)), result)
-        except ProtocolError:
+                return self._operate(caller, header, payload)
+            request = decode_request(payload)
+            result = encode(self._call(caller, request))
+            return Reply(Header(header.op, header.sequence, len(result)), result, isinstance(request, Bye))
+        except (ProtocolError, ConnectionAbortedError):
             raise
         except (ModumError, ValueError) as error:
             return _failure(header, error)
@@ -115,26 +121,28 @@ class Dispatch:
             log.exception("request %s failed", header.op.name)
             return _failure(header, ModumError(f"internal error: {error!r}"))
 
-    def hand_over(self, connection: socket.socket, slot: Slot, header: Header) -> None:
+    def hand_over(self, connection: socket.socket, slot: Slot, header: Header, repeated: bool) -> None:
         """Pass a descriptor of a segment's memory to a client of this machine, over its Unix socket."""
+        descriptor: int | None = None
         try:
             descriptor = self._segments.duplicate(header.segment)
+            reply = Reply(Header(header.op, header.sequence), b"")
         except ModumError as error:
             reply = _failure(header, error)
+        if not repeated:
             slot.replies.remember(header.sequence, reply)
+        if descriptor is None:
             send_frame(connection, reply.header, reply.payload)
             return
         try:
-            reply = Reply(Header(header.op, header.sequence), b"")
-            slot.replies.remember(header.sequence, reply)
             socket.send_fds(connection, [reply.header.pack()], [descriptor])
         finally:
             os.close(descriptor)
 
     # ---- numbers
 
-    def _operate(self, slot: Slot, header: Header, payload: memoryview) -> Reply:
-        op = header.op
+    def _operate(self, caller: Caller, header: Header, payload: memoryview) -> Reply:
+        op, slot = header.op, caller.slot
         with slot.using:
             target = slot.party(self._segments, header.segment)
             _check_range(target, header.offset, header.count)
@@ -153,16 +161,17 @@ class Dispatch:
                 op,
                 target,
                 deque([Piece(header.offset, 0, header.count, header.source_offset)]),
-                timeout=LOCK_TIMEOUT,
+                timeout=slot.timeout,
                 data=data,
                 source=source,
                 factor=factor_for(target.dtype, header.factor),
                 difference=True,
+                check=caller.check,
             )
             slot.moved += header.count
             if header.flags & LAST:
                 publish = bool(header.flags & PUBLISH)
-                target.finish(op, slot.moved, publish=publish, timeout=LOCK_TIMEOUT)
+                target.finish(op, slot.moved, publish=publish, timeout=slot.timeout)
                 slot.moved = 0
                 if publish:
                     self._primitives.wake()
@@ -175,8 +184,9 @@ class Dispatch:
 
     # ---- everything else
 
-    def _call(self, session: str, slot: Slot, request: Any) -> Any:
-        segments, shared = self._segments, self._primitives
+    def _call(self, caller: Caller, request: Any) -> Any:
+        segments, shared, slot = self._segments, self._primitives, caller.slot
+        session = slot.session
         if len(getattr(request, "name", "").encode()) > MAX_NAME:
             raise ValueError(f"names have at most {MAX_NAME} bytes, this one has {len(request.name.encode())}")
         wait = min(getattr(request, "wait", 0.0), MAX_WAIT)
@@ -199,19 +209,19 @@ class Dispatch:
                 return [segment.info() for segment in segments.segments()]
             case Version(segment, at_least):
                 shared.wait_until(
-                    lambda: segments.numbered(segment).mapping.version >= at_least, wait, poll=_VERSION_POLL
+                    lambda: segments.numbered(segment).mapping.version >= at_least, wait, caller, poll=_VERSION_POLL
                 )
                 return segments.numbered(segment).mapping.version
             case Publish(segment):
                 with slot.using:
-                    slot.party(segments, segment).publish(LOCK_TIMEOUT)
+                    slot.party(segments, segment).publish(slot.timeout)
                 shared.wake()
             case CounterAdd(name, amount):
                 return shared.counter_add(name, amount)
             case CounterWait(name, at_least):
-                return shared.counter_wait(name, at_least, wait)
+                return shared.counter_wait(name, at_least, wait, caller)
             case LeaseAcquire(name, ttl):
-                return shared.lease_acquire(name, session, ttl, wait)
+                return shared.lease_acquire(name, ttl, wait, caller)
             case LeaseRenew(name, grant):
                 shared.lease_renew(name, grant)
             case LeaseRelease(name, grant):
@@ -221,15 +231,15 @@ class Dispatch:
             case QueueOpen(name, size):
                 shared.queue_open(name, size)
             case QueueTake(name):
-                return shared.queue_take(name, session, wait)
+                return shared.queue_take(name, wait, caller)
             case QueueDone(name, item):
-                shared.queue_done(name, session, item)
+                shared.queue_done(name, session.name, item)
             case QueueLook(name):
                 return shared.queue_look(name)
             case ValuePut(name, value, expected):
                 return shared.value_put(name, value, expected)
             case ValueGet(name):
-                return shared.value_get(name, wait)
+                return shared.value_get(name, wait, caller)
             case Link(number, rail):
                 other = self._sessions.slot(session, number)
                 other.ring, linked = self._reachable.link(other.ring, rail)
@@ -240,7 +250,7 @@ class Dispatch:
             case Look():
                 return self._statistics()
             case Bye():
-                slot.farewell = True
+                pass  # the session ends when this is answered
         return None
 
     def _join(self, join: Join) -> None:

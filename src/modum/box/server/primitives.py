@@ -4,17 +4,27 @@ Everything is guarded by one condition, which is also notified when a session en
 """
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from modum.box.protocol.limits import MAX_VALUE, MAX_VALUES
 from modum.errors import LeaseLostError, PoolFullError
 
 _LEASE_POLL: Final = 0.05
 """Seconds between two looks at a lease: its expiry notifies nobody."""
+
+
+class Asking(Protocol):
+    """Who makes a request that may wait."""
+
+    @property
+    def holder(self) -> str:
+        """Name of the session that gets what is handed out."""
+
+    def check(self) -> None:
+        """Check that somebody still asks: nothing is handed out to a session that has ended."""
 
 
 @dataclass(slots=True)
@@ -41,7 +51,7 @@ class Primitives:
         clock: seconds of a monotonic clock.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.changed = threading.Condition()
         self.stopping = False
         self._clock = clock
@@ -51,20 +61,26 @@ class Primitives:
         self._queues: dict[str, _Queue] = {}
         self._values: dict[str, bytes] = {}
 
-    def wait_until(self, ready: Callable[[], bool], timeout: float, *, poll: float | None = None) -> bool:
+    def wait_until(
+        self, ready: Callable[[], bool], timeout: float, caller: Asking, *, poll: float | None = None
+    ) -> bool:
         """Wait until `ready()` is true, and return whether it is.
 
         Args:
             ready: called with the condition held, after every change.
             timeout: seconds.
+            caller: who waits.
             poll: seconds after which to look again though nothing has changed here.
 
         Returns:
             Whether it was true at the end.
+
+        Raises:
+            ConnectionAbortedError: nobody asks any more.
         """
         deadline = self._clock() + timeout
         with self.changed:
-            while not ready():
+            while caller.check() or not ready():
                 left = deadline - self._clock()
                 if left <= 0 or self.stopping:
                     return False
@@ -119,21 +135,21 @@ class Primitives:
             self.changed.notify_all()
         return before
 
-    def counter_wait(self, name: str, at_least: int, timeout: float) -> int:
+    def counter_wait(self, name: str, at_least: int, timeout: float, caller: Asking) -> int:
         """Return a counter's value once it is `at_least` that, or whatever it is after `timeout` seconds."""
-        self.wait_until(lambda: self._counters.get(name, 0) >= at_least, timeout)
+        self.wait_until(lambda: self._counters.get(name, 0) >= at_least, timeout, caller)
         return self._counters.get(name, 0)
 
     # ---- leases
 
-    def lease_acquire(self, name: str, session: str, ttl: float, timeout: float) -> tuple[int, str]:
+    def lease_acquire(self, name: str, ttl: float, timeout: float, caller: Asking) -> tuple[int, str]:
         """Take a lease as soon as it is free.
 
         Args:
             name: of the lease.
-            session: who takes it.
             ttl: seconds that it lasts unless it is renewed.
             timeout: seconds to wait.
+            caller: whose session takes it.
 
         Returns:
             (number of the grant, the session), or (0, the session that holds it).
@@ -144,7 +160,8 @@ class Primitives:
             return lease is None or lease.expires <= self._clock()
 
         with self.changed:
-            if self.wait_until(free, timeout, poll=_LEASE_POLL):
+            if self.wait_until(free, timeout, caller, poll=_LEASE_POLL):
+                session = caller.holder
                 self._grants += 1
                 self._leases[name] = _Lease(self._grants, session, self._clock() + ttl, ttl)
                 return self._grants, session
@@ -212,13 +229,13 @@ class Primitives:
             if queue.size != size:
                 raise ValueError(f"work queue {name!r} has {queue.size} items, not {size}")
 
-    def queue_take(self, name: str, session: str, timeout: float) -> tuple[int, bool]:
+    def queue_take(self, name: str, timeout: float, caller: Asking) -> tuple[int, bool]:
         """Hand an item to a session.
 
         Args:
             name: of the queue.
-            session: who takes it.
             timeout: seconds to wait while others hold the last items.
+            caller: whose session takes it.
 
         Returns:
             (item, False), or (-1, whether all items are done).
@@ -229,7 +246,7 @@ class Primitives:
         queue = self._queue(name)
         with self.changed:
             self.wait_until(
-                lambda: bool(queue.returned) or queue.fresh < queue.size or queue.done == queue.size, timeout
+                lambda: bool(queue.returned) or queue.fresh < queue.size or queue.done == queue.size, timeout, caller
             )
             if queue.returned:
                 item = queue.returned.popleft()
@@ -238,7 +255,7 @@ class Primitives:
                 queue.fresh += 1
             else:
                 return -1, queue.done == queue.size
-            queue.held[item] = session
+            queue.held[item] = caller.holder
             return item, False
 
     def queue_done(self, name: str, session: str, item: int) -> None:
@@ -308,8 +325,8 @@ class Primitives:
             self.changed.notify_all()
         return b"" if expected is None else before
 
-    def value_get(self, name: str, timeout: float) -> bytes:
+    def value_get(self, name: str, timeout: float, caller: Asking) -> bytes:
         """Return a packed value as soon as there is one, or nothing after `timeout` seconds."""
         with self.changed:
-            self.wait_until(lambda: name in self._values, timeout)
+            self.wait_until(lambda: name in self._values, timeout, caller)
             return self._values.get(name, b"")

@@ -11,6 +11,7 @@ import selectors
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 from modum.box.auth import check_exposure
@@ -19,8 +20,8 @@ from modum.box.protocol.messages import ServerStatistics, Welcome
 from modum.box.rdma.server import Reachable
 from modum.box.server.dispatch import Dispatch
 from modum.box.server.segments import Segments
-from modum.box.server.serving import serve_slot, shake_hands
-from modum.box.server.sessions import Sessions
+from modum.box.server.serving import Service
+from modum.box.server.sessions import Session, Sessions
 from modum.box.sockets import format_address, local_host, tune
 from modum.errors import ModumError
 from modum.units import parse_bytes
@@ -69,11 +70,11 @@ class Server:
         if memory < 1:
             raise ValueError(f"memory must be at least 1 byte, not {memory}")
         self.identifier = secrets.token_hex(8)
-        self._token = token
         self._segments = Segments(memory)
-        self._sessions = Sessions(grace, self._end_session)
+        self._sessions = Sessions(grace, self._end_session, self._disturbed, time.monotonic)
         self._reachable = Reachable()
         self._dispatch = Dispatch(self._segments, self._sessions, self._reachable, self.statistics)
+        self._service = Service(self.identifier, token, self._sessions, self._dispatch, self._introduction)
         self._started = time.monotonic()
         self._stopping = threading.Event()
         self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
@@ -137,8 +138,11 @@ class Server:
             nbytes=traffic.nbytes,
         )
 
-    def _end_session(self, session: str) -> None:
+    def _end_session(self, session: Session) -> None:
         self._dispatch.end_session(session)
+
+    def _disturbed(self) -> None:
+        self._dispatch.wake()
 
     def _accept(self) -> None:
         """Accept connections, and end silent sessions, until the server stops: the acceptor's thread."""
@@ -167,27 +171,40 @@ class Server:
 
     def _serve(self, connection: socket.socket) -> None:
         """Serve one connection until it ends; whatever goes wrong with it concerns no other."""
+        known = _Once(self._strangers.release)
         try:
             with connection:
                 try:
                     tune(connection)
-                    session, slot = shake_hands(connection, self.identifier, self._token, self._sessions, self._welcome)
+                    self._service.serve(connection, known)
                 finally:
-                    self._strangers.release()
-                try:
-                    # a slot that was connected again waits until the thread of its old connection has finished
-                    with slot.serving:
-                        slot.socket = connection
-                        serve_slot(connection, session, slot, self._dispatch)
-                    if slot.farewell:
-                        self._sessions.end(session)
-                finally:
-                    if not self._sessions.leave(session):
-                        slot.close()
+                    known()
         except (ModumError, OSError) as error:
             log.info("connection ended: %s", str(error))
         finally:
             del self._connections[threading.current_thread()]
 
-    def _welcome(self, proof: bytes, known: bool) -> Welcome:
-        return Welcome(proof, known, self._local_name, local_host(), self._reachable.rails, self._reachable.no_rails)
+    def _introduction(self, proof: bytes, resumed: bool, incarnation: bytes, applied: int) -> Welcome:
+        return Welcome(
+            proof,
+            resumed,
+            incarnation,
+            applied,
+            self._local_name,
+            local_host(),
+            self._reachable.rails,
+            self._reachable.no_rails,
+        )
+
+
+class _Once:
+    """Calls something the first time that it is called itself."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self._act = act
+        self._done = False
+
+    def __call__(self) -> None:
+        if not self._done:
+            self._done = True
+            self._act()

@@ -3,80 +3,124 @@
 import logging
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 from modum.box.auth import new_nonce, proof, proof_matches
 from modum.box.protocol.frames import CARRIES_NUMBERS, STAGED, Header, Op, Status, check_request, parse_header
 from modum.box.protocol.limits import HEADER_BYTES, SESSION_BYTES
 from modum.box.protocol.messages import Challenge, Greeting, Proof, Welcome, decode, encode, failure_of
 from modum.box.server.dispatch import Dispatch
-from modum.box.server.sessions import Sessions, Slot
+from modum.box.server.sessions import Caller, Sessions, Slot
 from modum.box.sockets import receive_exactly, receive_greeting, send_frame, send_greeting
 from modum.errors import AuthenticationError, ModumError, ProtocolError
 
 log = logging.getLogger("modum.server")
 
 
-def shake_hands(
-    connection: socket.socket,
-    identifier: str,
-    token: str | None,
-    sessions: Sessions,
-    welcome: Callable[[bytes, bool], Welcome],
-) -> tuple[str, Slot]:
-    """Authenticate both sides, and enter the client's connection into its session.
+class Service:
+    """What is common to all connections of a server.
 
     Args:
-        connection: a fresh one.
         identifier: of this run of the server.
         token: the job's token, or None.
-        sessions: where the client is entered.
-        welcome: makes the last message from the server's proof and whether the slot was known.
-
-    Returns:
-        The name of the session, and the slot.
-
-    Raises:
-        AuthenticationError: the client does not hold the token; it was told.
-        ProtocolError: the client does not keep to the format, or there are too many; it was told.
-        OSError: the connection ended.
+        sessions: of its clients.
+        dispatch: does what is asked for.
+        introduction: makes the last message of the handshake of what depends on the client.
     """
-    try:
-        _, data = receive_greeting(connection, Op.GREET)
-        client_nonce = decode(data, Greeting).nonce
-        nonce = new_nonce()
-        send_greeting(connection, Op.GREET, Challenge(nonce, identifier, token is not None))
-        _, data = receive_greeting(connection, Op.PROVE)
-        answer = decode(data, Proof)
-        if len(answer.session) != SESSION_BYTES:
-            raise ProtocolError(f"a session has {SESSION_BYTES} bytes, not {len(answer.session)}")
-        claim = (answer.session, answer.slot, client_nonce, nonce)
-        if not proof_matches(answer.proof, proof(token, "client", *claim)):
-            raise AuthenticationError("wrong token")
-        session = answer.session.hex()
-        slot, known = sessions.enter(session, answer.slot, answer.acknowledged)
-        if known:
-            slot.hang_up()
-    except ModumError as error:
-        send_greeting(connection, Op.PROVE, failure_of(error), Status.REFUSED)
-        raise
-    send_greeting(connection, Op.PROVE, welcome(proof(token, "server", *claim), known))
-    return session, slot
+
+    def __init__(
+        self,
+        identifier: str,
+        token: str | None,
+        sessions: Sessions,
+        dispatch: Dispatch,
+        introduction: Callable[[bytes, bool, bytes, int], Welcome],
+    ) -> None:
+        self._identifier = identifier
+        self._token = token
+        self._sessions = sessions
+        self._dispatch = dispatch
+        self._introduction = introduction
+
+    def serve(self, connection: socket.socket, known: Callable[[], None]) -> None:
+        """Shake hands, then answer requests until the connection ends, is replaced or says goodbye.
+
+        Args:
+            connection: a fresh one.
+            known: called once the client has shown that it may come in.
+
+        Raises:
+            ModumError: the client does not hold the token, or does not keep to the format; it was told.
+            OSError: the connection broke.
+        """
+        client = self._meet(connection)
+        known()
+        name = client.proof.session.hex()
+        with ExitStack() as stack:
+            try:
+                slot, resumed = stack.enter_context(self._sessions.entered(name, client.proof, connection))
+            except ModumError as error:
+                send_greeting(connection, Op.PROVE, failure_of(error), Status.REFUSED)
+                raise
+            caller = Caller(slot, connection)
+            # an older connection of the slot was hung up: its last request ends first, one way or the other
+            with slot.serving:
+                caller.check()
+                applied = slot.replies.last
+                ours = proof(self._token, "server", *client.common, resumed, slot.incarnation, applied)
+                welcome = self._introduction(ours, resumed, slot.incarnation, applied)
+                send_greeting(connection, Op.PROVE, welcome)
+                goodbye = serve_slot(connection, caller, self._dispatch)
+        if goodbye:
+            self._sessions.end(slot.session)
+
+    def _meet(self, connection: socket.socket) -> "_Client":
+        """Take the client's proof that it holds the token."""
+        try:
+            _, data = receive_greeting(connection, Op.GREET)
+            client_nonce = decode(data, Greeting).nonce
+            nonce = new_nonce()
+            send_greeting(connection, Op.GREET, Challenge(nonce, self._identifier, self._token is not None))
+            _, data = receive_greeting(connection, Op.PROVE)
+            answer = decode(data, Proof)
+            if len(answer.session) != SESSION_BYTES:
+                raise ProtocolError(f"a session has {SESSION_BYTES} bytes, not {len(answer.session)}")
+            common = (self._identifier, answer.session, answer.slot, client_nonce, nonce)
+            claim = (answer.attempt, answer.incarnation, answer.acknowledged, answer.timeout)
+            if not proof_matches(answer.proof, proof(self._token, "client", *common, *claim)):
+                raise AuthenticationError("wrong token")
+        except ModumError as error:
+            send_greeting(connection, Op.PROVE, failure_of(error), Status.REFUSED)
+            raise
+        return _Client(answer, common)
 
 
-def serve_slot(connection: socket.socket, session: str, slot: Slot, dispatch: Dispatch) -> None:
+@dataclass(frozen=True, slots=True)
+class _Client:
+    """A client that holds the token, and what both proofs of its handshake say."""
+
+    proof: Proof
+    common: tuple[str | bytes | int, ...]
+
+
+def serve_slot(connection: socket.socket, caller: Caller, dispatch: Dispatch) -> bool:
     """Answer the requests of one slot, until the connection ends or the client says goodbye.
 
     A request that breaks the wire format is answered with REFUSED, and ends it.
 
     Args:
         connection: after the handshake.
-        session: of the client.
-        slot: of the session.
+        caller: the slot and the connection.
         dispatch: does what is asked for.
 
+    Returns:
+        Whether the client said goodbye.
+
     Raises:
-        OSError: the connection broke.
+        OSError: the connection broke, or a newer one has come.
     """
+    slot = caller.slot
     start = memoryview(bytearray(HEADER_BYTES))
     replies = slot.replies
     while receive_exactly(connection, start, idle=True):
@@ -89,22 +133,24 @@ def serve_slot(connection: socket.socket, session: str, slot: Slot, dispatch: Di
             payload = _room(slot, header, repeated)
         except ProtocolError as error:
             _refuse(connection, error)
-            return
+            return False
         if header.payload and not receive_exactly(connection, payload):
-            return
+            return False
+        caller.check()
         if header.op is Op.ATTACH:
-            dispatch.hand_over(connection, slot, header)
+            dispatch.hand_over(connection, slot, header, repeated)
             continue
         try:
             if not repeated:
-                replies.remember(header.sequence, dispatch.answer(session, slot, header, payload))
+                replies.remember(header.sequence, dispatch.answer(caller, header, payload))
             reply = replies.reply_to(header.sequence)
         except ProtocolError as error:
             _refuse(connection, error)
-            return
+            return False
         send_frame(connection, reply.header, reply.payload)
-        if slot.farewell:
-            return
+        if reply.farewell:
+            return True
+    return False
 
 
 def _room(slot: Slot, header: Header, repeated: bool) -> memoryview:

@@ -8,27 +8,44 @@ computed again. A connection that is made again goes on with its slot where it w
 """
 
 import os
+import secrets
 import socket
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from modum.box.memory.apply import Party
 from modum.box.memory.locks import Locks
 from modum.box.protocol.frames import Header
-from modum.box.protocol.limits import CHUNK, MAX_SESSIONS, MAX_SLOTS, WINDOW
+from modum.box.protocol.limits import CHUNK, INCARNATION_BYTES, LOCK_TIMEOUT, MAX_SESSIONS, MAX_SLOTS, WINDOW
+from modum.box.protocol.messages import Proof
 from modum.box.rdma.server import Ring
 from modum.box.server.segments import Segments
-from modum.errors import ProtocolError
+from modum.errors import ForgottenError, ProtocolError
+
+
+class Closable(Protocol):
+    """A connection, as far as sessions know it."""
+
+    def shutdown(self, how: int, /) -> None:
+        """Make whoever reads from it stop."""
 
 
 @dataclass(slots=True)
 class Reply:
-    """What was answered, ready to be sent again."""
+    """What was answered, ready to be sent again.
+
+    Attributes:
+        header: of the frame.
+        payload: behind it.
+        farewell: whether the connection ends with it, and the session.
+    """
 
     header: Header
     payload: bytes | memoryview
+    farewell: bool = False
 
 
 class ReplyCache:
@@ -69,25 +86,32 @@ class Slot:
     """One of a client's streams of requests, and what the server keeps for it.
 
     Args:
+        session: whose it is.
         acknowledged: the last request whose reply the client has.
 
     Attributes:
+        session: whose it is.
+        incarnation: tells it from an earlier slot of its number.
+        attempt: number of the client's newest connection of this slot.
+        connection: the newest one; every other one is of no account any more.
+        timeout: seconds without any progress after which the client gives up.
         replies: the reply cache.
         serving: held by the thread that serves the slot's connection.
         using: held while a data operation uses the parties.
-        socket: the connection, once it is served.
         moved: bytes of the operation under way.
-        farewell: whether the client said goodbye.
         ring: where the numbers of staged requests lie, once the slot was linked.
     """
 
-    def __init__(self, acknowledged: int) -> None:
+    def __init__(self, session: "Session", acknowledged: int) -> None:
+        self.session = session
+        self.incarnation = secrets.token_bytes(INCARNATION_BYTES)
+        self.attempt = 0
+        self.connection: Closable | None = None
+        self.timeout = LOCK_TIMEOUT
         self.replies = ReplyCache(acknowledged)
         self.serving = threading.Lock()
         self.using = threading.Lock()
-        self.socket: socket.socket | None = None
         self.moved = 0
-        self.farewell = False
         self.ring: Ring | None = None
         self._rooms: list[bytearray | None] = [None] * WINDOW
         self._parties: dict[int, Party] = {}
@@ -157,7 +181,7 @@ class Slot:
 
     def hang_up(self) -> None:
         """Make the thread that serves this slot stop."""
-        if (connection := self.socket) is not None:
+        if (connection := self.connection) is not None:
             try:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
@@ -167,16 +191,56 @@ class Slot:
 class Session:
     """One client.
 
+    Args:
+        name: of the client.
+        now: seconds of the server's clock.
+
     Attributes:
+        name: of the client, in errors and tables.
         slots: its slots by number.
         connected: how many of its connections are open.
-        since: when, on the monotonic clock, a connection last ended.
+        since: when a connection last ended.
+        ended: whether it said goodbye, or was silent for too long: nothing is done or handed out for it any more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, now: float) -> None:
+        self.name = name
         self.slots: dict[int, Slot] = {}
         self.connected = 0
-        self.since = time.monotonic()
+        self.since = now
+        self.ended = False
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who makes a request: one connection of a slot.
+
+    Attributes:
+        slot: in which the request was made.
+        connection: over which it came.
+    """
+
+    slot: Slot
+    connection: Closable
+
+    @property
+    def holder(self) -> str:
+        """Name of the session that gets what is handed out."""
+        return self.slot.session.name
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing is to be done for this connection any more: a newer one has come, or the session has ended."""
+        return self.slot.connection is not self.connection or self.slot.session.ended
+
+    def check(self) -> None:
+        """Check that somebody still asks.
+
+        Raises:
+            ConnectionAbortedError: a newer connection has come, or the session has ended.
+        """
+        if self.gone:
+            raise ConnectionAbortedError("a newer connection of the client has come, or its session has ended")
 
 
 class Sessions:
@@ -184,50 +248,94 @@ class Sessions:
 
     Args:
         grace: seconds without any connection after which a session ends.
-        ended: called with the name of each session that has ended.
+        ended: called with each session that has ended.
+        disturbed: called when a connection has become void, so that waits on its behalf may end.
+        clock: seconds of a monotonic clock.
     """
 
-    def __init__(self, grace: float, ended: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        grace: float,
+        ended: Callable[[Session], None],
+        disturbed: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
         self._grace = grace
         self._ended = ended
+        self._disturbed = disturbed
+        self._clock = clock
         self._sessions: dict[str, Session] = {}
         self._mutex = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def enter(self, name: str, number: int, acknowledged: int) -> tuple[Slot, bool]:
-        """Note that a connection for a slot was made.
+    @contextmanager
+    def entered(self, name: str, proof: Proof, connection: Closable) -> Iterator[tuple[Slot, bool]]:
+        """Count a connection as one of its client's for the time of the `with`.
+
+        It is the newest one of its slot from then on, and earlier ones are hung up.
 
         Args:
             name: of the session.
-            number: of the slot.
-            acknowledged: the last request of the slot whose reply the client has.
+            proof: what the client claims.
+            connection: to hang up when it has become void.
 
-        Returns:
-            The slot, and whether it was known.
+        Yields:
+            The slot, and whether it goes on where it was.
 
         Raises:
-            ProtocolError: too many sessions or slots.
+            ForgottenError: there is no slot of the incarnation that the client claims.
+            ProtocolError: too many sessions or slots, or a newer connection of the slot has come already.
         """
-        with self._mutex:
-            if name not in self._sessions and len(self._sessions) >= MAX_SESSIONS:
-                raise ProtocolError(f"this server has {MAX_SESSIONS} clients already")
-            session = self._sessions.setdefault(name, Session())
-            slot = session.slots.get(number)
-            known = slot is not None
-            if slot is None:
-                if len(session.slots) >= MAX_SLOTS:
-                    raise ProtocolError(f"one client has {MAX_SLOTS} connections already")
-                slot = session.slots[number] = Slot(acknowledged)
-            session.connected += 1
-            return slot, known
+        slot, resumed, replaced = self._enter(name, proof, connection)
+        session = slot.session
+        try:
+            if replaced is not None:
+                replaced.close()
+            self._disturbed()
+            yield slot, resumed
+        finally:
+            with self._mutex:
+                session.connected -= 1
+                session.since = self._clock()
+            if session.ended:
+                slot.close()
 
-    def slot(self, name: str, number: int) -> Slot:
+    def _enter(self, name: str, proof: Proof, connection: Closable) -> tuple[Slot, bool, Slot | None]:
+        with self._mutex:
+            session = self._sessions.get(name)
+            slot = session.slots.get(proof.slot) if session else None
+            if proof.incarnation and (slot is None or slot.incarnation != proof.incarnation):
+                raise ForgottenError(
+                    "this server had given the client up: it is not known whether its last request was applied"
+                )
+            if slot is not None and proof.attempt <= slot.attempt:
+                raise ProtocolError("a newer connection of this slot has come already")
+            if session is None:
+                if len(self._sessions) >= MAX_SESSIONS:
+                    raise ProtocolError(f"this server has {MAX_SESSIONS} clients already")
+                session = self._sessions[name] = Session(name, self._clock())
+            replaced = None
+            if slot is None or not proof.incarnation:
+                # a client that claims nothing has never asked for anything in the slot that was made for it
+                if slot is None and len(session.slots) >= MAX_SLOTS:
+                    raise ProtocolError(f"one client has {MAX_SLOTS} connections already")
+                replaced, slot = slot, Slot(session, proof.acknowledged)
+                session.slots[proof.slot] = slot
+            else:
+                slot.hang_up()
+            slot.attempt = proof.attempt
+            slot.connection = connection
+            slot.timeout = min(max(proof.timeout, 0.0), LOCK_TIMEOUT) if proof.timeout == proof.timeout else 0.0
+            session.connected += 1
+            return slot, bool(proof.incarnation), replaced
+
+    def slot(self, session: Session, number: int) -> Slot:
         """Return a slot of a session.
 
         Args:
-            name: of the session.
+            session: of the client.
             number: of the slot.
 
         Returns:
@@ -237,8 +345,7 @@ class Sessions:
             ProtocolError: there is none.
         """
         with self._mutex:
-            session = self._sessions.get(name)
-            if session is None or number not in session.slots:
+            if number not in session.slots:
                 raise ProtocolError(f"this client has no slot {number}")
             return session.slots[number]
 
@@ -247,39 +354,33 @@ class Sessions:
         with self._mutex:
             return [slot for session in self._sessions.values() for slot in session.slots.values()]
 
-    def leave(self, name: str) -> bool:
-        """Note that a connection of the session ended, and return whether the session goes on."""
-        with self._mutex:
-            session = self._sessions.get(name)
-            if session:
-                session.connected -= 1
-                session.since = time.monotonic()
-            return session is not None
-
-    def end(self, name: str) -> None:
+    def end(self, session: Session) -> None:
         """End a session at once: its client said goodbye."""
         with self._mutex:
-            session = self._sessions.pop(name, None)
-        self._finish(name, session)
+            if self._sessions.get(session.name) is session:
+                del self._sessions[session.name]
+            session.ended = True
+        self._finish(session)
 
     def end_silent_ones(self) -> None:
         """End every session whose grace has gone by."""
-        limit = time.monotonic() - self._grace
+        limit = self._clock() - self._grace
         with self._mutex:
-            silent = [
-                name for name, session in self._sessions.items() if not session.connected and session.since < limit
-            ]
-            ended = [(name, self._sessions.pop(name)) for name in silent]
-        for name, session in ended:
-            self._finish(name, session)
+            silent = [each for each in self._sessions.values() if not each.connected and each.since < limit]
+            for session in silent:
+                del self._sessions[session.name]
+                session.ended = True
+        for session in silent:
+            self._finish(session)
 
     def close(self) -> None:
         """End all sessions."""
-        for name in list(self._sessions):
-            self.end(name)
+        with self._mutex:
+            sessions = list(self._sessions.values())
+        for session in sessions:
+            self.end(session)
 
-    def _finish(self, name: str, session: Session | None) -> None:
-        if session:
-            for slot in session.slots.values():
-                slot.close()
-            self._ended(name)
+    def _finish(self, session: Session) -> None:
+        for slot in list(session.slots.values()):
+            slot.close()
+        self._ended(session)

@@ -68,9 +68,9 @@ def open_transport(
     """
     host, port = parse_address(address)
     address = format_address(host, port)
-    connections = ConnectionPool(Endpoint(address, (host, port), token, session))
+    connections = ConnectionPool(Endpoint(address, (host, port), token, session, float(timeout)))
     try:
-        with connections.connection() as first:
+        with connections.connection(timeout, "connect") as first:
             welcome = first.connect(timeout, "connect")
         for kind in TRANSPORTS.values() if choice == "auto" else [TRANSPORTS[choice]]:
             reason = kind.why_not(welcome)

@@ -169,7 +169,7 @@ class Transport(ABC):
         Raises:
             ModumError, ValueError: what the server reported, or it cannot be reached any more.
         """
-        with self.connections.connection() as connection:
+        with self.connections.connection(timeout, f"request {type(request).__name__}") as connection:
             return call(connection, request, kind, timeout)
 
     def version(self, attachment: Attachment, timeout: float, at_least: int = 0) -> int:

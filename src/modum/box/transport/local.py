@@ -65,15 +65,16 @@ class LocalTransport(Transport):
     def open(cls, connections: ConnectionPool, welcome: Welcome, *, threads: int, timeout: float) -> Self:
         """Connect to the server's Unix socket instead: see `Transport.open`."""
         nearby = connections.redirected(f"\0{welcome.local_socket}")
-        with nearby.connection() as first:
+        with nearby.connection(timeout, "connect to the Unix socket") as first:
             first.connect(timeout, "connect to the Unix socket")
         connections.close()
         return cls(nearby, threads)
 
     def attach(self, info: SegmentInfo, timeout: float) -> LocalAttachment:
         """Map the segment, whose descriptor the server hands over the Unix socket: see `Transport.attach`."""
-        with self.connections.connection() as connection:
-            descriptor = connection.take_descriptor(info.segment, timeout, f"attach to buffer {info.name!r}")
+        phase = f"attach to buffer {info.name!r}"
+        with self.connections.connection(timeout, phase) as connection:
+            descriptor = connection.take_descriptor(info.segment, timeout, phase)
         try:
             mapping = Mapping(descriptor, info.segment_bytes)
             party = Party(info.name, info.dtype, mapping, Locks(descriptor, info.name, info.segment_bytes))

@@ -137,7 +137,7 @@ class RdmaTransport(Transport):
 
         Both come back unless they were left in the middle of something.
         """
-        with self.connections.connection() as connection:
+        with self.connections.connection(self._timeout, phase) as connection:
             open_still = connection.socket is not None and not connection.lost
             known = open_still or connection.connect(self._timeout, phase).resumed
             link = self._idle.pop(connection.slot, None)

@@ -29,5 +29,5 @@ class TcpTransport(Transport):
 
     def run(self, work: Work) -> None:
         """Send the requests and take the replies: see `Transport.run`."""
-        with self.connections.connection() as connection:
+        with self.connections.connection(work.timeout, work) as connection:
             connection.transact(frames(work), work.timeout, work)
