@@ -20,6 +20,7 @@ from modum.box.protocol.limits import MAX_DIMENSIONS, MAX_NAME, SESSION_BYTES, T
 from modum.box.protocol.messages import (
     Create,
     Delete,
+    Incarnation,
     Join,
     ListBuffers,
     ListLeases,
@@ -27,8 +28,9 @@ from modum.box.protocol.messages import (
     Open,
     SegmentInfo,
     ServerStatistics,
+    Version,
 )
-from modum.box.transport import Transport, check_choice, open_transport
+from modum.box.transport import Attachment, Transport, check_choice, open_transport
 from modum.errors import BufferExistsError, BufferNotFoundError, DeadlineError, MismatchError, ModumError
 from modum.waiting import Deadline, poll
 
@@ -192,6 +194,7 @@ class Box:
         Raises:
             ValueError: an argument is out of its range.
             BufferExistsError: the name is taken.
+            BufferNotFoundError: somebody deleted it while it was being made.
             PoolFullError: a server has not enough memory left; nothing was made.
         """
         extents = [shape] if isinstance(shape, int) else [int(extent) for extent in shape]
@@ -208,19 +211,43 @@ class Box:
         layout = Layout.of(name, nbytes, len(self._servers))
         packed = msgspec.msgpack.encode(meta or {})
         sizes = layout.segments()
-        made: list[int] = []
-        infos: dict[int, SegmentInfo] = {}
+        home, others = layout.home, self._others(layout.home)
+
+        def make(server: int, incarnation: int) -> SegmentInfo:
+            request = Create(name, extents, dtype, nbytes, sizes[server], packed, incarnation)
+            return self._servers.call(server, request, SegmentInfo)
+
+        # the home first: it decides between two clients that make the same name
+        infos = {home: make(home, 0)}
+        incarnation = infos[home].incarnation
         try:
-            # the home first: it decides between two clients that make the same name
-            for server in sorted(range(len(self._servers)), key=lambda number: number != layout.home):
-                request = Create(name, extents, dtype, nbytes, sizes[server], packed)
-                infos[server] = self._servers.call(server, request, SegmentInfo)
-                made.append(server)
-        except ModumError:
-            for server in made:
-                self._servers.call(server, Delete(name), type(None))
+            for server in others:
+                infos[server] = make(server, incarnation)
+            if others:
+                self._check_made(name, infos[home])
+        except BaseException:
+            self._clear(name, incarnation)
             raise
         return self._attach([infos[server] for server in range(len(self._servers))])
+
+    def _others(self, home: int) -> builtins.list[int]:
+        return [server for server in range(len(self._servers)) if server != home]
+
+    def _check_made(self, name: str, info: SegmentInfo) -> None:
+        """Check that nobody has deleted a buffer meanwhile, who may have looked on a server before its part came."""
+        try:
+            self._servers.call(self._servers.home(name), Version(info.segment), int)
+        except BufferNotFoundError:
+            raise BufferNotFoundError(f"buffer {name!r} was deleted while it was being made") from None
+
+    def _clear(self, name: str, incarnation: int) -> None:
+        """Delete what was made of a buffer that cannot be made whole, as far as its servers can be reached."""
+        home = self._servers.home(name)
+        for server in [*self._others(home), home]:
+            try:
+                self._servers.call(server, Delete(name, incarnation), bool)
+            except ModumError as error:
+                log.info("a part of buffer %r is left: %s", name, error)
 
     def open(self, name: str) -> Buffer:
         """Open a buffer that somebody made.
@@ -237,32 +264,33 @@ class Box:
         """
         name = self._prefix + name
         home = self._servers.home(name)
-        infos = {home: self._servers.call(home, Open(name), SegmentInfo)}
-        deadline = Deadline(self._servers.timeout)
-        for server in set(range(len(self._servers))) - {home}:
-            infos[server] = self._part(server, name, deadline)
-        return self._attach([infos[server] for server in range(len(self._servers))])
+        others = self._others(home)
+        missing = home
 
-    def _part(self, server: int, name: str, deadline: Deadline) -> SegmentInfo:
-        """Return what a server knows of a buffer, which is just being made if it does not know it."""
+        def look() -> dict[int, SegmentInfo] | None:
+            """Return all parts, unless one is not that of the incarnation which the home has now."""
+            nonlocal missing
+            infos = {home: self._servers.call(home, Open(name), SegmentInfo)}
+            for missing in others:
+                try:
+                    infos[missing] = self._servers.call(missing, Open(name), SegmentInfo)
+                except BufferNotFoundError:
+                    return None
+                if infos[missing].incarnation != infos[home].incarnation:
+                    return None
+            return infos
 
-        def look() -> SegmentInfo | None:
-            try:
-                return self._servers.call(server, Open(name), SegmentInfo)
-            except BufferNotFoundError:
-                return None
-
-        part = poll(
+        infos = poll(
             look,
-            timeout=deadline.left,
+            timeout=self._servers.timeout,
             every=_INCOMPLETE_PAUSE,
             error=lambda: DeadlineError(
-                f"buffer {name!r} is on its home server but not on memory server {self.servers[server]}: whoever made"
+                f"buffer {name!r} is on its home server but not on memory server {self.servers[missing]}: whoever made"
                 f" it has died. HINT: box.delete({name!r})"
             ),
         )
-        assert part is not None
-        return part
+        assert infos is not None
+        return self._attach([infos[server] for server in range(len(self._servers))])
 
     def open_or_create(
         self,
@@ -298,7 +326,7 @@ class Box:
                     raise
             try:
                 return self.create(name, shape, dtype, meta=meta)
-            except BufferExistsError:
+            except (BufferExistsError, BufferNotFoundError):
                 pass  # somebody was faster
         if (buffer.shape, buffer.dtype) != (wanted, dtype):
             buffer.close()
@@ -309,10 +337,12 @@ class Box:
         return buffer
 
     def _attach(self, infos: Sequence[SegmentInfo]) -> Buffer:
-        attachments = [
-            transport.attach(info, self._servers.timeout)
-            for transport, info in zip(self._servers.transports, infos, strict=True)
-        ]
+        attachments: builtins.list[Attachment] = []
+        with ExitStack() as failing:
+            for transport, info in zip(self._servers.transports, infos, strict=True):
+                attachments.append(transport.attach(info, self._servers.timeout))
+                failing.callback(attachments[-1].close)
+            failing.pop_all()
         buffer = Buffer(self._servers, attachments, self._buffers.discard)
         self._buffers.add(buffer)
         return buffer
@@ -328,13 +358,18 @@ class Box:
         """
         name = self._prefix + name
         home = self._servers.home(name)
-        self._servers.call(home, Delete(name), type(None))
-        for server in range(len(self._servers)):
-            if server != home:
-                try:
-                    self._servers.call(server, Delete(name), type(None))
-                except BufferNotFoundError:
-                    pass  # its maker died before it came here
+        incarnation = self._servers.call(home, Incarnation(name), int)
+
+        def delete(servers: Sequence[int]) -> builtins.list[int]:
+            """Return on which of the servers there was a part."""
+            return [server for server in servers if self._servers.call(server, Delete(name, incarnation), bool)]
+
+        # the home last: as long as its part is there, somebody sees that others are left
+        found = delete(self._others(home))
+        found += delete([home])
+        if not found:
+            raise BufferNotFoundError(f"no buffer {name!r} (memory server {self.servers[home]})")
+        delete([server for server in self._others(home) if server not in found])  # it may just have been made there
 
     def list(self) -> builtins.list[BufferInfo]:
         """Return the buffers of this namespace, by name."""

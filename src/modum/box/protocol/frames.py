@@ -8,7 +8,7 @@ from typing import Final
 from modum.box.protocol.limits import CHUNK, HEADER_BYTES, MAX_MESSAGE
 from modum.errors import ProtocolError
 
-MAGIC: Final = b"MDM\x02"  # the last byte is the version of the format
+MAGIC: Final = b"MDM\x03"  # the last byte is the version of the format
 
 _HEADER: Final = struct.Struct("<4sBBHQQQQQdII")
 assert _HEADER.size == HEADER_BYTES

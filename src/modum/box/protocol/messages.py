@@ -35,6 +35,8 @@ class Create(Message, frozen=True):
     """Bytes of it that lie on this server."""
     meta: bytes
     """Packed as msgpack; the server does not look into it."""
+    incarnation: int = 0
+    """Of the buffer, as its home has answered; 0 asks the home, which decides."""
 
 
 class Open(Message, frozen=True):
@@ -44,7 +46,17 @@ class Open(Message, frozen=True):
 
 
 class Delete(Message, frozen=True):
-    """Delete a segment. Answered with null."""
+    """Delete a segment, unless it is of a later incarnation than this. Answered with whether there was one."""
+
+    name: str
+    incarnation: int
+
+
+class Incarnation(Message, frozen=True):
+    """Ask the home for the incarnation of a buffer. Answered with it; if there is no buffer, with the last one given.
+
+    So it is at least that of every part which a dead client may have left on another server.
+    """
 
     name: str
 
@@ -188,6 +200,7 @@ Request = (
     | Create
     | Open
     | Delete
+    | Incarnation
     | ListBuffers
     | Version
     | Publish
@@ -220,6 +233,8 @@ class SegmentInfo(Answer, frozen=True):
     name: str
     segment: int
     """Number of the segment on this server."""
+    incarnation: int
+    """Number of the buffer's segment on its home server: parts belong together if they have the same."""
     shape: list[int]
     dtype: str
     nbytes: int

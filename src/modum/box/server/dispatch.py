@@ -22,6 +22,7 @@ from modum.box.protocol.messages import (
     CounterWait,
     Create,
     Delete,
+    Incarnation,
     Join,
     LeaseAcquire,
     LeaseRelease,
@@ -197,14 +198,17 @@ class Dispatch:
                 if len(request.shape) > MAX_DIMENSIONS:
                     raise ValueError(f"shapes have at most {MAX_DIMENSIONS} dimensions, not {len(request.shape)}")
                 check_create(request)
-                return segments.create(request).info()
+                made, replaced = segments.create(request)
+                self._forget(replaced)
+                return made.info()
             case Open(name):
                 return segments.named(name).info()
-            case Delete(name):
-                number = segments.delete(name)
-                for other in self._sessions.slots():
-                    other.forget(number)
-                self._reachable.forget(number)
+            case Delete(name, incarnation):
+                deleted = segments.delete(name, incarnation)
+                self._forget(deleted)
+                return deleted is not None
+            case Incarnation(name):
+                return segments.incarnation(name)
             case ListBuffers():
                 return [segment.info() for segment in segments.segments()]
             case Version(segment, at_least):
@@ -252,6 +256,13 @@ class Dispatch:
             case Bye():
                 pass  # the session ends when this is answered
         return None
+
+    def _forget(self, number: int | None) -> None:
+        """Let go of a segment that was deleted."""
+        if number is not None:
+            for slot in self._sessions.slots():
+                slot.forget(number)
+            self._reachable.forget(number)
 
     def _join(self, join: Join) -> None:
         with self._mutex:

@@ -28,12 +28,18 @@ class Segment:
     descriptor: int
     mapping: Mapping
 
+    @property
+    def incarnation(self) -> int:
+        """Number of the buffer's segment on its home server, which is this one if nothing else was said."""
+        return self.spec.incarnation or self.number
+
     def info(self) -> SegmentInfo:
         """Return what clients are told of the segment."""
         spec = self.spec
         return SegmentInfo(
             spec.name,
             self.number,
+            self.incarnation,
             spec.shape,
             spec.dtype,
             spec.nbytes,
@@ -53,41 +59,47 @@ class Segments:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._segments: dict[int, Segment] = {}
         self._names: dict[str, Segment] = {}
         self._last = 0
         self._past = Traffic(Counter(), Counter())
 
-    def create(self, spec: Create) -> Segment:
-        """Make a zero-filled segment.
+    def create(self, spec: Create) -> tuple[Segment, int | None]:
+        """Make a zero-filled segment, in place of one of an earlier incarnation, which a dead client has left.
 
         Args:
             spec: the request, checked by `check_create`.
 
         Returns:
-            The segment.
+            The segment, and the number of the one that it replaces.
 
         Raises:
             BufferExistsError: the name is taken.
+            BufferNotFoundError: a later incarnation is here, so that this one was deleted.
             PoolFullError: the pool has not enough room left.
         """
         needed = file_bytes(spec.segment_bytes)
         with self._mutex:
-            if spec.name in self._names:
+            left = self._names.get(spec.name)
+            if left is not None and left.incarnation >= (spec.incarnation or 1):
+                if 0 < spec.incarnation < left.incarnation:
+                    raise BufferNotFoundError(f"buffer {spec.name!r} was deleted while it was being made")
                 raise BufferExistsError(f"buffer {spec.name!r} exists already")
-            if self.used + needed > self.limit:
+            free = self.limit - self.used + (file_bytes(left.spec.segment_bytes) if left else 0)
+            if needed > free:
                 raise PoolFullError(
-                    f"buffer {spec.name!r} needs {format_bytes(needed)} here, {format_bytes(self.limit - self.used)}"
+                    f"buffer {spec.name!r} needs {format_bytes(needed)} here, {format_bytes(free)}"
                     f" of the pool's {format_bytes(self.limit)} are free. HINT: start the server with a larger"
                     " --memory, or add servers"
                 )
             descriptor = create_memfd(spec.name, spec.segment_bytes)
+            replaced = self.delete(spec.name, left.incarnation) if left else None
             self._last += 1
             segment = Segment(self._last, spec, descriptor, Mapping(descriptor, spec.segment_bytes))
             self._segments[segment.number] = self._names[spec.name] = segment
             self.used += needed
-            return segment
+            return segment, replaced
 
     def named(self, name: str) -> Segment:
         """Return the segment of this name.
@@ -138,20 +150,26 @@ class Segments:
         with self._mutex:
             return os.dup(self.numbered(number).descriptor)
 
-    def delete(self, name: str) -> int:
+    def incarnation(self, name: str) -> int:
+        """Return the incarnation of a buffer whose home is here; if there is none, the last one that was given."""
+        with self._mutex:
+            segment = self._names.get(name)
+            return segment.incarnation if segment else self._last
+
+    def delete(self, name: str, incarnation: int) -> int | None:
         """Forget a segment and return its number; clients that have it mapped are told by its trailer.
 
         Args:
             name: of the buffer.
+            incarnation: the last one to delete; a later one stays.
 
         Returns:
-            The number that the segment had.
-
-        Raises:
-            BufferNotFoundError: there is none of this name.
+            The number that the segment had, or None if there was none to delete.
         """
         with self._mutex:
-            segment = self.named(name)
+            segment = self._names.get(name)
+            if segment is None or segment.incarnation > incarnation:
+                return None
             del self._segments[segment.number], self._names[name]
             self.used -= file_bytes(segment.spec.segment_bytes)
             os.close(segment.descriptor)
@@ -185,7 +203,7 @@ def check_create(spec: Create) -> None:
         spec: the request.
 
     Raises:
-        ValueError: dtype, shape and sizes do not fit together.
+        ValueError: dtype, shape and sizes do not fit together, or the incarnation is no number of a segment.
     """
     if spec.dtype not in STORAGE:
         raise ValueError(f"dtype {spec.dtype!r} is not one of {', '.join(STORAGE)}")
@@ -196,3 +214,5 @@ def check_create(spec: Create) -> None:
         elements *= extent
     if elements * STORAGE[spec.dtype].itemsize != spec.nbytes or not 0 <= spec.segment_bytes <= spec.nbytes:
         raise ValueError(f"shape {tuple(spec.shape)} of {spec.dtype} does not have {spec.nbytes} bytes")
+    if spec.incarnation < 0:
+        raise ValueError(f"an incarnation is at least 0, not {spec.incarnation}")

@@ -1,0 +1,222 @@
+"""A buffer's parts belong together, whoever dies while it is made or deleted, and whoever races for its name."""
+
+import itertools
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from tests.box.parties import raw_transport
+from tests.box.processes import client_process, line_of
+
+from modum.box import Box, Server
+from modum.box.protocol.messages import Create, Delete, Incarnation, Open, SegmentInfo
+from modum.errors import BufferExistsError, BufferNotFoundError, DeadlineError, ModumError, PoolFullError
+
+SERVERS = 3
+SIZE = 3 * 16384  # float32: 64 KiB, which is one stripe, on each server
+
+DIES_AT_A_REQUEST = """
+import os, signal, sys
+from modum.box import Box
+addresses, act, step = sys.argv[1], sys.argv[2], int(sys.argv[3])
+box = Box.connect(addresses, transport="tcp", timeout=10)
+left = step
+for transport in box._servers.transports:
+    def dying(*request, call=transport.call):
+        global left
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+        return call(*request)
+    transport.call = dying
+box.create("b", 3 * 16384) if act == "create" else box.delete("b")
+print("done in", step - left)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def servers() -> Iterator[list[Server]]:
+    """Memory servers of one box."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(Server(memory=64 << 20, grace=0.2)) for _ in range(SERVERS)]
+
+
+def addresses(servers: list[Server]) -> list[str]:
+    return [server.address for server in servers]
+
+
+def used(servers: list[Server]) -> list[int]:
+    return [server.statistics().used for server in servers]
+
+
+@pytest.mark.parametrize("first", ["delete", "create", "open_or_create"])
+@pytest.mark.parametrize("step", range(SERVERS + 4))
+@pytest.mark.parametrize("act", ["create", "delete"])
+def test_a_name_outlives_whoever_dies_while_it_is_made_or_deleted(
+    servers: list[Server], act: str, step: int, first: str
+) -> None:
+    with Box.connect(addresses(servers), transport="tcp", timeout=0.3) as box:
+        if act == "delete":
+            box.create("b", SIZE).write(np.ones(SIZE, np.float32))
+        with client_process(DIES_AT_A_REQUEST, ",".join(addresses(servers)), act, str(step)) as process:
+            said = line_of(process)
+            assert process.wait() == -signal.SIGKILL
+        assert (said != "") == (step >= SERVERS + 1), said
+        left = [bool(nbytes) for nbytes in used(servers)]
+        if first == "delete":
+            if any(left):
+                box.delete("b")
+            assert used(servers) == [0, 0, 0]
+            with pytest.raises(BufferNotFoundError):
+                box.delete("b")
+        elif first == "open_or_create":
+            try:
+                box.open_or_create("b", SIZE)
+            except DeadlineError:  # a part is missing
+                box.delete("b")
+        else:
+            try:
+                box.create("b", SIZE)
+            except BufferExistsError:
+                box.delete("b")
+        again = box.open_or_create("b", SIZE)
+        again.write(np.full(SIZE, 2, np.float32))
+        np.testing.assert_array_equal(box.open("b").read(), np.full(SIZE, 2, np.float32))
+        box.delete("b")
+        with pytest.raises(BufferNotFoundError):
+            box.open("b")
+        assert used(servers) == [0, 0, 0]
+
+
+def test_clients_that_race_for_a_name_never_get_parts_of_two_buffers(servers: list[Server]) -> None:
+    def race(number: int) -> int:
+        turns, whole = np.random.default_rng(number), 0
+        with Box.connect(addresses(servers), transport="local" if number else "tcp", timeout=10) as box:
+            for turn in range(150):
+                try:
+                    match turns.integers(3):
+                        case 0:
+                            buffer = box.create("b", SIZE, meta={"by": [number, turn]})
+                        case 1:
+                            buffer = box.open("b")
+                        case _:
+                            box.delete("b")
+                            continue
+                    assert len({part.info.meta for part in buffer._attachments}) == 1
+                    buffer.write(np.full(SIZE, turn, np.float32))
+                    whole += 1
+                except (BufferExistsError, BufferNotFoundError):
+                    pass
+        return whole
+
+    with ThreadPoolExecutor(3) as racers:
+        assert sum(racers.map(race, range(3)))
+    with Box.connect(addresses(servers), transport="tcp", timeout=10) as box:
+        try:
+            box.delete("b")
+        except BufferNotFoundError:
+            pass
+    assert used(servers) == [0, 0, 0]
+
+
+def test_a_part_of_an_older_buffer_is_not_opened_as_part_of_the_new_one(servers: list[Server]) -> None:
+    with Box.connect(addresses(servers), transport="tcp", timeout=0.3) as box:
+        old = box.create("b", SIZE)
+        home = box._servers.home("b")
+        # the next maker has come as far as the home
+        box._servers.call(home, Delete("b", old._attachments[home].info.incarnation), bool)
+        box._servers.call(home, Create("b", [SIZE], "float32", 4 * SIZE, 1 << 16, b"\x80"), SegmentInfo)
+        with pytest.raises(DeadlineError, match="is on its home server but not on memory server"):
+            box.open("b")
+        with pytest.raises(BufferExistsError):
+            box.create("b", SIZE)
+        box.delete("b")
+        assert used(servers) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("step", range(1, SERVERS + 1))
+def test_a_buffer_that_is_deleted_while_it_is_made_is_given_back(servers: list[Server], step: int) -> None:
+    with (
+        Box.connect(addresses(servers), transport="tcp", timeout=10) as box,
+        Box.connect(addresses(servers), transport="tcp", timeout=10) as other,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        call, steps = box._servers.call, itertools.count()
+
+        def disturbed(server: int, request: Any, kind: Any) -> Any:
+            if next(steps) == step:
+                other.delete("b")
+            return call(server, request, kind)
+
+        patch.setattr(box._servers, "call", disturbed)
+        with pytest.raises(BufferNotFoundError, match="buffer 'b' was deleted while it was being made"):
+            box.create("b", SIZE)
+        assert used(servers) == [0, 0, 0]
+
+
+def test_a_part_that_is_made_while_its_buffer_is_deleted_is_given_back(servers: list[Server]) -> None:
+    """The maker puts the last part on a server where the one who deletes has looked, and dies."""
+    with Box.connect(addresses(servers), transport="tcp", timeout=10) as box, pytest.MonkeyPatch.context() as patch:
+        call, home = box._servers.call, box._servers.home("b")
+        late = Create("b", [SIZE], "float32", 4 * SIZE, 1 << 16, b"\x80")
+        made = call(home, late, SegmentInfo)
+
+        def disturbed(server: int, request: Any, kind: Any) -> Any:
+            if server == home and isinstance(request, Delete):
+                for other in set(range(SERVERS)) - {home}:
+                    call(other, msgspec.structs.replace(late, incarnation=made.incarnation), SegmentInfo)
+            return call(server, request, kind)
+
+        patch.setattr(box._servers, "call", disturbed)
+        box.delete("b")
+        assert used(servers) == [0, 0, 0]
+
+
+def test_a_buffer_that_cannot_be_made_whole_leaves_nothing(servers: list[Server]) -> None:
+    with Box.connect(addresses(servers), transport="tcp", timeout=10) as box:
+        with pytest.raises(PoolFullError):
+            box.create("b", 100 << 20)
+        name = next(f"x{k}" for k in range(99) if box._servers.home(f"x{k}") == 0)
+        servers[2]._segments.limit = 0  # the last one is full
+        with pytest.raises(PoolFullError):
+            box.create(name, SIZE)
+        assert used(servers) == [0, 0, 0]
+
+
+def test_a_server_keeps_the_newest_part_and_deletes_none_that_is_newer_than_it_is_told(server: Server) -> None:
+    with raw_transport(server.address) as transport:
+
+        def create(incarnation: int) -> SegmentInfo:
+            request = Create("b", [4], "float32", 16, 16, b"\x80", incarnation)
+            return transport.call(request, SegmentInfo, 10)
+
+        def delete(incarnation: int) -> bool:
+            return transport.call(Delete("b", incarnation), bool, 10)
+
+        assert transport.call(Incarnation("b"), int, 10) == 0
+        own = create(0)
+        assert (own.incarnation, own.segment) == (1, 1)
+        assert transport.call(Incarnation("b"), int, 10) == 1
+        with pytest.raises(BufferExistsError):
+            create(0)
+        assert delete(1)
+        assert not delete(1)
+        assert transport.call(Incarnation("b"), int, 10) == 1
+        assert create(7).incarnation == 7
+        memory = server.statistics().used
+        with pytest.raises(BufferExistsError):
+            create(7)
+        with pytest.raises(BufferNotFoundError, match="was deleted while it was being made"):
+            create(6)
+        assert create(8).incarnation == 8
+        assert server.statistics().used == memory
+        assert not delete(7)
+        assert transport.call(Open("b"), SegmentInfo, 10).incarnation == 8
+        with pytest.raises(ModumError):
+            transport.call(Open("c"), SegmentInfo, 10)
