@@ -2,6 +2,7 @@
 
 import builtins
 import logging
+import operator
 import os
 import secrets
 from collections.abc import Sequence
@@ -9,14 +10,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import msgspec
-
 from modum.box.buffer import Buffer, BufferInfo
 from modum.box.fanout import Fanout
 from modum.box.kernels import STORAGE
 from modum.box.primitives import Counter, Lease, LeaseInfo, Value, WorkQueue
 from modum.box.protocol.layout import Layout
-from modum.box.protocol.limits import MAX_DIMENSIONS, MAX_NAME, SESSION_BYTES, TIMEOUT
+from modum.box.protocol.limits import MAX_BUFFER, MAX_DIMENSIONS, MAX_NAME, SESSION_BYTES, TIMEOUT
 from modum.box.protocol.messages import (
     Create,
     Delete,
@@ -29,6 +28,7 @@ from modum.box.protocol.messages import (
     SegmentInfo,
     ServerStatistics,
     Version,
+    encode,
 )
 from modum.box.transport import Attachment, Transport, check_choice, open_transport
 from modum.errors import BufferExistsError, BufferNotFoundError, DeadlineError, MismatchError, ModumError
@@ -193,11 +193,12 @@ class Box:
 
         Raises:
             ValueError: an argument is out of its range.
+            TypeError: an extent is no whole number, or msgpack has no type for `meta`.
             BufferExistsError: the name is taken.
             BufferNotFoundError: somebody deleted it while it was being made.
             PoolFullError: a server has not enough memory left; nothing was made.
         """
-        extents = [shape] if isinstance(shape, int) else [int(extent) for extent in shape]
+        extents = _extents(shape)
         if dtype not in STORAGE:
             raise ValueError(f"dtype {dtype!r} is not one of {', '.join(STORAGE)}")
         if len(extents) > MAX_DIMENSIONS or any(extent < 1 for extent in extents):
@@ -208,8 +209,12 @@ class Box:
         nbytes = STORAGE[dtype].itemsize
         for extent in extents:
             nbytes *= extent
+        if nbytes > MAX_BUFFER:
+            raise ValueError(
+                f"a buffer has at most {MAX_BUFFER} bytes, not {nbytes} (shape {tuple(extents)} of {dtype})"
+            )
         layout = Layout.of(name, nbytes, len(self._servers))
-        packed = msgspec.msgpack.encode(meta or {})
+        packed = encode(meta or {})
         sizes = layout.segments()
         home, others = layout.home, self._others(layout.home)
 
@@ -313,9 +318,9 @@ class Box:
 
         Raises:
             MismatchError: it is there with another shape or dtype.
-            ValueError, PoolFullError, DeadlineError: as in `create` and `open`.
+            ValueError, TypeError, PoolFullError, DeadlineError: as in `create` and `open`.
         """
-        wanted = (shape,) if isinstance(shape, int) else tuple(int(extent) for extent in shape)
+        wanted = tuple(_extents(shape))
         deadline = Deadline(self._servers.timeout)
         while True:
             try:
@@ -447,3 +452,15 @@ class Box:
         """Return what every server holds and has done."""
         looks = self._servers.each(lambda _, transport: transport.call(Look(), ServerStatistics, self._servers.timeout))
         return BoxStatistics(tuple(looks), self.transports)
+
+
+def _extents(shape: int | Sequence[int]) -> list[int]:
+    """Return the extents of a shape."""
+    try:
+        return [operator.index(shape)]  # type: ignore[arg-type]  # the question is whether it is one
+    except TypeError:
+        pass
+    try:
+        return [operator.index(extent) for extent in shape]  # type: ignore[union-attr]
+    except TypeError:
+        raise TypeError(f"a shape is a whole number or a sequence of them, not {shape!r}") from None

@@ -1,5 +1,6 @@
 """A named buffer: an array in the box, and its operations."""
 
+import operator
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -10,7 +11,7 @@ import msgspec
 import numpy as np
 
 from modum.box.fanout import Fanout
-from modum.box.kernels import FLOATING, STORAGE, Array, factor_for, portable
+from modum.box.kernels import FLOATING, STORAGE, TAKES, Array, factor_for, fits, portable
 from modum.box.protocol.frames import Op
 from modum.box.protocol.layout import Layout, Piece, paired_pieces
 from modum.box.protocol.messages import SegmentInfo
@@ -57,7 +58,8 @@ class Buffer:
     reads; different chunks may be seen at different moments.
 
     Offsets and counts are in elements of the flat array. Arrays are given in the buffer's dtype and C-contiguous;
-    bfloat16 is `uint16` holding the bits, or `ml_dtypes.bfloat16`.
+    bfloat16 is `uint16` holding the bits, or `ml_dtypes.bfloat16`. For what is only read, a number or a list of
+    numbers will do: int64 takes whole numbers, float32 rounds floats and takes whole numbers that it holds exactly.
 
     Args:
         servers: of the box.
@@ -73,7 +75,7 @@ class Buffer:
         meta: what its maker said of it.
 
     Every operation raises
-        ValueError: the array or the range does not fit; nothing was changed.
+        ValueError, TypeError: the array, the numbers or the range do not fit; nothing was changed.
         BufferNotFoundError: the buffer was deleted.
         DeadlineError: a server did not answer, or a chunk stayed locked, for the box's timeout; what was not
             acknowledged may have been applied, once.
@@ -93,6 +95,7 @@ class Buffer:
         self.dtype = info.dtype
         self.nbytes = info.nbytes
         self.meta = info.meta
+        self._incarnation = attachments[home].info.incarnation
         self._item = STORAGE[info.dtype].itemsize
         self._layout = Layout.of(info.name, info.nbytes, len(servers))
         self.size = info.nbytes // self._item
@@ -124,9 +127,10 @@ class Buffer:
         Raises:
             ValueError: `out` has not as many elements as are to be read, or one of the reasons of the class.
         """
-        if out is not None and count is None:
-            count = out.size
-        count = self.size - offset if count is None else count
+        offset = _whole(offset, "offset")
+        if count is None:
+            count = self.size - offset if out is None else self._flat(out, "out", writable=True).size
+        count = _whole(count, "count")
         if out is None:
             out = np.empty(self.shape if (offset, count) == (0, self.size) else max(count, 0), STORAGE[self.dtype])
         flat = self._flat(out, "out", writable=True)
@@ -250,6 +254,7 @@ class Buffer:
         Raises:
             DeadlineError: they have not finished in time; the message has the version.
         """
+        version = _whole(version, "version")
         deadline = Deadline(self._servers.timeout if timeout is None else timeout)
         transport, attachment = self._servers.transports[self._home], self._held()[self._home]
         while True:
@@ -273,22 +278,53 @@ class Buffer:
     def _flat(self, x: Any, label: str, *, writable: bool = False) -> Array:
         """Return `x` as a 1-D view in the storage dtype; what is no array yet is converted, if it is only read."""
         if not writable and not isinstance(x, np.ndarray):
-            x = np.asarray(x, STORAGE[self.dtype])
+            x = self._converted(x, label)
         if not isinstance(x, np.ndarray):
             raise TypeError(f"{label} must be a NumPy array, not {type(x).__name__}")
-        if x.dtype != STORAGE[self.dtype]:
+        storage = STORAGE[self.dtype]
+        if x.dtype != storage:
+            if x.dtype.newbyteorder("=") == storage:
+                raise ValueError(
+                    f"{label} is big-endian ({x.dtype.str}), buffer {self.name!r} is in this machine's order of bytes:"
+                    f" convert it with {label}.astype({storage.name!r})"
+                )
             if x.dtype.name != self.dtype:  # ml_dtypes has a bfloat16
                 bits = " (uint16 arrays hold the bits of bfloat16)" if self.dtype == "bfloat16" else ""
                 raise ValueError(
                     f"{label} is {x.dtype}, buffer {self.name!r} is {self.dtype}{bits}: convert it with astype"
                 )
-            x = x.view(STORAGE[self.dtype])
+            x = x.view(storage)
         if not x.flags.c_contiguous:
             raise ValueError(f"{label} is not C-contiguous: pass np.ascontiguousarray(...)")
         if writable and not x.flags.writeable:
             raise ValueError(f"{label} is read-only, and would be changed in place: pass a copy")
         flat: Array = x.reshape(-1)
         return flat
+
+    def _converted(self, x: Any, label: str) -> Array:
+        """Return as an array what is none yet, if its numbers are what the buffer can hold."""
+        given = np.asarray(x)
+        if given.dtype == STORAGE[self.dtype] or (hasattr(x, "__array__") and not isinstance(x, np.generic)):
+            return given
+        if self.dtype == "bfloat16":
+            if given.dtype.name == self.dtype:
+                return given
+            raise TypeError(
+                f"{label} is a {type(x).__name__}, buffer {self.name!r} is bfloat16 and takes uint16 arrays that hold"
+                f" the bits, or arrays of ml_dtypes.bfloat16: np.asarray({label}, ml_dtypes.bfloat16)"
+            )
+        objects = np.asarray(x, object)
+        for number in objects.flat:
+            plain = number.item() if isinstance(number, np.generic) else number
+            if not isinstance(plain, int | float):
+                raise TypeError(
+                    f"{label} has {plain!r}, buffer {self.name!r} is {self.dtype} and takes whole numbers and floats"
+                )
+            if not fits(self.dtype, plain):
+                raise ValueError(
+                    f"{label} has {plain}, buffer {self.name!r} is {self.dtype} and takes {TAKES[self.dtype]}"
+                )
+        return objects.astype(STORAGE[self.dtype])
 
     def _check_range(self, offset: int, count: int) -> None:
         if offset < 0 or count < 1 or offset + count > self.size:
@@ -298,6 +334,7 @@ class Buffer:
             )
 
     def _transfer(self, op: Op, flat: Array, offset: int, factor: Any = 0.0, difference: bool = False) -> None:
+        offset = _whole(offset, "offset")
         self._check_range(offset, flat.size)
         with self._mutex:
             held = self._held()
@@ -314,10 +351,18 @@ class Buffer:
     def _combine(
         self, op: Op, source: "Buffer", factor: float, offset: int, source_offset: int, count: int | None
     ) -> None:
-        if source.name == self.name:
+        if source._servers is not self._servers:
+            raise ValueError(
+                f"the source is buffer {source.name!r} of another Box (memory servers"
+                f" {', '.join(transport.address for transport in source._servers.transports)}): open it in the box of"
+                f" buffer {self.name!r}, or read it and write what was read"
+            )
+        offset, source_offset = _whole(offset, "offset"), _whole(source_offset, "source_offset")
+        if (source.name, source._incarnation) == (self.name, self._incarnation):
             source = self  # another handle of the same buffer would contend with this one for the locks
         if count is None:
             count = min(self.size - offset, source.size - source_offset)
+        count = _whole(count, "count")
         self._check_range(offset, count)
         source._check_range(source_offset, count)
         if source.dtype != self.dtype:
@@ -379,3 +424,11 @@ class Buffer:
             server: Work(op=op, target=held[server], pieces=parts, timeout=self._servers.timeout, **rest)
             for server, parts in cut.items()
         }
+
+
+def _whole(number: Any, label: str) -> int:
+    """Return what stands for a whole number as Python's, whose products do not overflow."""
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise TypeError(f"{label} must be a whole number, not {number!r}") from None

@@ -1,5 +1,6 @@
 """What workers agree by: counters, leases, work queues and small values in the box."""
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from modum.box.protocol.messages import (
     ValueGet,
     ValuePut,
     decode,
+    packed,
 )
 from modum.errors import LeaseLostError
 
@@ -45,9 +47,10 @@ class Counter:
             The value before.
 
         Raises:
+            TypeError: `amount` is no whole number.
             ValueError: the sum does not fit in 64 bits.
         """
-        return self._servers.call_home(self.name, CounterAdd(self.name, int(amount)), int)
+        return self._servers.call_home(self.name, CounterAdd(self.name, operator.index(amount)), int)
 
     def wait(self, at_least: int, timeout: float | None = None) -> int:
         """Wait until the counter is high enough.
@@ -309,7 +312,7 @@ class Value:
 
 def _packed(value: Any) -> bytes:
     """Return `value` as msgpack, with the keys of dicts in order; nothing for None."""
-    return b"" if value is None else _encoder.encode(value)
+    return b"" if value is None else packed(_encoder, value)
 
 
 def _unpacked(data: bytes) -> Any:

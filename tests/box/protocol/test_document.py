@@ -58,7 +58,7 @@ def test_every_answer_is_listed_with_its_entries() -> None:
 
 
 def test_the_limits_are_those_of_the_code() -> None:
-    units = {"MiB": 1 << 20, "KiB": 1 << 10}
+    units = {"EiB": 1 << 60, "MiB": 1 << 20, "KiB": 1 << 10}
     for limit, name in table("what").values():
         number, unit = re.match(r"(\d+) ?(\w*)", limit).groups()  # type: ignore[union-attr]  # every row has a number
         assert int(number) * units.get(unit, 1) == getattr(limits, name.strip("`")), limit

@@ -14,12 +14,14 @@ All arrays are 1-D, contiguous, of one length and one dtype; bfloat16 lies in ui
 single precision and rounded to nearest even once for every d and every value that is stored.
 """
 
+import math
+import sys
 from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FLOATING", "STORAGE", "Array", "Kernels", "factor_for"]
+__all__ = ["FLOATING", "STORAGE", "TAKES", "Array", "Kernels", "factor_for", "fits"]
 
 Array = NDArray[Any]
 
@@ -33,6 +35,14 @@ FLOATING: Final = frozenset({"float32", "bfloat16"})
 """Those that an exchange can be made with."""
 _LARGEST_WHOLE: Final = 2**53
 """A factor crosses the wire as a double."""
+_LARGEST_SINGLE: Final = float(np.finfo(np.float32).max)
+_SINGLE_BITS: Final = 24
+_SINGLE_RANGE: Final = 2**128
+TAKES: Final = {
+    "float32": "floats of at most 3.4e38, and whole numbers that it holds exactly: round others with np.float32(...)",
+    "int64": "whole numbers in [-2**63, 2**63), as floats below 2**53: round others with np.rint(...)",
+}
+"""What numbers of Python become elements, in words for an error: see `fits`."""
 
 
 class Kernels(Protocol):
@@ -72,10 +82,34 @@ def factor_for(dtype: str, factor: float) -> Any:
         A NumPy float32, or an int64.
 
     Raises:
-        ValueError: int64 was given a factor that is not a whole number of at most 53 bits.
+        ValueError: int64 was given a factor that is not a whole number of at most 53 bits, or another dtype one that is
+            finite and would be infinite in single precision.
+        TypeError: it is not one real number.
     """
+    try:
+        if np.ndim(factor) or isinstance(factor, str | bytes):
+            raise TypeError
+        value = float(factor)
+    except TypeError:
+        raise TypeError(f"a factor is one real number, not {factor!r}") from None
+    except OverflowError:
+        value = sys.float_info.max  # an integer beyond it: too large for every dtype
     if dtype in FLOATING:
-        return np.float32(factor)
-    if not float(factor).is_integer() or abs(factor) > _LARGEST_WHOLE:
+        if _LARGEST_SINGLE < abs(value) < math.inf:
+            raise ValueError(f"a {dtype} buffer takes a factor of at most 3.4e38, not {factor}")
+        return np.float32(value)
+    if not value.is_integer() or abs(int(factor)) > _LARGEST_WHOLE:
         raise ValueError(f"an int64 buffer takes a whole-number factor of at most 2**53, not {factor}")
     return np.int64(factor)
+
+
+def fits(dtype: str, number: float) -> bool:
+    """Return whether a number of Python becomes an element: floats may be rounded to single precision, no more."""
+    if isinstance(number, float):
+        if dtype == "int64":  # a larger float may stand for a whole number that it is not
+            return number.is_integer() and abs(number) < _LARGEST_WHOLE
+        return not _LARGEST_SINGLE < abs(number) < math.inf
+    if dtype == "int64":
+        return -(2**63) <= number < 2**63
+    size = abs(number)
+    return size < _SINGLE_RANGE and (size // max(1, size & -size)).bit_length() <= _SINGLE_BITS

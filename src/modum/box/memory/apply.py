@@ -93,6 +93,8 @@ def apply(
     """
     kernels.prepare(target.dtype)
     target.mapping.check(target.name)
+    if source is not None:
+        source.mapping.check(source.name)
     act = _action(kernels, op, target, data, source, factor, difference)
     pause: Pause | None = None
     while waiting:

@@ -26,6 +26,8 @@ MAX_NAME: Final = 255
 """Bytes of a name in UTF-8."""
 MAX_DIMENSIONS: Final = 32
 """Extents of a buffer's shape."""
+MAX_BUFFER: Final = 1 << 62
+"""Bytes of a buffer on all servers together; sizes of files, and of what crosses the wire, have 64 bits."""
 MAX_VALUE: Final = 1 << 20
 """Bytes of one small shared value, packed as msgpack."""
 

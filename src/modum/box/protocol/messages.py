@@ -361,8 +361,27 @@ T = TypeVar("T")
 
 
 def encode(message: Any) -> bytes:
-    """Return a message, or an answer of plain types, as msgpack."""
-    return _encoder.encode(message)
+    """Return a message, or an answer of plain types, as msgpack.
+
+    Args:
+        message: of types that msgpack has.
+
+    Returns:
+        msgpack.
+
+    Raises:
+        ValueError: a whole number in it does not fit in 64 bits.
+        TypeError: msgpack has no such type.
+    """
+    return packed(_encoder, message)
+
+
+def packed(encoder: msgspec.msgpack.Encoder, message: Any) -> bytes:
+    """Return a message as `encode` does, with an encoder of one's own."""
+    try:
+        return encoder.encode(message)
+    except OverflowError as error:
+        raise ValueError(f"a whole number does not fit in 64 bits: {error}") from None
 
 
 def decode(data: bytes | bytearray | memoryview, kind: type[T]) -> T:

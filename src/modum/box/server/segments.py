@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from modum.box.kernels import STORAGE
 from modum.box.memory.segment import Mapping, Traffic, create_memfd, file_bytes
+from modum.box.protocol.limits import MAX_BUFFER
 from modum.box.protocol.messages import Create, SegmentInfo
 from modum.errors import BufferExistsError, BufferNotFoundError, PoolFullError
 from modum.units import format_bytes
@@ -214,5 +215,7 @@ def check_create(spec: Create) -> None:
         elements *= extent
     if elements * STORAGE[spec.dtype].itemsize != spec.nbytes or not 0 <= spec.segment_bytes <= spec.nbytes:
         raise ValueError(f"shape {tuple(spec.shape)} of {spec.dtype} does not have {spec.nbytes} bytes")
+    if spec.nbytes > MAX_BUFFER:
+        raise ValueError(f"a buffer has at most {MAX_BUFFER} bytes, not {spec.nbytes}")
     if spec.incarnation < 0:
         raise ValueError(f"an incarnation is at least 0, not {spec.incarnation}")
