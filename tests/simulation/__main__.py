@@ -1,8 +1,8 @@
 """Plays simulated worlds, and prints those in which the box did not keep its word.
 
-    python -m tests.simulation 2000                 worlds of the seeds 0 to 1999
-    python -m tests.simulation 200000 --first 7000  others
-    python -m tests.simulation --replay 1234        one world again, with what happens in it
+python -m tests.simulation 2000                 worlds of the seeds 0 to 1999
+python -m tests.simulation 200000 --first 7000  others
+python -m tests.simulation --replay 1234        one world again, with what happens in it
 """
 
 import argparse

@@ -236,13 +236,11 @@ class Client:
     def do_lock(self) -> None:
         """Hold a lease for a while: nobody else may meanwhile."""
         holding = self.history.leases.setdefault("lease", Holding("lease"))
-        asked = self.clock.time()
         lease = self.box.lock("lease", ttl=TTL, timeout=self.random.choice([0.2, 5.0]))
         now = self.clock.time()
-        # the server grants it after it was asked; from the answer on it is ours until the server may think otherwise
         if holding.until > now:
             raise Wrong(f"client {self.number} was given the lease that client {holding.holder} holds")
-        holding.holder, holding.until = self.number, asked + TTL
+        holding.holder, holding.until = self.number, now + lease.left
         self.clock.sleep(self.random.random() * TTL)
         if holding.holder == self.number:
             holding.until = 0.0

@@ -38,7 +38,7 @@ class Process:
         self.stopped = False
         self.died: list[Callable[[], None]] = []
         """Called when the process dies, as its kernel would do."""
-        self.late: list[tuple["Task", int, Any]] = []
+        self.late: list[tuple[Task, int, Any]] = []
         """What happened to its tasks while it was stopped."""
 
     def kill(self) -> None:

@@ -34,7 +34,9 @@ class Threads:
 
     Semaphore = BoundedSemaphore
 
-    def Thread(self, *, target: Callable[..., object], args: tuple[Any, ...] = (), name: str = "", daemon: bool = False) -> "Thread":  # noqa: N802, E501
+    def Thread(
+        self, *, target: Callable[..., object], args: tuple[Any, ...] = (), name: str = "", daemon: bool = False
+    ) -> "Thread":  # noqa: N802, E501
         return Thread(self, self._clock, target, args, name)
 
     def current_thread(self) -> "Thread":
@@ -54,7 +56,9 @@ class Threads:
 class Thread:
     """One task, as a thread."""
 
-    def __init__(self, threads: Threads, clock: Clockwork, target: Callable[..., object], args: tuple[Any, ...], name: str) -> None:  # noqa: E501
+    def __init__(
+        self, threads: Threads, clock: Clockwork, target: Callable[..., object], args: tuple[Any, ...], name: str
+    ) -> None:  # noqa: E501
         self.name = name
         self.daemon = True
         self._threads = threads

@@ -18,7 +18,7 @@ from tests.simulation.history import History, Wrong
 from tests.simulation.install import installed
 from tests.simulation.network import Link, Network, Socket
 
-TOKEN = "of-this-world"  # noqa: S105 - of servers that live for a moment
+TOKEN = "of-this-world"
 MEMORY = 1 << 20
 LONGEST = 400.0
 """Seconds within which all clients of a world must have come to an end."""

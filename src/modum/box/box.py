@@ -13,26 +13,21 @@ from typing import Any, Final
 from modum.box.buffer import Buffer, BufferInfo
 from modum.box.fanout import Fanout
 from modum.box.kernels import STORAGE
+from modum.box.parts import Parts
 from modum.box.primitives import Counter, Lease, LeaseInfo, Value, WorkQueue
-from modum.box.protocol.layout import Layout
 from modum.box.protocol.limits import MAX_BUFFER, MAX_DIMENSIONS, MAX_NAME, SESSION_BYTES, TIMEOUT
 from modum.box.protocol.messages import (
-    Create,
-    Delete,
-    Incarnation,
     Join,
     ListBuffers,
     ListLeases,
     Look,
-    Open,
     SegmentInfo,
     ServerStatistics,
-    Version,
     encode,
 )
 from modum.box.transport import Attachment, Transport, check_choice, open_transport
-from modum.errors import BufferExistsError, BufferNotFoundError, DeadlineError, MismatchError, ModumError
-from modum.waiting import Deadline, poll
+from modum.errors import BufferExistsError, BufferNotFoundError, MismatchError, ModumError
+from modum.waiting import Deadline
 
 log = logging.getLogger("modum.box")
 
@@ -73,6 +68,7 @@ class Box:
 
     def __init__(self, servers: Fanout, session: str, namespace: str = "") -> None:
         self._servers = servers
+        self._parts = Parts(servers)
         self._prefix = f"{namespace}/" if namespace else ""
         self.session = session
         self.servers = tuple(transport.address for transport in servers.transports)
@@ -213,46 +209,7 @@ class Box:
             raise ValueError(
                 f"a buffer has at most {MAX_BUFFER} bytes, not {nbytes} (shape {tuple(extents)} of {dtype})"
             )
-        layout = Layout.of(name, nbytes, len(self._servers))
-        packed = encode(meta or {})
-        sizes = layout.segments()
-        home, others = layout.home, self._others(layout.home)
-
-        def make(server: int, incarnation: int) -> SegmentInfo:
-            request = Create(name, extents, dtype, nbytes, sizes[server], packed, incarnation)
-            return self._servers.call(server, request, SegmentInfo)
-
-        # the home first: it decides between two clients that make the same name
-        infos = {home: make(home, 0)}
-        incarnation = infos[home].incarnation
-        try:
-            for server in others:
-                infos[server] = make(server, incarnation)
-            if others:
-                self._check_made(name, infos[home])
-        except BaseException:
-            self._clear(name, incarnation)
-            raise
-        return self._attach([infos[server] for server in range(len(self._servers))])
-
-    def _others(self, home: int) -> builtins.list[int]:
-        return [server for server in range(len(self._servers)) if server != home]
-
-    def _check_made(self, name: str, info: SegmentInfo) -> None:
-        """Check that nobody has deleted a buffer meanwhile, who may have looked on a server before its part came."""
-        try:
-            self._servers.call(self._servers.home(name), Version(info.segment), int)
-        except BufferNotFoundError:
-            raise BufferNotFoundError(f"buffer {name!r} was deleted while it was being made") from None
-
-    def _clear(self, name: str, incarnation: int) -> None:
-        """Delete what was made of a buffer that cannot be made whole, as far as its servers can be reached."""
-        home = self._servers.home(name)
-        for server in [*self._others(home), home]:
-            try:
-                self._servers.call(server, Delete(name, incarnation), bool)
-            except ModumError as error:
-                log.info("a part of buffer %r is left: %s", name, error)
+        return self._attach(self._parts.make(name, extents, dtype, nbytes, encode(meta or {})))
 
     def open(self, name: str) -> Buffer:
         """Open a buffer that somebody made.
@@ -265,37 +222,9 @@ class Box:
 
         Raises:
             BufferNotFoundError: there is none of this name.
-            DeadlineError: only a part of the servers has it: its maker died, or is not done with it.
+            PoolFullError: its maker died before it was on all servers, and one has not enough memory left for its part.
         """
-        name = self._prefix + name
-        home = self._servers.home(name)
-        others = self._others(home)
-        missing = home
-
-        def look() -> dict[int, SegmentInfo] | None:
-            """Return all parts, unless one is not that of the incarnation which the home has now."""
-            nonlocal missing
-            infos = {home: self._servers.call(home, Open(name), SegmentInfo)}
-            for missing in others:
-                try:
-                    infos[missing] = self._servers.call(missing, Open(name), SegmentInfo)
-                except BufferNotFoundError:
-                    return None
-                if infos[missing].incarnation != infos[home].incarnation:
-                    return None
-            return infos
-
-        infos = poll(
-            look,
-            timeout=self._servers.timeout,
-            every=_INCOMPLETE_PAUSE,
-            error=lambda: DeadlineError(
-                f"buffer {name!r} is on its home server but not on memory server {self.servers[missing]}: whoever made"
-                f" it has died. HINT: box.delete({name!r})"
-            ),
-        )
-        assert infos is not None
-        return self._attach([infos[server] for server in range(len(self._servers))])
+        return self._attach(self._parts.find(self._prefix + name))
 
     def open_or_create(
         self,
@@ -361,20 +290,7 @@ class Box:
         Raises:
             BufferNotFoundError: there is none of this name.
         """
-        name = self._prefix + name
-        home = self._servers.home(name)
-        incarnation = self._servers.call(home, Incarnation(name), int)
-
-        def delete(servers: Sequence[int]) -> builtins.list[int]:
-            """Return on which of the servers there was a part."""
-            return [server for server in servers if self._servers.call(server, Delete(name, incarnation), bool)]
-
-        # the home last: as long as its part is there, somebody sees that others are left
-        found = delete(self._others(home))
-        found += delete([home])
-        if not found:
-            raise BufferNotFoundError(f"no buffer {name!r} (memory server {self.servers[home]})")
-        delete([server for server in self._others(home) if server not in found])  # it may just have been made there
+        self._parts.delete(self._prefix + name)
 
     def list(self) -> builtins.list[BufferInfo]:
         """Return the buffers of this namespace, by name."""

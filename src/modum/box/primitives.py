@@ -1,6 +1,7 @@
 """What workers agree by: counters, leases, work queues and small values in the box."""
 
 import operator
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,8 @@ from modum.box.protocol.messages import (
     decode,
     packed,
 )
-from modum.errors import LeaseLostError
+from modum.errors import DeadlineError, LeaseLostError
+from modum.waiting import Deadline
 
 
 class Counter:
@@ -97,23 +99,47 @@ class Lease:
     off for longer than the server's grace).
     """
 
-    def __init__(self, servers: Fanout, name: str, grant: int) -> None:
+    def __init__(self, servers: Fanout, name: str, grant: int, ttl: float, asked: float) -> None:
         self.name = name
         self._servers = servers
         self._grant = grant
+        self._ttl = ttl
+        self._end = asked + ttl
 
     @classmethod
     def acquire(cls, servers: Fanout, name: str, ttl: float, timeout: float | None) -> "Lease":
         """Take the lease as soon as it is free: see `Box.lock`."""
-        grant, _ = servers.call_until(
-            name,
-            lambda wait: LeaseAcquire(name, ttl, wait),
-            tuple[int, str],
-            lambda answer: answer[0] > 0,
-            timeout,
-            lambda answer: f"lease {name!r} is still held by session {answer[1]}",
-        )
-        return cls(servers, name, grant)
+        deadline = Deadline(servers.timeout if timeout is None else timeout)
+        asked = 0.0
+
+        def ask(wait: float) -> LeaseAcquire:
+            nonlocal asked
+            asked = time.monotonic()
+            return LeaseAcquire(name, ttl, wait)
+
+        while True:
+            grant, _ = servers.call_until(
+                name,
+                ask,
+                tuple[int, str],
+                lambda answer: answer[0] > 0,
+                deadline.left,
+                lambda answer: f"lease {name!r} is still held by session {answer[1]}",
+            )
+            lease = cls(servers, name, grant, ttl, asked)
+            if lease.left:
+                return lease
+            try:
+                lease.renew()  # the answer came so late that somebody else may have it by now
+                return lease
+            except LeaseLostError:
+                if deadline.passed:
+                    raise DeadlineError(f"lease {name!r} was lost before the answer came that it is held") from None
+
+    @property
+    def left(self) -> float:
+        """Seconds for which the lease lasts for certain, if the session does: counted from when it was asked for."""
+        return max(0.0, self._end - time.monotonic())
 
     def renew(self) -> None:
         """Have the lease last for its whole time again.
@@ -121,7 +147,9 @@ class Lease:
         Raises:
             LeaseLostError: it is not held any more.
         """
+        asked = time.monotonic()
         self._servers.call_home(self.name, LeaseRenew(self.name, self._grant), type(None))
+        self._end = asked + self._ttl
 
     def release(self) -> None:
         """Give the lease up.

@@ -24,7 +24,7 @@ class Join(Message, frozen=True):
 
 
 class Create(Message, frozen=True):
-    """Make a zero-filled segment. Answered with `SegmentInfo`."""
+    """Make a zero-filled segment. Answered with `SegmentInfo`, also of one that is there in this incarnation."""
 
     name: str
     shape: list[int]
@@ -45,20 +45,26 @@ class Open(Message, frozen=True):
     name: str
 
 
-class Delete(Message, frozen=True):
-    """Delete a segment, unless it is of a later incarnation than this. Answered with whether there was one."""
+class Doom(Message, frozen=True):
+    """Delete the home's segment of a buffer, and keep its name until `Delete` frees it. Answered with the incarnation."""
 
     name: str
-    incarnation: int
 
 
-class Incarnation(Message, frozen=True):
-    """Ask the home for the incarnation of a buffer. Answered with it; if there is no buffer, with the last one given.
+class Doomed(Message, frozen=True):
+    """Ask the home for the incarnation of the buffer that was deleted and whose name is kept. Answered with it, or 0."""
 
-    So it is at least that of every part which a dead client may have left on another server.
+    name: str
+
+
+class Delete(Message, frozen=True):
+    """Delete a segment that is not the home's, and free the name of a doomed one, up to an incarnation.
+
+    Answered with null.
     """
 
     name: str
+    incarnation: int
 
 
 class ListBuffers(Message, frozen=True):
@@ -199,8 +205,9 @@ Request = (
     Join
     | Create
     | Open
+    | Doom
+    | Doomed
     | Delete
-    | Incarnation
     | ListBuffers
     | Version
     | Publish

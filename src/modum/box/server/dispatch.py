@@ -22,7 +22,8 @@ from modum.box.protocol.messages import (
     CounterWait,
     Create,
     Delete,
-    Incarnation,
+    Doom,
+    Doomed,
     Join,
     LeaseAcquire,
     LeaseRelease,
@@ -203,12 +204,14 @@ class Dispatch:
                 return made.info()
             case Open(name):
                 return segments.named(name).info()
+            case Doom(name):
+                doomed = segments.doom(name)
+                self._forget(doomed.number)
+                return doomed.incarnation
+            case Doomed(name):
+                return segments.doomed(name)
             case Delete(name, incarnation):
-                deleted = segments.delete(name, incarnation)
-                self._forget(deleted)
-                return deleted is not None
-            case Incarnation(name):
-                return segments.incarnation(name)
+                self._forget(segments.delete(name, incarnation))
             case ListBuffers():
                 return [segment.info() for segment in segments.segments()]
             case Version(segment, at_least):
@@ -267,7 +270,7 @@ class Dispatch:
     def _join(self, join: Join) -> None:
         with self._mutex:
             known = self._identity
-            empty = not self._segments.segments() and self._primitives.is_empty()
+            empty = self._segments.is_empty() and self._primitives.is_empty()
             if known is None or empty or known.servers == join.servers:
                 self._identity = join
             else:

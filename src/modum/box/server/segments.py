@@ -63,6 +63,7 @@ class Segments:
         self._mutex = threading.RLock()
         self._segments: dict[int, Segment] = {}
         self._names: dict[str, Segment] = {}
+        self._doomed: dict[str, int] = {}
         self._last = 0
         self._past = Traffic(Counter(), Counter())
 
@@ -73,20 +74,22 @@ class Segments:
             spec: the request, checked by `check_create`.
 
         Returns:
-            The segment, and the number of the one that it replaces.
+            The segment, which may have been there in this incarnation, and the number of the one that it replaces.
 
         Raises:
-            BufferExistsError: the name is taken.
+            BufferExistsError: the name is taken, or doomed.
             BufferNotFoundError: a later incarnation is here, so that this one was deleted.
             PoolFullError: the pool has not enough room left.
         """
         needed = file_bytes(spec.segment_bytes)
         with self._mutex:
             left = self._names.get(spec.name)
-            if left is not None and left.incarnation >= (spec.incarnation or 1):
-                if 0 < spec.incarnation < left.incarnation:
-                    raise BufferNotFoundError(f"buffer {spec.name!r} was deleted while it was being made")
+            if not spec.incarnation and (left is not None or spec.name in self._doomed):
                 raise BufferExistsError(f"buffer {spec.name!r} exists already")
+            if left is not None and left.incarnation == spec.incarnation:
+                return left, None
+            if max(left.incarnation if left else 0, self._doomed.get(spec.name, 0)) > spec.incarnation > 0:
+                raise BufferNotFoundError(f"buffer {spec.name!r} was deleted while it was being made")
             free = self.limit - self.used + (file_bytes(left.spec.segment_bytes) if left else 0)
             if needed > free:
                 raise PoolFullError(
@@ -95,7 +98,7 @@ class Segments:
                     " --memory, or add servers"
                 )
             descriptor = create_memfd(spec.name, spec.segment_bytes)
-            replaced = self.delete(spec.name, left.incarnation) if left else None
+            replaced = self._drop(left) if left else None
             self._last += 1
             segment = Segment(self._last, spec, descriptor, Mapping(descriptor, spec.segment_bytes))
             self._segments[segment.number] = self._names[spec.name] = segment
@@ -151,32 +154,57 @@ class Segments:
         with self._mutex:
             return os.dup(self.numbered(number).descriptor)
 
-    def incarnation(self, name: str) -> int:
-        """Return the incarnation of a buffer whose home is here; if there is none, the last one that was given."""
-        with self._mutex:
-            segment = self._names.get(name)
-            return segment.incarnation if segment else self._last
-
-    def delete(self, name: str, incarnation: int) -> int | None:
-        """Forget a segment and return its number; clients that have it mapped are told by its trailer.
+    def doom(self, name: str) -> Segment:
+        """Forget the home's segment of a buffer, but keep its name; clients that have it mapped are told by its trailer.
 
         Args:
             name: of the buffer.
-            incarnation: the last one to delete; a later one stays.
 
         Returns:
-            The number that the segment had, or None if there was none to delete.
+            The segment that was there.
+
+        Raises:
+            BufferNotFoundError: there is none of this name.
         """
         with self._mutex:
+            segment = self.named(name)
+            self._drop(segment)
+            self._doomed[name] = segment.incarnation
+            return segment
+
+    def doomed(self, name: str) -> int:
+        """Return the incarnation of the buffer that was deleted and whose name is kept, or 0."""
+        return self._doomed.get(name, 0)
+
+    def delete(self, name: str, incarnation: int) -> int | None:
+        """Free the name of a doomed buffer, and forget a segment that is not the home's.
+
+        Args:
+            name: of the buffer.
+            incarnation: the last one that is meant; what belongs to a later one stays.
+
+        Returns:
+            The number of the segment that was here, or None.
+        """
+        with self._mutex:
+            if self.doomed(name) <= incarnation:
+                self._doomed.pop(name, None)
             segment = self._names.get(name)
-            if segment is None or segment.incarnation > incarnation:
+            if segment is None or not segment.spec.incarnation or segment.incarnation > incarnation:
                 return None
-            del self._segments[segment.number], self._names[name]
-            self.used -= file_bytes(segment.spec.segment_bytes)
-            os.close(segment.descriptor)
+            return self._drop(segment)
+
+    def _drop(self, segment: Segment) -> int:
+        del self._segments[segment.number], self._names[segment.spec.name]
+        self.used -= file_bytes(segment.spec.segment_bytes)
+        os.close(segment.descriptor)
         segment.mapping.mark_deleted()
         self._past = self._past + segment.mapping.traffic()
         return segment.number
+
+    def is_empty(self) -> bool:
+        """Return whether nothing is here."""
+        return not (self._segments or self._doomed)
 
     def traffic(self) -> Traffic:
         """Return what was done with all segments, the deleted ones included."""
