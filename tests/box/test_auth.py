@@ -8,7 +8,7 @@ import pytest
 from modum.box import Box, Server, new_token
 from modum.box.auth import check_exposure
 from modum.box.protocol.frames import Op, Status
-from modum.box.protocol.messages import Challenge, Failure, Greeting, Proof, decode
+from modum.box.protocol.messages import Challenge, Failure, Greeting, Proof, Welcome, decode
 from modum.box.sockets import receive_greeting, send_greeting
 from modum.errors import AuthenticationError
 
@@ -54,7 +54,7 @@ def test_a_server_that_only_says_it_has_the_token_is_not_trusted() -> None:
             _, data = receive_greeting(connection, Op.PROVE)
             seen.append(bytes(data))
             # the best it can do is to send the client's own proof back
-            welcome = {"proof": decode(data, Proof).proof, "resumed": False, "local_socket": "", "local_host": ""}
+            welcome = Welcome(decode(data, Proof).proof, False, b"i" * 8, 0, "", "")
             send_greeting(connection, Op.PROVE, welcome)
 
     token, seen = new_token(), list[bytes]()
@@ -83,9 +83,10 @@ def _greet(host: str, port: int, proof: bytes | None) -> bytes:
         connection.settimeout(5)
         send_greeting(connection, Op.GREET, Greeting(b"c" * 32))
         _, data = receive_greeting(connection, Op.GREET)
-        nonce = decode(data, Challenge).nonce
-        mine = proof or prove("not the token", "client", b"s" * 16, 0, b"c" * 32, nonce)
-        send_greeting(connection, Op.PROVE, Proof(b"s" * 16, 0, 0, mine))
+        challenge = decode(data, Challenge)
+        claim = (challenge.server, b"s" * 16, 0, b"c" * 32, challenge.nonce, 1, b"", 0, 5.0, b"")
+        mine = proof or prove("not the token", "client", *claim)
+        send_greeting(connection, Op.PROVE, Proof(b"s" * 16, 0, 1, b"", 0, 5.0, b"", mine))
         header, data = receive_greeting(connection, Op.PROVE)
         assert header.status is Status.REFUSED
         message = decode(data, Failure).message.encode()

@@ -75,7 +75,7 @@ def test_a_server_that_has_forgotten_the_client_applies_nothing_again(server: Se
     with CuttingProxy(server.address, [Cut("down", FIRST, 0)], before_reconnect=wait_until_forgotten) as proxy:
         with Box.connect(proxy.address, transport="tcp", timeout=10) as box:
             buffer = box.create("b", 10)
-            with pytest.raises(ConnectionLostError, match="not known whether the last request was applied"):
+            with pytest.raises(ConnectionLostError, match="not known whether its last request was applied"):
                 buffer.add(np.ones(10, np.float32))
     with Box.connect(server.address) as other:
         np.testing.assert_array_equal(other.open("b").read(), np.ones(10, np.float32))

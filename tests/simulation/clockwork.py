@@ -7,6 +7,7 @@ die between two of its waits without a word.
 
 import heapq
 import itertools
+import os
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -36,6 +37,8 @@ class Process:
         self.host = host
         self.alive = True
         self.stopped = False
+        self.locks: list[Any] = []
+        """Locks on memory that it has taken, which its kernel drops when it dies."""
         self.died: list[Callable[[], None]] = []
         """Called when the process dies, as its kernel would do."""
         self.late: list[tuple[Task, int, Any]] = []
@@ -45,6 +48,8 @@ class Process:
         """End it, without a word to its tasks."""
         if self.alive:
             self.alive = False
+            for locks in self.locks:
+                os.close(locks._file)
             for act in self.died:
                 act()
 
@@ -84,6 +89,8 @@ class Clockwork:
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
+        self.pauses = self.random.choice([0.0, 0.0, 0.01, 0.05])
+        """How often a thread has to wait long for a processor."""
         self.now = 0
         self.events = 0
         self.closed = False
@@ -165,8 +172,11 @@ class Clockwork:
         self.wait(seconds)
 
     def yield_now(self) -> None:
-        """Give others a turn, now and then."""
-        if self.random.random() < 0.1:
+        """Give others a turn, now and then; rarely a long one, as a busy machine does."""
+        chance = self.random.random()
+        if chance < self.pauses:
+            self.wait(self.random.choice([0.001, 0.02, 0.3, 3.0]))
+        elif chance < 0.1:
             self.wait(self._jitter())
 
     def _jitter(self) -> float:

@@ -1,7 +1,7 @@
 """Puts a simulated world in place of the machine, for the modules of the box."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from random import Random
 from types import ModuleType
@@ -11,6 +11,7 @@ import modum.box
 import modum.box.kernels
 import modum.box.server.server
 import modum.box.transport
+from modum.box.memory.locks import Locks
 from tests.simulation.clockwork import Clockwork
 from tests.simulation.network import Network, Select, Selectors, Sockets
 from tests.simulation.threads import Executor, Threads, Time, wait
@@ -33,6 +34,33 @@ class Secrets:
 
     def token_hex(self, count: int) -> str:
         return self.token_bytes(count).hex()
+
+
+def _interrupted(act: Callable[..., Any], clock: Clockwork) -> Callable[..., Any]:
+    """Return a method of `Locks` before and after which others may have a turn; a dead process holds no locks."""
+
+    def method(locks: Locks, *arguments: Any, **named: Any) -> Any:
+        process = clock.task.process
+        if locks not in process.locks:
+            process.locks.append(locks)
+        clock.yield_now()
+        done = act(locks, *arguments, **named)
+        clock.yield_now()
+        return done
+
+    return method
+
+
+def _closing(act: Callable[[Locks], None], clock: Clockwork) -> Callable[[Locks], None]:
+    """Return `Locks.close`, after which the process has no such locks to lose any more."""
+
+    def close(locks: Locks) -> None:
+        process = clock.task.process
+        if locks in process.locks:
+            process.locks.remove(locks)
+        act(locks)
+
+    return close
 
 
 class NoDevices:
@@ -67,7 +95,7 @@ def installed(clock: Clockwork, network: Network) -> Iterator[Threads]:
         "Reachable": NoDevices,
         **SMALL,
     }
-    before: list[tuple[ModuleType, str, Any]] = []
+    before: list[tuple[ModuleType | type, str, Any]] = []
     try:
         for name, module in list(sys.modules.items()):
             if name == ROOMS[1] or name.split(".")[:2] == ROOMS[0].split("."):
@@ -78,6 +106,11 @@ def installed(clock: Clockwork, network: Network) -> Iterator[Threads]:
         fused = vars(modum.box.kernels).get("fused")
         before.append((modum.box.kernels, "fused", fused))
         modum.box.kernels.fused = portable  # type: ignore[attr-defined]
+        for name in ("take", "drop", "take_trailer", "drop_trailer"):
+            before.append((Locks, name, vars(Locks)[name]))
+            setattr(Locks, name, _interrupted(vars(Locks)[name], clock))
+        before.append((Locks, "close", Locks.close))
+        Locks.close = _closing(Locks.close, clock)  # type: ignore[method-assign]
         yield threads
     finally:
         for module, attribute, value in reversed(before):

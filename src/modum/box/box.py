@@ -128,15 +128,21 @@ class Box:
         with ExitStack() as failing:
             for address in addresses:
                 way = open_transport(
-                    address, choice=choice, token=token, session=session, threads=threads, timeout=timeout
+                    address,
+                    choice=choice,
+                    token=token,
+                    session=session,
+                    threads=threads,
+                    timeout=timeout,
+                    others=[each.server for each in opened],
                 )
                 failing.callback(way.close)
                 opened.append(way)
             identities = [way.server for way in opened]
-            if len(set(identities)) < len(identities):
-                raise ValueError(f"a memory server stands twice in the list {', '.join(addresses)}")
             for index, way in enumerate(opened):
-                way.call(Join(identities, [each.address for each in opened], index), type(None), timeout)
+                join = Join(identities, [each.address for each in opened], index)
+                way.call(join, type(None), timeout)
+                way.connections.endpoint.box = join.digest
             failing.pop_all()
         for way in opened:
             log.info("box: %s via %s", way.address, way.route)

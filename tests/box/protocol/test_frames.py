@@ -89,8 +89,9 @@ def connection_to(server: Server) -> socket.socket:
     session, nonce = secrets.token_bytes(16), new_nonce()
     send_greeting(connection, Op.GREET, Greeting(nonce))
     _, data = receive_greeting(connection, Op.GREET)
-    claim = (session, 0, nonce, decode(data, Challenge).nonce)
-    send_greeting(connection, Op.PROVE, Proof(session, 0, 0, prove(None, "client", *claim)))
+    challenge = decode(data, Challenge)
+    mine = prove(None, "client", challenge.server, session, 0, nonce, challenge.nonce, 1, b"", 0, 5.0, b"")
+    send_greeting(connection, Op.PROVE, Proof(session, 0, 1, b"", 0, 5.0, b"", mine))
     _, data = receive_greeting(connection, Op.PROVE)
     decode(data, Welcome)
     return connection

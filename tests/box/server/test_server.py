@@ -2,19 +2,33 @@
 
 import re
 import threading
+from collections.abc import Callable
+from contextlib import ExitStack
 
 import numpy as np
 import psutil
 import pytest
+from tests.box.cutting import CuttingProxy
 from tests.box.test_faults import server_process
 
 from modum.box import Box, Server
 from modum.box.protocol.limits import CHUNK
 from modum.errors import MismatchError
 
+ASKS: dict[str, Callable[[Box], object]] = {
+    "create": lambda box: box.create("w", 8),
+    "open": lambda box: box.open("w"),
+    "delete": lambda box: box.delete("w"),
+    "counter": lambda box: box.counter("c").add(1),
+    "lease": lambda box: box.lock("l"),
+    "queue": lambda box: box.queue("q", 1),
+    "value": lambda box: box.value("v").set(1),
+}
+
 
 def test_the_order_of_the_servers_is_the_boxs_identity() -> None:
-    with Server() as one, Server() as two, Box.connect([one.address, two.address]) as box:
+    with Server() as one, Server() as two:
+        box = Box.connect([one.address, two.address])
         box.create("b", 10)
         with pytest.raises(
             MismatchError, match=f"number 1 of the box {one.address}, {two.address}.*number 0 of the box"
@@ -23,13 +37,39 @@ def test_the_order_of_the_servers_is_the_boxs_identity() -> None:
         with pytest.raises(MismatchError, match="The list of servers and its order"):
             Box.connect(one.address)
         box.delete("b")
-        # an empty box may be put together anew
+        box.close()
+        # an empty box that nobody uses may be put together anew
         with Box.connect([two.address, one.address]) as other:
             assert other.servers == (two.address, one.address)
 
 
+def test_clients_that_give_other_orders_while_the_box_is_empty_do_not_share_it() -> None:
+    with Server() as a, Server() as b:
+        with Box.connect([a.address, b.address], transport="tcp", timeout=5):
+            with pytest.raises(MismatchError, match="The list of servers and its order"):
+                Box.connect([b.address, a.address], transport="tcp", timeout=5)
+        with Box.connect([b.address, a.address], transport="tcp", timeout=5):  # nobody else is left, and nothing
+            pass
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_a_client_whose_session_was_given_up_belongs_to_its_box_still(ask: str) -> None:
+    """It comes back to servers that others have taken in another order meanwhile."""
+    with Server(grace=0.01) as a, Server(grace=0.01) as b, ExitStack() as stack:
+        proxies = [stack.enter_context(CuttingProxy(server.address, [])) for server in (a, b)]
+        one = stack.enter_context(Box.connect([proxy.address for proxy in proxies], transport="tcp", timeout=5))
+        for proxy in proxies:
+            proxy.cut_all()
+        while a.statistics().clients or b.statistics().clients:
+            pass
+        other = stack.enter_context(Box.connect([b.address, a.address], transport="tcp", timeout=5))
+        with pytest.raises(MismatchError, match="The list of servers and its order"):
+            ASKS[ask](one)
+        other.create("w", 8)
+
+
 def test_a_server_stands_in_the_list_once(server: Server) -> None:
-    with pytest.raises(ValueError, match="stands twice"):
+    with pytest.raises(ValueError, match="stands in the list twice"):
         Box.connect([server.address, server.address])
     with pytest.raises(ValueError, match="no memory server was named"):
         Box.connect("")

@@ -1,13 +1,15 @@
 """What a server remembers of its clients: the reply cache of a slot, and who is there."""
 
-import time
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import pytest
 
 from modum.box.protocol.frames import Header, Op
 from modum.box.protocol.limits import MAX_SESSIONS, MAX_SLOTS, WINDOW
-from modum.box.server.sessions import Reply, ReplyCache, Sessions, Slot
-from modum.errors import ProtocolError
+from modum.box.protocol.messages import Proof
+from modum.box.server.sessions import Caller, Reply, ReplyCache, Session, Sessions, Slot
+from modum.errors import ForgottenError, ProtocolError
 
 
 def reply(sequence: int) -> Reply:
@@ -26,8 +28,46 @@ def test_the_replies_of_the_last_window_are_kept() -> None:
             cache.reply_to(gone)
 
 
+class Clock:
+    """Stands still until it is moved."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Line:
+    """A connection that notes whether it was hung up."""
+
+    def __init__(self) -> None:
+        self.up = True
+
+    def shutdown(self, how: int) -> None:
+        self.up = False
+
+
+def proof(slot: int = 0, attempt: int = 1, incarnation: bytes = b"", acknowledged: int = 0) -> Proof:
+    return Proof(b"s" * 16, slot, attempt, incarnation, acknowledged, 5.0, b"", b"")
+
+
+@dataclass
+class World:
+    """Sessions on a clock of their own."""
+
+    clock: Clock
+    ended: list[str]
+    sessions: Sessions
+
+
+@pytest.fixture
+def world() -> World:
+    clock, ended = Clock(), list[str]()
+    return World(clock, ended, Sessions(2, lambda session: ended.append(session.name), lambda: None, clock))
+
+
 def test_rooms_of_a_window_are_different_memory_and_come_again() -> None:
-    slot = Slot(acknowledged=0)
+    slot = Slot(Session("a", 0.0), acknowledged=0)
     for sequence in range(1, 1 + WINDOW):
         slot.room(sequence, 4)[:] = bytes([sequence] * 4)
     for sequence in range(1, 1 + WINDOW):
@@ -36,39 +76,92 @@ def test_rooms_of_a_window_are_different_memory_and_come_again() -> None:
         slot.room(1, 4, staged=True)
 
 
-def test_a_slot_is_known_again_until_its_session_ends() -> None:
-    ended: list[str] = []
-    sessions = Sessions(grace=60, ended=ended.append)
-    slot, known = sessions.enter("a", 3, acknowledged=7)
-    assert (known, slot.replies.last) == (False, 7)
-    assert sessions.leave("a")
-    assert sessions.enter("a", 3, acknowledged=0) == (slot, True)
-    assert sessions.slot("a", 3) is slot
-    with pytest.raises(ProtocolError, match="no slot 4"):
-        sessions.slot("a", 4)
-    sessions.end("a")
-    assert (ended, len(sessions)) == (["a"], 0)
-    assert not sessions.leave("a")
+def test_a_slot_goes_on_for_who_knows_its_incarnation_alone(world: World) -> None:
+    with world.sessions.entered("a", proof(3, acknowledged=7), Line()) as (slot, resumed):
+        assert (resumed, slot.replies.last) == (False, 7)
+    with world.sessions.entered("a", proof(3, 2, slot.incarnation), Line()) as (again, resumed):
+        assert (again, resumed) == (slot, True)
+        assert world.sessions.slot(slot.session, 3) is slot
+        with pytest.raises(ProtocolError, match="no slot 4"):
+            world.sessions.slot(slot.session, 4)
+    for wrong in (b"other", bytes(8)):
+        with pytest.raises(ForgottenError, match="had given the client up"):
+            with world.sessions.entered("a", proof(3, 3, wrong), Line()):
+                pass
+    world.sessions.end(slot.session)
+    assert (world.ended, len(world.sessions)) == (["a"], 0)
+    with pytest.raises(ForgottenError):
+        with world.sessions.entered("a", proof(3, 4, slot.incarnation), Line()):
+            pass
+    assert len(world.sessions) == 0
 
 
-def test_a_session_without_connections_ends_when_its_grace_is_over() -> None:
-    ended: list[str] = []
-    sessions = Sessions(grace=0.01, ended=ended.append)
-    for name in "ab":
-        sessions.enter(name, 0, 0)
-    sessions.leave("a")
-    time.sleep(0.02)
-    sessions.end_silent_ones()
-    assert ended == ["a"]
+def test_a_client_that_never_heard_of_its_slot_gets_a_new_one(world: World) -> None:
+    """The answer that it is there was lost: nothing was asked for in it, and nothing may be taken for resumed."""
+    with world.sessions.entered("a", proof(), Line()) as (lost, _):
+        pass
+    with world.sessions.entered("a", proof(attempt=2), Line()) as (slot, resumed):
+        assert slot is not lost
+        assert not resumed
+        assert slot.incarnation != lost.incarnation
 
 
-def test_sessions_and_slots_have_limits() -> None:
-    sessions = Sessions(grace=60, ended=lambda _: None)
-    for number in range(MAX_SLOTS):
-        sessions.enter("a", number, 0)
-    with pytest.raises(ProtocolError, match=f"one client has {MAX_SLOTS} connections already"):
-        sessions.enter("a", MAX_SLOTS, 0)
-    for number in range(MAX_SESSIONS - 1):
-        sessions.enter(f"b{number}", 0, 0)
-    with pytest.raises(ProtocolError, match=f"this server has {MAX_SESSIONS} clients already"):
-        sessions.enter("c", 0, 0)
+def test_the_newest_connection_wins_and_an_older_one_that_comes_late_is_refused(world: World) -> None:
+    first, second = Line(), Line()
+    with world.sessions.entered("a", proof(), first) as (slot, _):
+        old = Caller(slot, first)
+        with world.sessions.entered("a", proof(0, 3, slot.incarnation), second):
+            assert (first.up, second.up) == (False, True)
+            assert (old.gone, Caller(slot, second).gone) == (True, False)
+            with pytest.raises(ConnectionAbortedError):
+                old.check()
+            with pytest.raises(ProtocolError, match="a newer connection"):
+                with world.sessions.entered("a", proof(0, 2, slot.incarnation), Line()):
+                    pass
+            assert second.up
+
+
+def test_a_session_without_connections_ends_when_its_grace_is_over(world: World) -> None:
+    line = Line()
+    with world.sessions.entered("b", proof(), Line()):
+        with pytest.raises(OSError, match="broke"):
+            with world.sessions.entered("a", proof(), line) as (slot, _):
+                raise OSError("it broke between the proof and its answer")
+        world.clock.now += 1.9
+        world.sessions.end_silent_ones()
+        assert world.ended == []
+        world.clock.now += 0.2
+        world.sessions.end_silent_ones()
+        assert world.ended == ["a"]
+        assert Caller(slot, line).gone
+
+
+def test_a_connection_of_an_ended_session_takes_nothing_from_the_next_of_its_name(world: World) -> None:
+    with world.sessions.entered("a", proof(), Line()) as (slot, _):
+        world.sessions.end(slot.session)
+        again = world.sessions.entered("a", proof(), Line())
+        new, _ = again.__enter__()
+    assert new.session.connected == 1
+    world.clock.now += 10
+    world.sessions.end_silent_ones()
+    assert world.ended == ["a"]
+    again.__exit__(None, None, None)
+    world.clock.now += 10
+    world.sessions.end_silent_ones()
+    assert world.ended == ["a", "a"]
+
+
+def test_sessions_and_slots_have_limits(world: World) -> None:
+    with ExitStack() as stack:
+
+        def enter(name: str, number: int) -> None:
+            stack.enter_context(world.sessions.entered(name, proof(number), Line()))
+
+        for number in range(MAX_SLOTS):
+            enter("a", number)
+        with pytest.raises(ProtocolError, match=f"one client has {MAX_SLOTS} connections already"):
+            enter("a", MAX_SLOTS)
+        for number in range(MAX_SESSIONS - 1):
+            enter(f"b{number}", 0)
+        with pytest.raises(ProtocolError, match=f"this server has {MAX_SESSIONS} clients already"):
+            enter("c", 0)

@@ -1,6 +1,7 @@
 """How one client dials a memory server, and how both show each other that they hold the token."""
 
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from modum.box.auth import new_nonce, proof, proof_matches
@@ -20,6 +21,8 @@ class Endpoint:
         token: the job's token, or None.
         session: random bytes that name the client.
         timeout: seconds without any progress after which the client's calls give up.
+        others: identifiers of the other servers of the box, as far as they are known.
+        box: digest of the `Join` by which the client belongs to a box.
         server: identifier of the server's run; the first handshake fills it in, and later ones must find the same.
     """
 
@@ -28,6 +31,8 @@ class Endpoint:
     token: str | None = field(repr=False)
     session: bytes
     timeout: float
+    others: Collection[str] = ()
+    box: bytes = b""
     server: str = ""
 
     def dial(self, timeout: float) -> socket.socket:
@@ -87,8 +92,8 @@ class Endpoint:
         challenge = decode(data, Challenge)
         self._check(challenge)
         common = (challenge.server, self.session, slot, nonce, challenge.nonce)
-        mine = proof(self.token, "client", *common, attempt, incarnation, acknowledged, self.timeout)
-        answer = Proof(self.session, slot, attempt, incarnation, acknowledged, self.timeout, mine)
+        mine = proof(self.token, "client", *common, attempt, incarnation, acknowledged, self.timeout, self.box)
+        answer = Proof(self.session, slot, attempt, incarnation, acknowledged, self.timeout, self.box, mine)
         send_greeting(connection, Op.PROVE, answer)
         header, data = receive_greeting(connection, Op.PROVE)
         if header.status is not Status.OK:
@@ -113,5 +118,7 @@ class Endpoint:
                 f"memory server {self.address} has no token, so it cannot show that it is the right one."
                 " HINT: start it with the same MODUM_TOKEN, or give no token here (unset MODUM_TOKEN)"
             )
+        if challenge.server in self.others:
+            raise ValueError(f"memory server {self.address} stands in the list twice, under other names maybe")
         if self.server not in ("", challenge.server):
             raise ConnectionLostError(f"memory server {self.address} was restarted: what it held is lost")

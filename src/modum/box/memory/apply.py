@@ -119,10 +119,11 @@ def apply(
             finally:
                 _unlock(target, source, piece)
             progress = True
-        check()
         if progress:
             pause = None
-        elif not (pause := pause or Pause(timeout))():
+            continue
+        check()
+        if not (pause := pause or Pause(timeout))():
             raise DeadlineError(
                 f"{op.name.lower()} on buffer {target.name!r}: chunk {piece.offset // CHUNK} stayed locked"
                 f" for {timeout:g} s: {STUCK}"

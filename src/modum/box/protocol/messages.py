@@ -1,5 +1,6 @@
 """Messages: the payload of the frames CALL, GREET and PROVE, as msgpack (docs/reference/wire-format.md). No I/O."""
 
+import hashlib
 from typing import Any, TypeGuard, TypeVar
 
 import msgspec
@@ -21,6 +22,11 @@ class Join(Message, frozen=True):
     """Their addresses, as this client names them."""
     index: int
     """Place of the server that is asked."""
+
+    @property
+    def digest(self) -> bytes:
+        """What tells this place in this box from any other one."""
+        return hashlib.sha256(encode([self.servers, self.index])).digest()
 
 
 class Create(Message, frozen=True):
@@ -46,13 +52,19 @@ class Open(Message, frozen=True):
 
 
 class Doom(Message, frozen=True):
-    """Delete the home's segment of a buffer, and keep its name until `Delete` frees it. Answered with the incarnation."""
+    """Delete the home's segment of a buffer, and keep its name until `Delete` frees it.
+
+    Answered with the incarnation.
+    """
 
     name: str
 
 
 class Doomed(Message, frozen=True):
-    """Ask the home for the incarnation of the buffer that was deleted and whose name is kept. Answered with it, or 0."""
+    """Ask the home for the incarnation of the buffer that was deleted and whose name is kept.
+
+    Answered with it, or with 0.
+    """
 
     name: str
 
@@ -331,6 +343,8 @@ class Proof(Answer, frozen=True):
     """The last request of the slot whose reply has arrived."""
     timeout: float
     """Seconds without any progress after which the client gives up."""
+    box: bytes
+    """Digest of the `Join` by which the client belongs to a box; empty before it has joined."""
     proof: bytes
 
 

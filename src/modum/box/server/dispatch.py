@@ -79,7 +79,8 @@ class Dispatch:
         self._reachable = reachable
         self._statistics = statistics
         self._primitives = Primitives(time.monotonic)
-        self._identity: Join | None = None
+        self._box = b""  # digest of the list of servers to which what is kept here belongs
+        self._join: Join | None = None  # the same, for errors
         self._mutex = threading.Lock()
 
     def stop(self) -> None:
@@ -189,12 +190,15 @@ class Dispatch:
     def _call(self, caller: Caller, request: Any) -> Any:
         segments, shared, slot = self._segments, self._primitives, caller.slot
         session = slot.session
-        if len(getattr(request, "name", "").encode()) > MAX_NAME:
-            raise ValueError(f"names have at most {MAX_NAME} bytes, this one has {len(request.name.encode())}")
+        if name := getattr(request, "name", ""):
+            if len(name.encode()) > MAX_NAME:
+                raise ValueError(f"names have at most {MAX_NAME} bytes, this one has {len(name.encode())}")
+            self._check_box(session)
         wait = min(getattr(request, "wait", 0.0), MAX_WAIT)
         match request:
             case Join():
-                self._join(request)
+                session.box = request.digest
+                self._check_box(session, request)
             case Create():
                 if len(request.shape) > MAX_DIMENSIONS:
                     raise ValueError(f"shapes have at most {MAX_DIMENSIONS} dimensions, not {len(request.shape)}")
@@ -267,18 +271,24 @@ class Dispatch:
                 slot.forget(number)
             self._reachable.forget(number)
 
-    def _join(self, join: Join) -> None:
+    def _check_box(self, session: Session, join: Join | None = None) -> None:
+        """Check that a client means the box to which others and what is kept here belong; a free server takes any."""
+        if not session.box:
+            return  # it has not joined any
         with self._mutex:
-            known = self._identity
             empty = self._segments.is_empty() and self._primitives.is_empty()
-            if known is None or empty or known.servers == join.servers:
-                self._identity = join
-            else:
-                raise MismatchError(
-                    f"this server is number {known.index} of the box {', '.join(known.addresses)};"
-                    f" the client asks for number {join.index} of the box {', '.join(join.addresses)}."
-                    " The list of servers and its order are the box's identity: use the same list everywhere"
-                )
+            if self._box in (b"", session.box) or (empty and not self._sessions.has_client_of(self._box)):
+                self._box = session.box
+                self._join = join if join else self._join if self._join and self._join.digest == self._box else None
+                return
+            ours, theirs = (
+                f"number {each.index} of the box {', '.join(each.addresses)}" if each else "a part of another box"
+                for each in (self._join, join)
+            )
+            raise MismatchError(
+                f"this server is {ours}; the client asks for {theirs}. The list of servers and its order are the box's"
+                " identity: use the same list everywhere"
+            )
 
 
 def _check_range(party: Party, offset: int, count: int) -> None:

@@ -155,7 +155,9 @@ class Segments:
             return os.dup(self.numbered(number).descriptor)
 
     def doom(self, name: str) -> Segment:
-        """Forget the home's segment of a buffer, but keep its name; clients that have it mapped are told by its trailer.
+        """Forget the home's segment of a buffer, but keep its name.
+
+        Clients that have it mapped are told by its trailer.
 
         Args:
             name: of the buffer.

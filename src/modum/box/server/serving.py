@@ -87,7 +87,7 @@ class Service:
             if len(answer.session) != SESSION_BYTES:
                 raise ProtocolError(f"a session has {SESSION_BYTES} bytes, not {len(answer.session)}")
             common = (self._identifier, answer.session, answer.slot, client_nonce, nonce)
-            claim = (answer.attempt, answer.incarnation, answer.acknowledged, answer.timeout)
+            claim = (answer.attempt, answer.incarnation, answer.acknowledged, answer.timeout, answer.box)
             if not proof_matches(answer.proof, proof(self._token, "client", *common, *claim)):
                 raise AuthenticationError("wrong token")
         except ModumError as error:

@@ -200,6 +200,7 @@ class Session:
         slots: its slots by number.
         connected: how many of its connections are open.
         since: when a connection last ended.
+        box: digest of the `Join` by which it belongs to a box, once it has joined.
         ended: whether it said goodbye, or was silent for too long: nothing is done or handed out for it any more.
     """
 
@@ -208,6 +209,7 @@ class Session:
         self.slots: dict[int, Slot] = {}
         self.connected = 0
         self.since = now
+        self.box = b""
         self.ended = False
 
 
@@ -230,7 +232,7 @@ class Caller:
 
     @property
     def gone(self) -> bool:
-        """Whether nothing is to be done for this connection any more: a newer one has come, or the session has ended."""
+        """Whether nothing is to be done for it any more: a newer connection has come, or the session has ended."""
         return self.slot.connection is not self.connection or self.slot.session.ended
 
     def check(self) -> None:
@@ -327,6 +329,7 @@ class Sessions:
                 slot.hang_up()
             slot.attempt = proof.attempt
             slot.connection = connection
+            session.box = proof.box or session.box
             slot.timeout = min(max(proof.timeout, 0.0), LOCK_TIMEOUT) if proof.timeout == proof.timeout else 0.0
             session.connected += 1
             return slot, bool(proof.incarnation), replaced
@@ -348,6 +351,11 @@ class Sessions:
             if number not in session.slots:
                 raise ProtocolError(f"this client has no slot {number}")
             return session.slots[number]
+
+    def has_client_of(self, box: bytes) -> bool:
+        """Return whether a client is connected that belongs to this box."""
+        with self._mutex:
+            return any(each.connected and each.box == box for each in self._sessions.values())
 
     def slots(self) -> list[Slot]:
         """Return every slot of every session."""

@@ -1,6 +1,7 @@
 """The transports, and the choice between them: one for every server, made when a box is connected."""
 
 import logging
+from collections.abc import Collection
 from typing import Final
 
 from modum.box.client.endpoint import Endpoint
@@ -45,7 +46,14 @@ def check_choice(choice: str | None) -> str:
 
 
 def open_transport(
-    address: str, *, choice: str, token: str | None, session: bytes, threads: int, timeout: float
+    address: str,
+    *,
+    choice: str,
+    token: str | None,
+    session: bytes,
+    threads: int,
+    timeout: float,
+    others: Collection[str] = (),
 ) -> Transport:
     """Connect to one server, and settle how to reach its memory.
 
@@ -57,18 +65,19 @@ def open_transport(
         session: 16 random bytes that name this client.
         threads: how many threads an operation may use where the client computes.
         timeout: seconds.
+        others: identifiers of the servers to which this client has a transport already.
 
     Returns:
         The transport, connected.
 
     Raises:
-        ValueError: it is no address.
+        ValueError: it is no address, or that of one of the others.
         AuthenticationError, ConnectionLostError, DeadlineError: see `Connection.connect`.
         TransportError: the choice cannot be had for this server; the message says why.
     """
     host, port = parse_address(address)
     address = format_address(host, port)
-    connections = ConnectionPool(Endpoint(address, (host, port), token, session, float(timeout)))
+    connections = ConnectionPool(Endpoint(address, (host, port), token, session, float(timeout), others))
     try:
         with connections.connection(timeout, "connect") as first:
             welcome = first.connect(timeout, "connect")
