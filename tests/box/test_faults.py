@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import psutil
@@ -191,8 +192,60 @@ def test_closing_a_server_ends_its_waiting_clients_at_once() -> None:
 
         thread = threading.Thread(target=wait)
         thread.start()
-        while server.statistics().connections < 2 and thread.is_alive():
+        while server.statistics().connections < 3 and thread.is_alive():
             box.counter("other").add(1)
     thread.join()
     box.close()
     assert len(errors) == 1
+
+
+@pytest.mark.parametrize("disturbed", ["counter", "waiting thread", "operation"])
+def test_nothing_is_acknowledged_on_the_memory_of_a_dead_server(disturbed: str) -> None:
+    with (
+        server_process("--port", "0") as (process, address),
+        Box.connect(address, transport="local", timeout=10) as box,
+    ):
+        buffer = box.create("b", 2 * CHUNK)
+        ones = np.ones(buffer.size, np.float32)
+        waiting = threading.Thread(target=lambda: pytest.raises(ConnectionLostError, box.counter("never").wait, 1))
+        if disturbed == "waiting thread":  # so that no connection is idle
+            waiting.start()
+            while box.statistics().servers[0].connections < 3:
+                pass
+        process.kill()
+        process.wait()
+        if disturbed == "counter":
+            with pytest.raises(ConnectionLostError):
+                box.counter("c").add(1)
+        elif disturbed == "waiting thread":
+            waiting.join()
+        for act in (
+            lambda: buffer.add(ones),
+            lambda: buffer.add(ones[:1]),
+            lambda: buffer.read(),
+            lambda: buffer.copy(buffer),
+            lambda: buffer.version,
+            lambda: buffer.wait(0),
+            lambda: box._servers.transports[0].publish(buffer._attachments[0], 10),
+        ) * 3:
+            with pytest.raises(ConnectionLostError, match=f"memory server {address} is gone"):
+                act()
+
+
+def test_an_operation_during_which_the_server_dies_is_not_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        server_process("--port", "0") as (process, address),
+        Box.connect(address, transport="local", timeout=10) as box,
+    ):
+        buffer = box.create("b", 10)
+        transport: Any = box._servers.transports[0]
+        apply = transport._apply
+
+        def dying(*arguments: Any) -> None:
+            apply(*arguments)
+            process.kill()
+            process.wait()
+
+        monkeypatch.setattr(transport, "_apply", dying)
+        with pytest.raises(ConnectionLostError, match=f"add on buffer 'b': memory server {address} is gone"):
+            buffer.add(np.ones(10, np.float32))

@@ -2,8 +2,10 @@
 
 import os
 import socket
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,6 +18,7 @@ from modum.box.protocol.layout import Piece
 from modum.box.protocol.messages import SegmentInfo, Welcome
 from modum.box.sockets import local_host
 from modum.box.transport.base import Attachment, Transport, Work
+from modum.errors import ConnectionLostError
 
 
 @dataclass(slots=True)
@@ -39,12 +42,22 @@ class LocalTransport(Transport):
     Args:
         connections: connections over the server's Unix socket.
         threads: how many threads an operation may use.
+        timeout: seconds to make the first connection, which no request uses: its end is that of the server.
+
+    Raises:
+        ConnectionLostError, DeadlineError: the server cannot be reached.
     """
 
     name = "local"
 
-    def __init__(self, connections: ConnectionPool, threads: int) -> None:
+    def __init__(self, connections: ConnectionPool, threads: int, timeout: float) -> None:
         super().__init__(connections)
+        self._watching = ExitStack()
+        phase = "connect to the Unix socket"
+        self._watched = self._watching.enter_context(connections.connection(timeout, phase))
+        self._watched.connect(timeout, phase)
+        self._mutex = threading.Lock()
+        self._gone = False
         from modum.box.kernels import fused  # Numba: only who maps memory needs it
 
         self._kernels: Kernels = fused
@@ -65,10 +78,9 @@ class LocalTransport(Transport):
     def open(cls, connections: ConnectionPool, welcome: Welcome, *, threads: int, timeout: float) -> Self:
         """Connect to the server's Unix socket instead: see `Transport.open`."""
         nearby = connections.redirected(f"\0{welcome.local_socket}")
-        with nearby.connection(timeout, "connect to the Unix socket") as first:
-            first.connect(timeout, "connect to the Unix socket")
+        transport = cls(nearby, threads, timeout)
         connections.close()
-        return cls(nearby, threads)
+        return transport
 
     def attach(self, info: SegmentInfo, timeout: float) -> LocalAttachment:
         """Map the segment, whose descriptor the server hands over the Unix socket: see `Transport.attach`."""
@@ -85,7 +97,7 @@ class LocalTransport(Transport):
     def run(self, work: Work) -> None:
         """Run the kernels on the mapped memory: see `Transport.run`."""
         target = _party(work.target)
-        self.connections.check(work)
+        self._check(work)
         waiting = deque(work.pieces)
         helpers = min(self._threads, len(waiting)) - 1
         futures = [self._workers.submit(self._apply, work, target, waiting) for _ in range(helpers)]
@@ -97,9 +109,11 @@ class LocalTransport(Transport):
             future.result()
         nbytes = sum(piece.nbytes for piece in work.pieces)
         target.finish(work.op, nbytes, publish=work.publish, timeout=work.timeout)
+        self._check(work)
 
     def version(self, attachment: Attachment, timeout: float, at_least: int = 0) -> int:
         """Return the version in the mapped memory; to wait, ask the server."""
+        self._check(f"version of buffer {attachment.info.name!r}")
         mapping = _party(attachment).mapping
         mapping.check(attachment.info.name)
         if mapping.version >= at_least:
@@ -108,12 +122,23 @@ class LocalTransport(Transport):
 
     def publish(self, attachment: Attachment, timeout: float) -> None:
         """Raise the version in the mapped memory."""
+        phase = f"publish on buffer {attachment.info.name!r}"
+        self._check(phase)
         _party(attachment).publish(timeout)
+        self._check(phase)
 
     def close(self) -> None:
         """Close the connections and end the threads."""
         super().close()
+        self._watching.close()
         self._workers.shutdown()
+
+    def _check(self, phase: object) -> None:
+        """Check that the server has not gone: its memory stays mapped, but what is done there reaches nobody."""
+        with self._mutex:
+            self._gone = self._gone or self._watched.lost
+        if self._gone:
+            raise ConnectionLostError(f"{phase}: memory server {self.address} is gone")
 
     def _apply(self, work: Work, target: Party, waiting: deque[Piece]) -> None:
         apply(
