@@ -207,7 +207,12 @@ def test_nothing_is_acknowledged_on_the_memory_of_a_dead_server(disturbed: str) 
     ):
         buffer = box.create("b", 2 * CHUNK)
         ones = np.ones(buffer.size, np.float32)
-        waiting = threading.Thread(target=lambda: pytest.raises(ConnectionLostError, box.counter("never").wait, 1))
+
+        def wait() -> None:
+            with pytest.raises(ConnectionLostError):
+                box.counter("never").wait(1)
+
+        waiting = threading.Thread(target=wait)
         if disturbed == "waiting thread":  # so that no connection is idle
             waiting.start()
             while box.statistics().servers[0].connections < 3:

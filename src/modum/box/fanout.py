@@ -1,9 +1,11 @@
 """A client's transports to all servers of a box, and how an operation is spread over them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, TypeVar
 
+from modum.box.calls import Calls
 from modum.box.protocol.layout import home_of
 from modum.box.protocol.limits import MAX_WAIT
 from modum.box.protocol.messages import Request
@@ -93,18 +95,15 @@ class Fanout:
             What the calls returned, in order, once all of them have ended.
 
         Raises:
-            Exception: the first of those that the calls raised.
+            Exception: the first of those that the calls raised, or what was raised in this thread, once all of them
+                have ended.
         """
         numbers = list(range(len(self)) if chosen is None else chosen)
         if self._workers is None or len(numbers) == 1:
             return [act(number, self.transports[number]) for number in numbers]
-        futures: list[Future[T]] = []
-        try:
-            futures += [self._workers.submit(act, number, self.transports[number]) for number in numbers]
-        except RuntimeError:  # the interpreter is ending: there are no threads any more, but exit handlers may call
-            return [act(number, self.transports[number]) for number in numbers]
-        wait(futures)
-        return [future.result() for future in futures]
+        with Calls([partial(act, number, self.transports[number]) for number in numbers]) as calls:
+            calls.hand_out(self._workers)
+            return calls.results()
 
     def run(self, works: Mapping[int, Work]) -> None:
         """Run the parts of an operation, by the numbers of their servers, at one time."""

@@ -4,11 +4,13 @@ import os
 import socket
 import threading
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
+from modum.box.calls import Calls
 from modum.box.client.pool import ConnectionPool
 from modum.box.kernels import Kernels
 from modum.box.memory.apply import Party, apply
@@ -99,14 +101,15 @@ class LocalTransport(Transport):
         target = _party(work.target)
         self._check(work)
         waiting = deque(work.pieces)
-        helpers = min(self._threads, len(waiting)) - 1
-        futures = [self._workers.submit(self._apply, work, target, waiting) for _ in range(helpers)]
-        try:
-            self._apply(work, target, waiting)
-        finally:
-            wait(futures)
-        for future in futures:
-            future.result()
+        share = partial(self._apply, work, target, waiting)
+        with Calls([share] * (min(self._threads, len(waiting)) - 1)) as helpers:
+            try:
+                helpers.hand_out(self._workers)
+                share()
+            except BaseException:
+                waiting.clear()  # so that the helpers end soon
+                raise
+        helpers.results()
         nbytes = sum(piece.nbytes for piece in work.pieces)
         target.finish(work.op, nbytes, publish=work.publish, timeout=work.timeout)
         self._check(work)
