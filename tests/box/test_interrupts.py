@@ -15,6 +15,7 @@ from modum.box import Box, Server
 from modum.box.calls import Calls
 from modum.box.protocol.limits import CHUNK
 from modum.box.transport import Work
+from modum.waiting import Deadline
 
 
 class Interrupts:
@@ -27,8 +28,9 @@ class Interrupts:
 
     def __call__(self) -> None:
         """Interrupt once, in a wait that has not been interrupted yet; called in another thread."""
+        deadline = Deadline(10)
         while (frame := self._waiting()) is None or frame is self._last:
-            pass
+            assert not deadline.passed, "the main thread does not wait"
         self._last, self._due = frame, True
         main = threading.main_thread().ident
         assert main is not None
@@ -107,7 +109,7 @@ def test_an_interrupted_operation_on_several_servers_has_ended_when_it_raises(in
             return act
 
         for number, transport in enumerate(box._servers.transports):
-            transport.run = held_up(number, transport.run)  # type: ignore[method-assign]
+            transport.run = held_up(number, transport.run)  # type: ignore[method-assign, assignment]
         with is_unlocked_afterwards(buffer), pytest.raises(KeyboardInterrupt):
             buffer.exchange(np.ones(buffer.size, np.float32), 0.5)
         assert sorted(ended) == sorted(begun)
@@ -188,6 +190,11 @@ def test_a_call_that_no_thread_can_be_started_for_is_made_once(server: Server) -
             raise RuntimeError("can't start new thread")
 
         fanout._workers.submit = queued_without_a_thread
-        assert fanout.each(lambda number, _: made.append(number) or number) == [0, 1]
+
+        def act(number: int, transport: object) -> int:
+            made.append(number)
+            return number
+
+        assert fanout.each(act) == [0, 1]
         assert sorted(made) == [0, 1]
         del fanout._workers.submit
