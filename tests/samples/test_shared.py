@@ -164,6 +164,26 @@ def test_the_epoch_and_the_progress_of_the_newest_block_are_shown(box: Box) -> N
     ]
 
 
+def test_a_worker_that_was_cut_off_for_too_long_warns_and_goes_on(
+    connect: Connect, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    away, other = connect(), connect()
+    batches = iter(SharedSamples(away, size=40, batch_size=10, block=20))
+    mine = [next(batches)]
+    server._dispatch.end_session(away.session)  # what happens when its grace has gone by
+    theirs = list(SharedSamples(other, size=40, batch_size=10, block=20))
+    assert counts(theirs) == Counter(range(40))
+    mine += list(batches)
+    assert counts(mine) == counts(theirs[:2])
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        (
+            "block 0 was handed to another worker as well, because this one had not been heard of for longer than the"
+            " servers' grace: its samples may be trained on twice"
+        )
+    ]
+    caplog.clear()
+
+
 def test_a_worker_with_other_settings_is_refused(connect: Connect) -> None:
     SharedSamples(connect(), size=100, batch_size=10, seed=1)
     with pytest.raises(MismatchError, match="seed: shared 1, here 2"):

@@ -1,5 +1,6 @@
 """Share a data set's samples out in blocks: faster workers do more, and each sample is done once per epoch."""
 
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modum.coordination.consistency import agree
+from modum.errors import LeaseLostError
 from modum.groups import Alone, Group
 from modum.samples.permutation import Permutation
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from modum.box import Box
 
 __all__ = ["Report", "SharedSamples"]
+
+_log = logging.getLogger("modum.samples")
 
 
 class Report(Protocol):
@@ -34,7 +38,8 @@ class SharedSamples:
     Workers take the blocks of a `Permutation`, the same for all, from a queue of the box. Iterating yields the batches
     block by block, as 1-D int64 index arrays, until all blocks of all epochs are done. A block counts as done when the
     batch after its last one is requested; if its worker dies in it (or leaves), the whole block is handed out again. So
-    within an epoch no sample is lost, and none is done twice except those of a block that a dead worker had begun.
+    within an epoch no sample is lost, and none is done twice except those of a block that was begun by a worker that
+    died, or that was cut off from the box for longer than the servers' grace; it logs a warning and goes on.
 
     In a group, the leader takes the block, each member gets its part of every batch, and all take equally many steps.
 
@@ -141,9 +146,19 @@ class SharedSamples:
         return self.permutation.batches(block, self.group.rank)
 
     def done(self, block: int) -> None:
-        """Confirm that all samples of a block were done. All members of a group call it; the leader's call counts."""
+        """Confirm that all samples of a block were done. All members of a group call it; the leader's call counts.
+
+        If the block has gone to another worker meanwhile, this one logs a warning and goes on.
+        """
         if self.group.rank == 0:
-            self._queue.done(block)
+            try:
+                self._queue.done(block)
+            except LeaseLostError:
+                _log.warning(
+                    "block %d was handed to another worker as well, because this one had not been heard of for longer"
+                    " than the servers' grace: its samples may be trained on twice",
+                    block,
+                )
 
     def processed(self, samples: int) -> None:
         """Report that `samples` more were done here."""
