@@ -1,6 +1,6 @@
 """The settings of `modum run`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from modum.cluster.environment import check_group_size, check_job
@@ -30,7 +30,7 @@ class RunConfig:
     on_failure: Literal["stop", "continue"] = "stop"
     box: tuple[str, ...] = ()
     """Addresses (`host:port`) of memory servers that run already."""
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     """The token of `box`; a box that the launcher starts gets a new one."""
     name: str = ""
     """The job's name in a `box` that others use too; it prefixes everything that the job keeps there."""

@@ -26,6 +26,9 @@ from modum.errors import BufferNotFoundError
 
 PAGE: Final = mmap.PAGESIZE
 
+_SHOWN_BYTES: Final = 200
+"""Of a name, in the name of its file; memfd_create(2) takes 249."""
+
 # words of the trailer, 8 bytes each; the counts of operation `op` are at 2 op (operations) and 2 op + 1 (bytes)
 _DELETED: Final = 0
 VERSION: Final = 1
@@ -34,7 +37,8 @@ _FIRST_MARK: Final = PAGE // 8
 
 def create_memfd(name: str, nbytes: int) -> int:
     """Make an anonymous file of `nbytes` and a trailer, sealed against a change of size, and return its descriptor."""
-    descriptor = os.memfd_create(f"modum:{name}"[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    shown = f"modum:{name}".encode()[:_SHOWN_BYTES].decode(errors="ignore")
+    descriptor = os.memfd_create(shown, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, file_bytes(nbytes))
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     return descriptor
