@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tests.support import until
 
 from modum.box import Box, Server
+from modum.box.server.sessions import Session
 from modum.errors import MismatchError
 from modum.groups import Alone
 from modum.samples import SharedSamples
@@ -170,7 +171,7 @@ def test_a_worker_that_was_cut_off_for_too_long_warns_and_goes_on(
     away, other = connect(), connect()
     batches = iter(SharedSamples(away, size=40, batch_size=10, block=20))
     mine = [next(batches)]
-    server._dispatch.end_session(away.session)  # what happens when its grace has gone by
+    server._dispatch.end_session(Session(away.session, 0.0))  # what happens when its grace has gone by
     theirs = list(SharedSamples(other, size=40, batch_size=10, block=20))
     assert counts(theirs) == Counter(range(40))
     mine += list(batches)

@@ -18,7 +18,7 @@ from modum.errors import (
     ModumError,
 )
 from tests.simulation.clockwork import Clockwork
-from tests.simulation.history import History, Holding, Wrong
+from tests.simulation.history import BrokenPromiseError, History, Holding
 
 NUMBERS = 96
 """int64 numbers of a buffer: 768 bytes, which are 12 chunks on all servers."""
@@ -65,7 +65,7 @@ class Client:
         self.clock = clock
         self.history = history
         self.number = number
-        self.random = Random(seed)
+        self.random = Random(seed)  # noqa: S311 - of a game
         self.finished = False
         self._addresses = addresses
         self._transport = transport
@@ -135,7 +135,7 @@ class Client:
         seen = counter.add(amount)
         total.check(seen, before, "value before an addition")
         if seen & amount:
-            raise Wrong(f"value before the addition of {amount:#x} has it")
+            raise BrokenPromiseError(f"value before the addition of {amount:#x} has it")
         total.acknowledged |= amount
 
     def do_add(self) -> None:
@@ -196,7 +196,7 @@ class Client:
         self.history.doubtful.discard(me)
         given = before - self._x
         if len(set(given.tolist())) > 1:
-            raise Wrong(f"one exchange of 8 equal numbers moved them by {given}")
+            raise BrokenPromiseError(f"one exchange of 8 equal numbers moved them by {given}")
         moved = self.history.moved
         moved["weights"] = moved.get("weights", 0.0) + float(given[0])
 
@@ -239,7 +239,7 @@ class Client:
         lease = self.box.lock("lease", ttl=TTL, timeout=self.random.choice([0.2, 5.0]))
         now = self.clock.time()
         if holding.until > now:
-            raise Wrong(f"client {self.number} was given the lease that client {holding.holder} holds")
+            raise BrokenPromiseError(f"client {self.number} was given the lease that client {holding.holder} holds")
         holding.holder, holding.until = self.number, now + lease.left
         self.clock.sleep(self.random.random() * TTL)
         if holding.holder == self.number:
@@ -253,7 +253,7 @@ class Client:
         if item is None:
             return
         if item in self.history.done["queue"]:
-            raise Wrong(f"item {item} was handed out after it was done")
+            raise BrokenPromiseError(f"item {item} was handed out after it was done")
         self.clock.sleep(self.random.expovariate(10))
         queue.done(item)
         self.history.done["queue"].append(item)

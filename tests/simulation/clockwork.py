@@ -7,7 +7,6 @@ die between two of its waits without a word.
 
 import heapq
 import itertools
-import os
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -37,8 +36,8 @@ class Process:
         self.host = host
         self.alive = True
         self.stopped = False
-        self.locks: list[Any] = []
-        """Locks on memory that it has taken, which its kernel drops when it dies."""
+        self.locks: dict[Any, Callable[[], None]] = {}
+        """Locks on memory that it has taken, and how its kernel drops them when it dies."""
         self.died: list[Callable[[], None]] = []
         """Called when the process dies, as its kernel would do."""
         self.late: list[tuple[Task, int, Any]] = []
@@ -48,8 +47,8 @@ class Process:
         """End it, without a word to its tasks."""
         if self.alive:
             self.alive = False
-            for locks in self.locks:
-                os.close(locks._file)
+            for drop in self.locks.values():
+                drop()
             for act in self.died:
                 act()
 
@@ -88,7 +87,7 @@ class Clockwork:
     """
 
     def __init__(self, seed: int) -> None:
-        self.random = Random(seed)
+        self.random = Random(seed)  # noqa: S311 - of a game
         self.pauses = self.random.choice([0.0, 0.0, 0.01, 0.05])
         """How often a thread has to wait long for a processor."""
         self.now = 0
@@ -137,6 +136,12 @@ class Clockwork:
         self._due.clear()
 
     # ---- for tasks
+
+    @property
+    def dead(self) -> bool:
+        """Whether the task that runs now does nothing but clean up: its process is dead, or the world has ended."""
+        found: Task = getcurrent().task  # type: ignore[attr-defined]
+        return self.closed or not found.process.alive
 
     @property
     def task(self) -> Task:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 
-class Wrong(AssertionError):
+class BrokenPromiseError(AssertionError):
     """The box did not keep its word."""
 
 
@@ -37,9 +37,11 @@ class Sum:
             what: how it was seen, for the error.
         """
         if seen & ~self.issued:
-            raise Wrong(f"{what} of {self.name}: {seen:#x} has an amount twice, or one that nobody added")
+            raise BrokenPromiseError(f"{what} of {self.name}: {seen:#x} has an amount twice, or one that nobody added")
         if at_least & ~seen:
-            raise Wrong(f"{what} of {self.name}: {seen:#x} lacks {at_least & ~seen:#x}, which was acknowledged")
+            raise BrokenPromiseError(
+                f"{what} of {self.name}: {seen:#x} lacks {at_least & ~seen:#x}, which was acknowledged"
+            )
 
 
 @dataclass
@@ -53,7 +55,9 @@ class Register:
     def check(self, seen: int, at_least: int, what: str) -> None:
         """Check a value that was read: not older than what was acknowledged before, not newer than what was written."""
         if not at_least <= seen <= self.issued:
-            raise Wrong(f"{what} of {self.name}: {seen}, but {at_least} was acknowledged and {self.issued} is the last")
+            raise BrokenPromiseError(
+                f"{what} of {self.name}: {seen}, but {at_least} was acknowledged and {self.issued} is the last"
+            )
 
 
 @dataclass

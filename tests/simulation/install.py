@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from random import Random
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import modum.box
 import modum.box.kernels
@@ -14,7 +14,7 @@ import modum.box.transport
 from modum.box.memory.locks import Locks
 from tests.simulation.clockwork import Clockwork
 from tests.simulation.network import Network, Select, Selectors, Sockets
-from tests.simulation.threads import Executor, Threads, Time, wait
+from tests.simulation.threads import Executor, Future, Threads, Time, wait
 
 CHUNK = 64
 """Bytes of a chunk in a simulated world, so that little data has many of them."""
@@ -36,13 +36,12 @@ class Secrets:
         return self.token_bytes(count).hex()
 
 
-def _interrupted(act: Callable[..., Any], clock: Clockwork) -> Callable[..., Any]:
+def _interrupted(act: Callable[..., Any], close: Callable[[Locks], None], clock: Clockwork) -> Callable[..., Any]:
     """Return a method of `Locks` before and after which others may have a turn; a dead process holds no locks."""
 
     def method(locks: Locks, *arguments: Any, **named: Any) -> Any:
         process = clock.task.process
-        if locks not in process.locks:
-            process.locks.append(locks)
+        process.locks.setdefault(locks, lambda: close(locks))
         clock.yield_now()
         done = act(locks, *arguments, **named)
         clock.yield_now()
@@ -56,8 +55,7 @@ def _closing(act: Callable[[Locks], None], clock: Clockwork) -> Callable[[Locks]
 
     def close(locks: Locks) -> None:
         process = clock.task.process
-        if locks in process.locks:
-            process.locks.remove(locks)
+        process.locks.pop(locks, None)
         act(locks)
 
     return close
@@ -66,7 +64,7 @@ def _closing(act: Callable[[Locks], None], clock: Clockwork) -> Callable[[Locks]
 class NoDevices:
     """What a server offers over RDMA in a world that has none."""
 
-    rails: list[str] = []
+    rails: ClassVar[list[str]] = []
     no_rails = "there are no devices in this world"
 
     def forget(self, number: int) -> None:
@@ -90,6 +88,7 @@ def installed(clock: Clockwork, network: Network) -> Iterator[Threads]:
         "selectors": Selectors(clock),
         "secrets": Secrets(clock.random),
         "ThreadPoolExecutor": lambda *_, **__: Executor(clock),
+        "Future": lambda: Future(clock),
         "wait": wait,
         "local_host": lambda: clock.task.process.host,
         "Reachable": NoDevices,
@@ -105,12 +104,13 @@ def installed(clock: Clockwork, network: Network) -> Iterator[Threads]:
                         setattr(module, attribute, fake)
         fused = vars(modum.box.kernels).get("fused")
         before.append((modum.box.kernels, "fused", fused))
-        modum.box.kernels.fused = portable  # type: ignore[attr-defined]
+        modum.box.kernels.fused = portable
+        close = Locks.close
         for name in ("take", "drop", "take_trailer", "drop_trailer"):
             before.append((Locks, name, vars(Locks)[name]))
-            setattr(Locks, name, _interrupted(vars(Locks)[name], clock))
+            setattr(Locks, name, _interrupted(vars(Locks)[name], close, clock))
         before.append((Locks, "close", Locks.close))
-        Locks.close = _closing(Locks.close, clock)  # type: ignore[method-assign]
+        setattr(Locks, "close", _closing(Locks.close, clock))  # noqa: B010 - mypy holds a method for unchangeable
         yield threads
     finally:
         for module, attribute, value in reversed(before):

@@ -1,4 +1,4 @@
-"""What stands for `socket`, `select` and `selectors` in a simulated world: a network that delays, cuts and goes silent."""
+"""What stands for `socket`, `select` and `selectors` in a simulated world: a network that delays and cuts."""
 
 import errno
 import itertools
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.simulation.clockwork import Clockwork, Process, Task
-from tests.simulation.threads import _Waiters
+from tests.simulation.threads import Waiters
 
 CAPACITY = 1 << 12
 """Bytes on their way and in the receiver's queue: more are not taken."""
@@ -177,7 +177,7 @@ class Socket:
         self.receive_timeout: float | None = None
         self.send_timeout: float | None = None
         self.user_timeout: float | None = None
-        self.changed = _Waiters(self.clock)
+        self.changed = Waiters(self.clock)
         self.process.died.append(self.vanish)
 
     # ---- what the network does
@@ -250,9 +250,9 @@ class Socket:
             else:
                 self.send_timeout = seconds
         elif level == real.SOL_SOCKET and option == real.SO_RCVLOWAT:
-            self.low_water = int(value)  # type: ignore[arg-type]
+            self.low_water = int(value)
         elif level == real.IPPROTO_TCP and option == real.TCP_USER_TIMEOUT:
-            self.user_timeout = int(value) / 1000  # type: ignore[arg-type]
+            self.user_timeout = int(value) / 1000
 
     def getsockopt(self, level: int, option: int, length: int = 0) -> Any:
         return struct.pack("3i", 1, os.getuid(), os.getgid()) if length else 0
@@ -319,7 +319,7 @@ class Socket:
         self.backlog, self.limit, self.name, self.low_water = None, 0, listener.name, 1
         self.receive_timeout = self.send_timeout = self.user_timeout = None
         self.unacknowledged = False
-        self.changed = _Waiters(self.clock)
+        self.changed = Waiters(self.clock)
         self.process.died.append(self.vanish)
 
     def accept(self) -> tuple["Socket", Any]:
@@ -557,7 +557,7 @@ class Selector:
         self._keys: dict[Socket, real_selectors.SelectorKey] = {}
 
     def register(self, connection: Socket, events: int, data: Any = None) -> None:
-        self._keys[connection] = real_selectors.SelectorKey(connection, connection.number, events, data)  # type: ignore[arg-type]
+        self._keys[connection] = real_selectors.SelectorKey(connection, connection.number, events, data)
 
     def select(self, timeout: float | None = None) -> list[tuple[real_selectors.SelectorKey, int]]:
         if not any(connection.readable() for connection in self._keys):
@@ -582,10 +582,10 @@ def _wait_for(clock: Clockwork, sockets: Sequence[Socket], timeout: float | None
     task: Task = clock.task
     entry = (task, task.waits + 1)
     for connection in sockets:
-        connection.changed._waiting.append(entry)
+        connection.changed.waiting.append(entry)
     try:
         clock.wait(timeout)
     finally:
         for connection in sockets:
-            if entry in connection.changed._waiting:
-                connection.changed._waiting.remove(entry)
+            if entry in connection.changed.waiting:
+                connection.changed.waiting.remove(entry)

@@ -15,7 +15,7 @@ class Threads:
         self._clock = clock
         self.limit: Callable[[], bool] = lambda: True
         """Whether another thread can be started now."""
-        self._main: dict[int, Thread] = {}
+        self._main: dict[int, Any] = {}
 
     def Lock(self) -> "Lock":  # noqa: N802
         return Lock(self._clock)
@@ -34,16 +34,16 @@ class Threads:
 
     Semaphore = BoundedSemaphore
 
-    def Thread(
-        self, *, target: Callable[..., object], args: tuple[Any, ...] = (), name: str = "", daemon: bool = False
-    ) -> "Thread":  # noqa: N802, E501
-        return Thread(self, self._clock, target, args, name)
+    def Thread(  # noqa: N802
+        self, *, target: Callable[..., object], args: Any = (), name: str = "", daemon: bool = False
+    ) -> "ThreadOfTask":
+        return ThreadOfTask(self, self._clock, target, args, name)
 
-    def current_thread(self) -> "Thread":
+    def current_thread(self) -> "ThreadOfTask":
         task = self._clock.task
         thread = getattr(task, "thread", None)
         if thread is None:
-            thread = task.thread = Thread(self, self._clock, lambda: None, (), task.name)  # type: ignore[attr-defined]
+            thread = task.thread = ThreadOfTask(self, self._clock, lambda: None, (), task.name)  # type: ignore[attr-defined]
         return thread
 
     def get_ident(self) -> int:
@@ -53,12 +53,12 @@ class Threads:
     ExceptHookArgs = real.ExceptHookArgs
 
 
-class Thread:
+class ThreadOfTask:
     """One task, as a thread."""
 
     def __init__(
         self, threads: Threads, clock: Clockwork, target: Callable[..., object], args: tuple[Any, ...], name: str
-    ) -> None:  # noqa: E501
+    ) -> None:
         self.name = name
         self.daemon = True
         self._threads = threads
@@ -83,26 +83,26 @@ class Thread:
         self._done.wait(timeout)
 
 
-class _Waiters:
+class Waiters:
     """Tasks that wait for one thing, first come first served."""
 
     def __init__(self, clock: Clockwork) -> None:
         self.clock = clock
-        self._waiting: deque[tuple[Task, int]] = deque()
+        self.waiting: deque[tuple[Task, int]] = deque()
 
     def wait(self, timeout: float | None = None) -> bool:
         task = self.clock.task
         entry = (task, task.waits + 1)
-        self._waiting.append(entry)
+        self.waiting.append(entry)
         woken = bool(self.clock.wait(timeout))
-        if not woken and entry in self._waiting:
-            self._waiting.remove(entry)
+        if not woken and entry in self.waiting:
+            self.waiting.remove(entry)
         return woken
 
     def wake(self, count: int | None = None) -> None:
-        number = len(self._waiting) if count is None else count
-        while number and self._waiting:
-            task, waits = self._waiting.popleft()
+        number = len(self.waiting) if count is None else count
+        while number and self.waiting:
+            task, waits = self.waiting.popleft()
             if task.waits == waits and task.process.alive:
                 self.clock.wake(task, waits)
                 number -= 1
@@ -113,25 +113,27 @@ class Lock:
 
     def __init__(self, clock: Clockwork) -> None:
         self._clock = clock
-        self._owner: Any = None
-        self._waiters = _Waiters(clock)
+        self.owner: Any = None
+        self._waiters = Waiters(clock)
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if self._clock.dead:
+            return True
         self._clock.yield_now()
-        while self._owner is not None and self._owner.process.alive:
+        while self.owner is not None and self.owner.process.alive:
             if not blocking:
                 return False
             if not self._waiters.wait(None if timeout < 0 else timeout) and timeout >= 0:
                 return False
-        self._owner = self._clock.task
+        self.owner = self._clock.task
         return True
 
     def release(self) -> None:
-        self._owner = None
+        self.owner = None
         self._waiters.wake(1)
 
     def locked(self) -> bool:
-        return self._owner is not None
+        return self.owner is not None
 
     def __enter__(self) -> bool:
         return self.acquire()
@@ -145,22 +147,24 @@ class RLock:
 
     def __init__(self, clock: Clockwork) -> None:
         self._clock = clock
-        self._lock = Lock(clock)
-        self._depth = 0
+        self.lock = Lock(clock)
+        self.depth = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        if self._lock._owner is self._clock.task:
-            self._depth += 1
+        if self._clock.dead:
             return True
-        if not self._lock.acquire(blocking, timeout):
+        if self.lock.owner is self._clock.task:
+            self.depth += 1
+            return True
+        if not self.lock.acquire(blocking, timeout):
             return False
-        self._depth = 1
+        self.depth = 1
         return True
 
     def release(self) -> None:
-        self._depth -= 1
-        if not self._depth:
-            self._lock.release()
+        self.depth -= 1
+        if not self.depth:
+            self.lock.release()
 
     def __enter__(self) -> bool:
         return self.acquire()
@@ -174,17 +178,17 @@ class Condition:
 
     def __init__(self, clock: Clockwork) -> None:
         self._lock = RLock(clock)
-        self._waiters = _Waiters(clock)
+        self._waiters = Waiters(clock)
         self.acquire, self.release = self._lock.acquire, self._lock.release
 
     def wait(self, timeout: float | None = None) -> bool:
-        depth, self._lock._depth = self._lock._depth, 0
-        self._lock._lock.release()
+        depth, self._lock.depth = self._lock.depth, 0
+        self._lock.lock.release()
         try:
             return self._waiters.wait(timeout)
         finally:
-            self._lock._lock.acquire()
-            self._lock._depth = depth
+            self._lock.lock.acquire()
+            self._lock.depth = depth
 
     def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
         clock = self._waiters.clock
@@ -214,7 +218,7 @@ class Event:
 
     def __init__(self, clock: Clockwork) -> None:
         self._set = False
-        self._waiters = _Waiters(clock)
+        self._waiters = Waiters(clock)
 
     def is_set(self) -> bool:
         return self._set
@@ -237,7 +241,7 @@ class Semaphore:
 
     def __init__(self, clock: Clockwork, value: int) -> None:
         self._value = value
-        self._waiters = _Waiters(clock)
+        self._waiters = Waiters(clock)
 
     def acquire(self, blocking: bool = True) -> bool:
         while not self._value:
@@ -264,32 +268,24 @@ class Future:
     """`concurrent.futures.Future`."""
 
     def __init__(self, clock: Clockwork) -> None:
-        self._done = Event(clock)
+        self.clock = clock
+        self.over = Event(clock)
         self._value: Any = None
         self._error: BaseException | None = None
 
-    def run(self, call: Callable[[], Any]) -> None:
-        try:
-            self._value = call()
-        except Exception as error:
-            self._error = error
-        self._done.set()
+    def set_result(self, value: Any) -> None:
+        self._value = value
+        self.over.set()
 
-    def done(self) -> bool:
-        return self._done.is_set()
-
-    def cancel(self) -> bool:
-        return False
+    def set_exception(self, error: BaseException) -> None:
+        self._error = error
+        self.over.set()
 
     def result(self) -> Any:
-        self._done.wait()
+        self.over.wait()
         if self._error is not None:
             raise self._error
         return self._value
-
-    def exception(self) -> BaseException | None:
-        self._done.wait()
-        return self._error
 
 
 class Executor:
@@ -297,20 +293,21 @@ class Executor:
 
     def __init__(self, clock: Clockwork) -> None:
         self._clock = clock
-        self._futures: list[Future] = []
+        self._ends: list[Event] = []
 
-    def submit(self, call: Callable[..., Any], *args: Any) -> Future:
-        future = Future(self._clock)
-        self._clock.spawn(self._clock.task.process, lambda: future.run(lambda: call(*args)), "executor")
-        self._futures.append(future)
-        return future
+    def submit(self, call: Callable[..., Any], *args: Any) -> None:
+        end = Event(self._clock)
+        self._ends.append(end)
+        task = self._clock.spawn(self._clock.task.process, lambda: call(*args), "executor")
+        task.ended.append(end.set)
 
     def shutdown(self, wait: bool = True, cancel_futures: bool = False) -> None:
-        for future in self._futures if wait else ():
-            future._done.wait()
+        for end in self._ends if wait else ():
+            end.wait()
 
 
 def wait(futures: Iterable[Future], timeout: float | None = None) -> None:
     """`concurrent.futures.wait`."""
     for future in futures:
-        future._done.wait(timeout)
+        if not future.clock.dead:
+            future.over.wait(timeout)

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from modum.box.server import server as server_module
 from modum.errors import BufferNotFoundError, DeadlineError, ModumError
 from tests.simulation.clients import ITEMS, KINDS, NAMES, NUMBERS, TIMEOUT, Client
 from tests.simulation.clockwork import Clockwork, Gone, Process
-from tests.simulation.history import History, Wrong
+from tests.simulation.history import BrokenPromiseError, History
 from tests.simulation.install import installed
 from tests.simulation.network import Link, Network, Socket
 
@@ -111,7 +112,7 @@ class World:
 
     def stop_someone(self) -> None:
         """Stop a process for a while, as SIGSTOP does."""
-        living = [process for process, _ in [*self.clients, *self.servers] if process.alive]  # type: ignore[list-item]
+        living = [process for process, _ in [*self.clients, *self.servers] if process.alive]
         if living and not self.calm:
             process = self.random.choice(living)
             self.note(f"stop {process.name}")
@@ -151,14 +152,14 @@ class World:
 
     def run(self) -> Result:
         """Play the world to its end, and check it."""
-        open_before = set(os.listdir("/proc/self/fd"))
+        open_before = descriptors()
         wrong = ""
         try:
             with installed(self.clock, self.network):
                 try:
                     self.play()
                     self.check()
-                except Wrong as error:
+                except BrokenPromiseError as error:
                     wrong = str(error)
                 except ModumError as error:
                     wrong = f"the check ended with {type(error).__name__}: {error}"
@@ -170,7 +171,7 @@ class World:
             self.servers.clear()
             self.clients.clear()
             gc.collect(0)
-            for descriptor in set(os.listdir("/proc/self/fd")) - open_before:
+            for descriptor in descriptors() - open_before:
                 try:
                     os.close(int(descriptor))
                 except OSError:
@@ -193,7 +194,7 @@ class World:
         self.clock.at(self.random.choice([5.0, 20.0]), self.settle)
         if not self.clock.run(LONGEST, lambda: self.all_ended() or bool(self.clock.failed)):
             left = [process.name for process, client in self.clients if process.alive and not client.finished]
-            raise Wrong(f"{', '.join(left)} did not come to an end in {LONGEST:g} s")
+            raise BrokenPromiseError(f"{', '.join(left)} did not come to an end in {LONGEST:g} s")
 
     def settle(self) -> None:
         """No more misfortune."""
@@ -219,17 +220,17 @@ class World:
                 self.look()
             except Gone:
                 raise
-            except Wrong as error:
+            except BrokenPromiseError as error:
                 done.append(str(error))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - of whatever kind, it is wrong
                 done.append(f"the final look ended with {type(error).__name__}: {error}")
             done.append("")
 
         self.clock.spawn(process, work, process.name)
         if not self.clock.run(LONGEST, lambda: bool(done)):
-            raise Wrong(f"the final look did not come to an end in {LONGEST:g} s")
+            raise BrokenPromiseError(f"the final look did not come to an end in {LONGEST:g} s")
         if done[0]:
-            raise Wrong(done[0])
+            raise BrokenPromiseError(done[0])
 
     def look(self) -> None:
         """Look at the final state, as a client that comes afterwards."""
@@ -249,22 +250,22 @@ class World:
                 for seen in np.unique(box.open(name).read()):
                     register.check(int(seen), register.acknowledged, "final value")
             elif register.acknowledged:
-                raise Wrong(f"buffer {name!r}, which was written, is not there")
+                raise BrokenPromiseError(f"buffer {name!r}, which was written, is not there")
         if "weights" in names and not history.doubtful:
             for seen in box.open("weights").read():
                 if abs(float(seen) - history.moved.get("weights", 0.0)) > ROUNDING:
-                    raise Wrong(f"weights are {seen}, clients gave {history.moved.get('weights', 0.0)}")
+                    raise BrokenPromiseError(f"weights are {seen}, clients gave {history.moved.get('weights', 0.0)}")
         done, doubtful = history.swaps.get("value", (0, 0))
         if not done <= (value := box.value("value").get() or 0) <= done + doubtful:
-            raise Wrong(f"value is {value} after {done} swaps, and {doubtful} whose end is not known")
+            raise BrokenPromiseError(f"value is {value} after {done} swaps, and {doubtful} whose end is not known")
         self.look_at_work(box)
         self.look_at_names(box)
         held = [lease.name for lease in box.leases()]
         if held:
-            raise Wrong(f"leases {held} are held by nobody who lives")
+            raise BrokenPromiseError(f"leases {held} are held by nobody who lives")
         sessions = [look.clients for look in box.statistics().servers]
         if any(count != 1 for count in sessions):
-            raise Wrong(f"servers have {sessions} sessions, but there is one client")
+            raise BrokenPromiseError(f"servers have {sessions} sessions, but there is one client")
         box.close()
 
     def look_at_work(self, box: Box) -> None:
@@ -273,17 +274,17 @@ class World:
             return
         done = self.history.done["queue"]
         if len(done) != len(set(done)):
-            raise Wrong(f"items {sorted(done)} were done")
+            raise BrokenPromiseError(f"items {sorted(done)} were done")
         queue = box.queue("queue", ITEMS)
         while True:
             try:
                 item = queue.take(timeout=3 * GRACE)
             except DeadlineError:
-                raise Wrong("an item of work is held by nobody who lives") from None
+                raise BrokenPromiseError("an item of work is held by nobody who lives") from None
             if item is None:
                 return
             if item in done:
-                raise Wrong(f"item {item} was handed out after it was done")
+                raise BrokenPromiseError(f"item {item} was handed out after it was done")
             queue.done(item)
 
     def look_at_names(self, box: Box) -> None:
@@ -300,13 +301,18 @@ class World:
                 box.delete(name)
             box.create(name, NUMBERS, "int64").write(np.ones(NUMBERS, np.int64))
             if box.open(name).read().tolist() != [1] * NUMBERS:
-                raise Wrong(f"buffer {name!r} has not what was written last")
+                raise BrokenPromiseError(f"buffer {name!r} has not what was written last")
             box.delete(name)
 
 
 def play(seed: int, log: Callable[[str], object] = lambda text: None) -> Result:
     """Play the world of a seed."""
     return World(seed, log).run()
+
+
+def descriptors() -> set[str]:
+    """Return the open descriptors of this process."""
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
 __all__ = ["Result", "Socket", "World", "play"]

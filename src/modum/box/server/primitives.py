@@ -80,12 +80,14 @@ class Primitives:
         """
         deadline = self._clock() + timeout
         with self.changed:
-            while caller.check() or not ready():
+            while True:
+                caller.check()
+                if ready():
+                    return True
                 left = deadline - self._clock()
                 if left <= 0 or self.stopping:
                     return False
                 self.changed.wait(left if poll is None else min(poll, left))
-        return True
 
     def stop(self) -> None:
         """End every wait, now and from now on."""

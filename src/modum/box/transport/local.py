@@ -99,7 +99,6 @@ class LocalTransport(Transport):
     def run(self, work: Work) -> None:
         """Run the kernels on the mapped memory: see `Transport.run`."""
         target = _party(work.target)
-        self._check(work)
         waiting = deque(work.pieces)
         share = partial(self._apply, work, target, waiting)
         with Calls([share] * (min(self._threads, len(waiting)) - 1)) as helpers:
@@ -116,19 +115,16 @@ class LocalTransport(Transport):
 
     def version(self, attachment: Attachment, timeout: float, at_least: int = 0) -> int:
         """Return the version in the mapped memory; to wait, ask the server."""
-        self._check(f"version of buffer {attachment.info.name!r}")
         mapping = _party(attachment).mapping
         mapping.check(attachment.info.name)
-        if mapping.version >= at_least:
-            return mapping.version
-        return super().version(attachment, timeout, at_least)
+        version = mapping.version
+        self._check(f"version of buffer {attachment.info.name!r}")
+        return version if version >= at_least else super().version(attachment, timeout, at_least)
 
     def publish(self, attachment: Attachment, timeout: float) -> None:
         """Raise the version in the mapped memory."""
-        phase = f"publish on buffer {attachment.info.name!r}"
-        self._check(phase)
         _party(attachment).publish(timeout)
-        self._check(phase)
+        self._check(f"publish on buffer {attachment.info.name!r}")
 
     def close(self) -> None:
         """Close the connections and end the threads."""
@@ -137,7 +133,7 @@ class LocalTransport(Transport):
         self._workers.shutdown()
 
     def _check(self, phase: object) -> None:
-        """Check that the server has not gone: its memory stays mapped, but what is done there reaches nobody."""
+        """Check that the server has not gone: its memory stays mapped, but what was done there reaches nobody."""
         with self._mutex:
             self._gone = self._gone or self._watched.lost
         if self._gone:
