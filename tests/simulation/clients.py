@@ -28,6 +28,10 @@ TTL = 1.5
 """Seconds that leases last."""
 NAMES = ("apple", "pear")
 """Buffers that come and go."""
+WAITING = ("lock", "take")
+"""What clients do that may take longer than they wait, though all is well."""
+ON_ALL_SERVERS = ("add", "read")
+"""What clients do that needs every server."""
 ITEMS = 6
 """Items of a work queue."""
 
@@ -48,6 +52,7 @@ class Client:
         steps: how many things it does.
         kinds: names of the things it may do.
         seed: of its choices.
+        harmless: whether nothing in the world could excuse that it is not served.
     """
 
     def __init__(
@@ -61,12 +66,14 @@ class Client:
         steps: int,
         kinds: list[str],
         seed: int,
+        harmless: bool,
     ) -> None:
         self.clock = clock
         self.history = history
         self.number = number
         self.random = Random(seed)  # noqa: S311 - of a game
         self.finished = False
+        self._harmless = harmless
         self._addresses = addresses
         self._transport = transport
         self._token = token
@@ -82,12 +89,17 @@ class Client:
             self._connect()
             for _ in range(self._steps):
                 kind = self.random.choice(self._kinds)
+                lost = self.history.dead
                 try:
                     getattr(self, f"do_{kind}")()
+                    if lost and kind in ON_ALL_SERVERS:
+                        raise BrokenPromiseError(f"{kind} of client {self.number} was acknowledged by a dead server")
                     self.history.acknowledged += 1
                     self.history.kinds[kind] += 1
                 except Doubt as error:
                     self.history.refused += 1
+                    if self._harmless and kind not in WAITING:
+                        raise BrokenPromiseError(f"client {self.number} was not served: {error}") from error
                     if isinstance(error, ConnectionLostError):
                         self._reconnect()
                 except (BufferNotFoundError, LeaseLostError):
@@ -108,7 +120,9 @@ class Client:
                     self._addresses, token=self._token, transport=self._transport, timeout=TIMEOUT, threads=1
                 )
                 return
-            except Doubt:
+            except Doubt as error:
+                if self._harmless:
+                    raise BrokenPromiseError(f"client {self.number} was not let in: {error}") from error
                 if not left:
                     raise
 
@@ -143,6 +157,7 @@ class Client:
         total = self.history.sum("sum")
         buffer = self._buffer("sum")
         if (amount := total.next()) is None:
+            self.do_read()
             return
         buffer.add(np.full(NUMBERS, amount, np.int64))
         total.acknowledged |= amount

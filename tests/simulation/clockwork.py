@@ -36,6 +36,8 @@ class Process:
         self.host = host
         self.alive = True
         self.stopped = False
+        self.starved = False
+        """Whether no thread can be started in it."""
         self.locks: dict[Any, Callable[[], None]] = {}
         """Locks on memory that it has taken, and how its kernel drops them when it dies."""
         self.died: list[Callable[[], None]] = []

@@ -83,6 +83,8 @@ class History:
     moved: dict[str, float] = field(default_factory=dict)
     """By buffer: what exchanges have taken from the clients' numbers; None once an exchange ended in doubt."""
     doubtful: set[str] = field(default_factory=set)
+    dead: bool = False
+    """Whether a server has died."""
     acknowledged: int = 0
     refused: int = 0
     kinds: dict[str, int] = field(default_factory=lambda: defaultdict(int))

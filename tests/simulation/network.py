@@ -65,6 +65,10 @@ class Network:
         """Seconds that a packet takes."""
         return self.clock.random.random() * self.delay
 
+    def socket(self) -> "Socket":
+        """Return a socket for the process whose turn it is."""
+        return Socket(self)
+
     def port(self) -> int:
         return next(self._ports)
 

@@ -13,8 +13,6 @@ class Threads:
 
     def __init__(self, clock: Clockwork) -> None:
         self._clock = clock
-        self.limit: Callable[[], bool] = lambda: True
-        """Whether another thread can be started now."""
         self._main: dict[int, Any] = {}
 
     def Lock(self) -> "Lock":  # noqa: N802
@@ -69,7 +67,7 @@ class ThreadOfTask:
         self._started = False
 
     def start(self) -> None:
-        if not self._threads.limit():
+        if self._clock.task.process.starved:
             raise RuntimeError("can't start new thread")
         self._started = True
         task = self._clock.spawn(self._clock.task.process, lambda: self._target(*self._args), self.name)

@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,7 +76,11 @@ class World:
         self.kinds = sorted(random.sample(KINDS, random.randrange(1, 6)))
         self.kills = random.choice([0, 0, 1, 2])
         self.stops = random.choice([0, 0, 0, 1])
-        self.deaths = random.choice([0, 0, 0, 0, 0, 1])
+        self.loiterers = random.choice([0, 0, 0, 100])
+        self.starved = random.choice([0, 0, 0, 1])
+        self.deaths = random.choice([0, 0, 0, 0, 0, 0, 0, 1])
+        self.harmless = not (self.cut_chance or self.stops or self.starved or self.deaths or self.clock.pauses)
+        """Whether nothing is made to happen that could excuse a client which is not served."""
 
     # ---- misfortune
 
@@ -119,6 +124,42 @@ class World:
             process.stopped = True
             self.clock.at(self.random.choice([0.5, GRACE + 1, 5 * GRACE]), lambda: self.clock.resume(process))
 
+    def loiter(self) -> None:
+        """Come to a server's doors with many connections, and say nothing."""
+        self.note("loiter")
+        process = Process("loiterer", "10.0.6.6")
+        address = (f"10.0.0.{self.random.randrange(self.count) + 1}", 7000)
+        address = (address[0], 7000 + int(address[0].rpartition(".")[2]) - 1)
+
+        def stand() -> None:
+            there = []
+            with suppress(OSError):
+                for _ in range(self.loiterers):
+                    there.append(self.network.socket())
+                    there[-1].connect(address)
+            self.clock.sleep(60.0)
+
+        self.clock.spawn(process, stand, process.name)
+
+    def starve(self) -> None:
+        """Let no thread be started on a server for a while."""
+        self.note("starve")
+        server, _ = self.random.choice(self.servers)
+        server.starved = True
+
+        def end() -> None:
+            server.starved = False
+
+        self.clock.at(self.random.choice([0.1, 1.0]), end)
+
+    def end_a_server(self) -> None:
+        """End a server: what it held is lost, and nobody may be told otherwise."""
+        if not self.calm:
+            process, _ = self.random.choice(self.servers)
+            self.note(f"death of {process.name}")
+            process.kill()
+            self.history.dead = True
+
     # ---- the world
 
     def start_server(self, index: int) -> None:
@@ -146,6 +187,7 @@ class World:
             self.random.randrange(3, 16),
             self.kinds,
             self.random.getrandbits(32),
+            self.harmless,
         )
         self.clients.append((process, client))
         self.clock.spawn(process, client.run, process.name)
@@ -189,6 +231,12 @@ class World:
             self.start_client(number, self.random.choice(["10.0.0.1", "10.0.1.1", "10.0.1.2"]))
         for _ in range(self.kills):
             self.clock.at(self.random.expovariate(1), self.kill_someone)
+        if self.loiterers:
+            self.clock.at(self.random.random() * 0.05, self.loiter)
+        if self.starved:
+            self.clock.at(self.random.expovariate(5), self.starve)
+        for _ in range(self.deaths):
+            self.clock.at(self.random.expovariate(2), self.end_a_server)
         for _ in range(self.stops):
             self.clock.at(self.random.expovariate(1), self.stop_someone)
         self.clock.at(self.random.choice([5.0, 20.0]), self.settle)
@@ -210,6 +258,8 @@ class World:
 
     def check(self) -> None:
         """Hold the final state against everything that was promised."""
+        if self.history.dead:
+            return
         self.settle()
         self.clock.run(GRACE + 40.0)
         process = Process("checker", "10.0.9.9")

@@ -298,6 +298,7 @@ class ServerStatistics(Answer, frozen=True):
         connections: number of open connections.
         operations: finished operations by name, those of clients that map the memory included.
         nbytes: bytes that they moved, likewise.
+        faults: how often something failed that is the server's own fault or its machine's; its log says what.
     """
 
     server: str
@@ -311,6 +312,7 @@ class ServerStatistics(Answer, frozen=True):
     connections: int
     operations: dict[str, int]
     nbytes: dict[str, int]
+    faults: int
 
 
 class Greeting(Answer, frozen=True):

@@ -9,25 +9,28 @@ import os
 import secrets
 import selectors
 import socket
+import struct
 import threading
 import time
-from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from modum.box.auth import check_exposure
-from modum.box.protocol.limits import DEFAULT_MEMORY, GRACE, MAX_STRANGERS
+from modum.box.protocol.limits import DEFAULT_MEMORY, GRACE, HANDSHAKE_SECONDS, MAX_STRANGERS
 from modum.box.protocol.messages import ServerStatistics, Welcome
 from modum.box.rdma.server import Reachable
 from modum.box.server.dispatch import Dispatch
 from modum.box.server.segments import Segments
 from modum.box.server.serving import Service
 from modum.box.server.sessions import Session, Sessions
+from modum.box.server.strangers import Strangers
 from modum.box.sockets import format_address, local_host, tune
 from modum.errors import ModumError
 from modum.units import parse_bytes
 
 log = logging.getLogger("modum.server")
 
+_CREDENTIALS: Final = struct.Struct("3i")
+"""What Linux says of the other end of a Unix socket: process, user, group."""
 _TICK: Final = 0.25
 """Seconds between two looks for silent sessions."""
 
@@ -77,7 +80,7 @@ class Server:
         self._service = Service(self.identifier, token, self._sessions, self._dispatch, self._introduction)
         self._started = time.monotonic()
         self._stopping = threading.Event()
-        self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
+        self._faults = 0
         self._connections: dict[threading.Thread, socket.socket] = {}
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, port), family=family, backlog=128)
@@ -85,6 +88,11 @@ class Server:
         self._local_listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._local_listener.bind(f"\0{self._local_name}")
         self._local_listener.listen(128)
+        # whoever floods one door finds the other one free
+        self._doors = {
+            listener: Strangers(MAX_STRANGERS, HANDSHAKE_SECONDS, time.monotonic)
+            for listener in (self._listener, self._local_listener)
+        }
         self._wake, self._wake_end = socket.socketpair()
         self.address = format_address(host, self._listener.getsockname()[1])
         self._acceptor = threading.Thread(target=self._accept, name="modum-server", daemon=True)
@@ -136,6 +144,7 @@ class Server:
             connections=len(self._connections),
             operations=traffic.operations,
             nbytes=traffic.nbytes,
+            faults=self._faults,
         )
 
     def _end_session(self, session: Session) -> None:
@@ -147,40 +156,57 @@ class Server:
     def _accept(self) -> None:
         """Accept connections, and end silent sessions, until the server stops: the acceptor's thread."""
         with selectors.DefaultSelector() as selector:
-            for listener in (self._listener, self._local_listener, self._wake_end):
+            for listener in (*self._doors, self._wake_end):
                 selector.register(listener, selectors.EVENT_READ)
             while not self._stopping.is_set():
-                for key, _ in selector.select(_TICK):
-                    if key.fileobj is not self._wake_end:
-                        self._let_in(key.fileobj)  # type: ignore[arg-type]  # only sockets are registered
-                self._sessions.end_silent_ones()
+                try:
+                    for key, _ in selector.select(_TICK):
+                        if key.fileobj is not self._wake_end:
+                            self._let_in(key.fileobj)  # type: ignore[arg-type]  # only sockets are registered
+                    for strangers in self._doors.values():
+                        strangers.hang_up_late_ones()
+                    self._sessions.end_silent_ones()
+                except Exception:
+                    log.exception("the acceptor failed in one turn, and goes on")
+                    self._faults += 1
+                    self._stopping.wait(_TICK)
 
     def _let_in(self, listener: socket.socket) -> None:
         try:
-            connection, _ = listener.accept()
+            connection, address = listener.accept()
         except OSError as error:
             log.warning("a connection could not be accepted: %s", error)
             self._stopping.wait(_TICK)  # out of descriptors, most likely: the others' need some time to end
             return
-        if not self._strangers.acquire(blocking=False):
-            connection.close()
-            return
-        thread = threading.Thread(target=self._serve, args=(connection,), name="modum-connection", daemon=True)
+        strangers = self._doors[listener]
+        thread = threading.Thread(
+            target=self._serve, args=(connection, strangers), name="modum-connection", daemon=True
+        )
+        strangers.admit(connection, _place(connection, address))
         self._connections[thread] = connection
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # a limit of processes or of memory: the client tries again, and others go on
+            del self._connections[thread]
+            strangers.known(connection)
+            connection.close()
+            log.exception("a connection was turned away: no thread can be started for it")
+            self._faults += 1
 
-    def _serve(self, connection: socket.socket) -> None:
+    def _serve(self, connection: socket.socket, strangers: Strangers) -> None:
         """Serve one connection until it ends; whatever goes wrong with it concerns no other."""
-        known = _Once(self._strangers.release)
         try:
             with connection:
                 try:
                     tune(connection)
-                    self._service.serve(connection, known)
+                    self._service.serve(connection, lambda: strangers.known(connection))
                 finally:
-                    known()
+                    strangers.known(connection)
         except (ModumError, OSError) as error:
             log.info("connection ended: %s", str(error))
+        except Exception:
+            log.exception("a connection ended by a fault of the server")
+            self._faults += 1
         finally:
             del self._connections[threading.current_thread()]
 
@@ -197,14 +223,9 @@ class Server:
         )
 
 
-class _Once:
-    """Calls something the first time that it is called itself."""
-
-    def __init__(self, act: Callable[[], object]) -> None:
-        self._act = act
-        self._done = False
-
-    def __call__(self) -> None:
-        if not self._done:
-            self._done = True
-            self._act()
+def _place(connection: socket.socket, address: Any) -> str:
+    """Return where a connection comes from: a host, or a user of this machine."""
+    if connection.family != socket.AF_UNIX:
+        return str(address[0])
+    _, user, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return f"user {user}"

@@ -1,0 +1,164 @@
+"""Takes out one guard of the box after the other, and has the simulated worlds find that it is missing.
+
+    python -m tests.simulation.guards                  every guard, in at most 5,000 worlds each
+    python -m tests.simulation.guards incarnation      one of them
+
+What holds the promises of the box is listed here with the text of the source that does it, and what stands for it where
+it is taken out. A guard whose loss no world shows is one that the simulation does not know.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+WORLDS = 5000
+
+
+class Guard(NamedTuple):
+    """A guard, and how it is taken out."""
+
+    file: str
+    there: str
+    gone: str
+
+
+GUARDS = {
+    "incarnation of a slot": Guard(
+        "box/server/sessions.py",
+        "if proof.incarnation and (slot is None or slot.incarnation != proof.incarnation):",
+        "if slot is None and proof.incarnation:\n"
+        "                session = session or self._sessions.setdefault(name, Session(name, self._clock()))\n"
+        "                slot = session.slots[proof.slot] = Slot(session, proof.acknowledged)\n"
+        "                slot.incarnation = proof.incarnation\n"
+        "            if False:",
+    ),
+    "reply cache": Guard(
+        "box/server/sessions.py",
+        "                slot.hang_up()\n            slot.attempt",
+        "                slot.hang_up()\n                slot.replies.last = proof.acknowledged\n"
+        "            slot.attempt",
+    ),
+    "a new slot for who claims none": Guard(
+        "box/server/sessions.py", "if slot is None or not proof.incarnation:", "if slot is None:"
+    ),
+    "attempts are counted": Guard(
+        "box/server/sessions.py", "if slot is not None and proof.attempt <= slot.attempt:", "if False:"
+    ),
+    "connections are counted in finally": Guard(
+        "box/server/sessions.py",
+        "            yield slot, resumed\n        finally:\n            with self._mutex:\n"
+        "                session.connected -= 1",
+        "            yield slot, resumed\n            with self._mutex:\n                session.connected -= 1\n"
+        "        finally:\n            with self._mutex:",
+    ),
+    "nothing old after something new": Guard(
+        "box/client/pool.py", "                    self._unsettled.append(connection)\n", "                    pass\n"
+    ),
+    "only the newest connection acts": Guard(
+        "box/server/sessions.py",
+        "return self.slot.connection is not self.connection or self.slot.session.ended",
+        "return False",
+    ),
+    "nothing for an ended session": Guard(
+        "box/server/sessions.py",
+        "return self.slot.connection is not self.connection or self.slot.session.ended",
+        "return self.slot.connection is not self.connection",
+    ),
+    "sessions of the dead end": Guard("box/server/server.py", "self._sessions.end_silent_ones()", "pass"),
+    "a vanished host is noticed": Guard(
+        "box/sockets.py",
+        "connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(USER_TIMEOUT * 1000))",
+        "pass",
+    ),
+    "incarnation of a buffer": Guard(
+        "box/server/segments.py",
+        "if left is not None and left.incarnation == spec.incarnation:",
+        "if left is not None:",
+    ),
+    "a deleted name is kept until its parts are gone": Guard(
+        "box/parts.py", "                if not self._finish_delete(name):", "                if True:"
+    ),
+    "missing parts are made by who opens": Guard(
+        "box/parts.py",
+        "infos[server] = self._servers.call(server, part, SegmentInfo)",
+        "infos[server] = self._servers.call(server, Open(name), SegmentInfo)",
+    ),
+    "a doubtful buffer is not deleted": Guard(
+        "box/parts.py",
+        "except (ConnectionLostError, DeadlineError, BufferNotFoundError):",
+        "except BufferNotFoundError:",
+    ),
+    "a lease that is known late is renewed": Guard(
+        "box/primitives.py", "            if lease.left:\n                return lease", "            return lease"
+    ),
+    "the dead server of a local client is noticed": Guard(
+        "box/transport/local.py", "self._gone = self._gone or self._watched.lost", "pass"
+    ),
+    "strangers make room": Guard(
+        "box/server/strangers.py",
+        "                self._hang_up(oldest)\n",
+        "                self._hang_up(connection)\n",
+    ),
+    "a thread that cannot be started": Guard(
+        "box/server/server.py",
+        "except RuntimeError:  # a limit",
+        "except ZeroDivisionError:  # a limit",
+    ),
+}
+
+
+def find(name: str, worlds: int) -> tuple[int, str]:
+    """Play worlds without a guard.
+
+    Returns:
+        How many worlds it took, and what was wrong; 0 and nothing if all were right.
+    """
+    guard = GUARDS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "modum"
+        shutil.copytree(ROOT / "src" / "modum", tree, ignore=shutil.ignore_patterns("__pycache__"))
+        file = tree / guard.file
+        text = file.read_text()
+        if text.count(guard.there) != 1:
+            raise SystemExit(f"{guard.file} has {guard.there!r} {text.count(guard.there)} times: mend the list")
+        file.write_text(text.replace(guard.there, guard.gone))
+        played = subprocess.run(
+            [sys.executable, "-m", "tests.simulation", str(worlds), "--most", "1"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if found := re.search(r"^seed (\d+): (.*)", played.stdout, re.MULTILINE):
+        return int(found[1]) + 1, found[2]
+    if played.returncode:
+        return 1, (played.stderr.strip().splitlines() or ["it did not start"])[-1]
+    return 0, ""
+
+
+def main() -> int:
+    """Take out guards, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("guards", nargs="*", help="parts of their names; all, if none is given")
+    parser.add_argument("--worlds", type=int, default=WORLDS, help=f"at most ({WORLDS})")
+    choice = parser.parse_args()
+    missed = 0
+    for name in GUARDS:
+        if choice.guards and not any(part in name for part in choice.guards):
+            continue
+        worlds, wrong = find(name, choice.worlds)
+        missed += not worlds
+        print(f"{name:48} {worlds or 'not found':>9}  {wrong[:110]}", flush=True)
+    return bool(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
