@@ -95,9 +95,7 @@ GUARDS = {
         "except (ConnectionLostError, DeadlineError, BufferNotFoundError):",
         "except BufferNotFoundError:",
     ),
-    "a lease that is known late is renewed": Guard(
-        "box/primitives.py", "            if lease.left:\n                return lease", "            return lease"
-    ),
+    "a lease that is known late is renewed": Guard("box/primitives.py", "while not lease.left:", "while False:"),
     "the dead server of a local client is noticed": Guard(
         "box/transport/local.py", "self._gone = self._gone or self._watched.lost", "pass"
     ),

@@ -22,7 +22,7 @@ class Threads:
         return RLock(self._clock)
 
     def Condition(self, lock: Any = None) -> "Condition":  # noqa: N802
-        return Condition(self._clock)
+        return Condition(self._clock, lock)
 
     def Event(self) -> "Event":  # noqa: N802
         return Event(self._clock)
@@ -174,8 +174,8 @@ class RLock:
 class Condition:
     """`threading.Condition` over an RLock."""
 
-    def __init__(self, clock: Clockwork) -> None:
-        self._lock = RLock(clock)
+    def __init__(self, clock: Clockwork, lock: Any = None) -> None:
+        self._lock = RLock(clock) if lock is None else lock
         self._waiters = Waiters(clock)
         self.acquire, self.release = self._lock.acquire, self._lock.release
 

@@ -5,10 +5,10 @@ import logging
 import operator
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from modum.box.buffer import Buffer, BufferInfo
 from modum.box.fanout import Fanout
@@ -21,6 +21,7 @@ from modum.box.protocol.messages import (
     ListBuffers,
     ListLeases,
     Look,
+    Request,
     SegmentInfo,
     ServerStatistics,
     encode,
@@ -30,6 +31,8 @@ from modum.errors import BufferExistsError, BufferNotFoundError, MismatchError, 
 from modum.waiting import Deadline
 
 log = logging.getLogger("modum.box")
+
+T = TypeVar("T")
 
 MOST_THREADS: Final = 4
 """Threads of an operation, unless the box is told otherwise: a few fill the memory bus."""
@@ -303,12 +306,21 @@ class Box:
         found = self._servers.each(
             lambda server, transport: [
                 BufferInfo.of(info)
-                for info in transport.call(ListBuffers(), builtins.list[SegmentInfo], self._servers.timeout)
-                if self._servers.home(info.name) == server and info.name.startswith(self._prefix)
+                for info in self._pages(transport, lambda after: ListBuffers(self._prefix, after), SegmentInfo, _name)
+                if self._servers.home(info.name) == server
             ]
         )
         within = [replace(info, name=info.name.removeprefix(self._prefix)) for infos in found for info in infos]
         return sorted(within, key=lambda info: info.name)
+
+    def _pages(
+        self, transport: Transport, ask: Callable[[str], Request], kind: type[T], name: Callable[[T], str]
+    ) -> Iterator[T]:
+        """Ask a server for one page of a list after the other, each beginning behind a name."""
+        after = ""
+        while page := transport.call(ask(after), builtins.list[kind], self._servers.timeout):  # type: ignore[valid-type]
+            yield from page
+            after = name(page[-1])
 
     # ---- what workers agree by
 
@@ -359,8 +371,13 @@ class Box:
     def leases(self, prefix: str = "") -> builtins.list[LeaseInfo]:
         """Return the leases of this namespace that are held now and whose names start with `prefix`, by name."""
         found = self._servers.each(
-            lambda _, transport: transport.call(
-                ListLeases(self._prefix + prefix), builtins.list[tuple[str, str, float]], self._servers.timeout
+            lambda _, transport: builtins.list(
+                self._pages(
+                    transport,
+                    lambda after: ListLeases(self._prefix + prefix, after),
+                    tuple[str, str, float],
+                    lambda lease: lease[0],
+                )
             )
         )
         held = (
@@ -386,3 +403,7 @@ def _extents(shape: int | Sequence[int]) -> list[int]:
         return [operator.index(extent) for extent in shape]  # type: ignore[union-attr]
     except TypeError:
         raise TypeError(f"a shape is a whole number or a sequence of them, not {shape!r}") from None
+
+
+def _name(info: SegmentInfo) -> str:
+    return info.name

@@ -127,10 +127,9 @@ class Lease:
                 lambda answer: f"lease {name!r} is still held by session {answer[1]}",
             )
             lease = cls(servers, name, grant, ttl, asked)
-            if lease.left:
-                return lease
             try:
-                lease.renew()  # the answer came so late that somebody else may have it by now
+                while not lease.left:
+                    lease.renew()  # the answer came so late that somebody else may have it by now
                 return lease
             except LeaseLostError:
                 if deadline.passed:

@@ -24,7 +24,7 @@ def table(heading: str) -> dict[str, list[str]]:
 
 def entries(kind: type[msgspec.Struct]) -> str:
     """Names and defaults as the document writes them."""
-    defaults = {None: " = null", 0: " = 0"}
+    defaults = {None: " = null", 0: " = 0", "": ' = ""'}
     return ", ".join(field.name + defaults.get(field.default, "") for field in msgspec.structs.fields(kind))
 
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import pytest
 
 from modum.box.protocol.limits import MAX_VALUE, MAX_VALUES
+from modum.box.server.budget import Budget
 from modum.box.server.primitives import Primitives
+from modum.box.server.waiting import WaitingRoom
 from modum.errors import LeaseLostError, PoolFullError
 
 
@@ -41,7 +43,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def shared(clock: Callable[[], float]) -> Primitives:
-    return Primitives(clock)
+    return Primitives(clock, WaitingRoom(clock), Budget(1 << 30))
 
 
 def test_a_counter_starts_at_zero_and_returns_the_value_before(shared: Primitives) -> None:
@@ -64,10 +66,10 @@ def test_a_lease_has_one_holder_until_its_time_is_up(shared: Primitives, clock: 
     clock.now += 6
     shared.lease_renew("l", 1)
     clock.now += 6
-    assert shared.leases("") == [("l", "a", 4.0)]
+    assert shared.leases("", "") == [("l", "a", 4.0)]
     assert shared.lease_acquire("l", 10, 0, B) == (0, "a")
     clock.now += 4
-    assert shared.leases("") == []
+    assert shared.leases("", "") == []
     with pytest.raises(LeaseLostError):
         shared.lease_renew("l", 1)
     assert shared.lease_acquire("l", 10, 0, A) == (2, "a")
@@ -81,9 +83,9 @@ def test_a_session_that_ends_loses_its_leases(shared: Primitives) -> None:
     shared.lease_acquire("group/0", 10, 0, A)
     shared.lease_acquire("group/1", 10, 0, B)
     shared.lease_acquire("other", 10, 0, B)
-    assert [name for name, _, _ in shared.leases("group/")] == ["group/0", "group/1"]
+    assert [name for name, _, _ in shared.leases("group/", "")] == ["group/0", "group/1"]
     shared.end_session("b")
-    assert [name for name, _, _ in shared.leases("")] == ["group/0"]
+    assert [name for name, _, _ in shared.leases("", "")] == ["group/0"]
 
 
 def test_items_of_a_dead_session_come_again_first(shared: Primitives) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from modum.box.kernels import STORAGE, Array, Kernels
 from modum.box.memory.locks import STUCK, Locks, Pause
-from modum.box.memory.segment import VERSION, Mapping
+from modum.box.memory.segment import VERSION, WAITING, Mapping
 from modum.box.protocol.frames import Op
 from modum.box.protocol.layout import Piece
 from modum.box.protocol.limits import CHUNK
@@ -32,29 +32,42 @@ class Party:
     mapping: Mapping
     locks: Locks
 
-    def finish(self, op: Op, nbytes: int, *, publish: bool, timeout: float) -> None:
+    def finish(self, op: Op, nbytes: int, *, publish: bool, timeout: float) -> bool:
         """Count a finished operation, and raise the version if `publish` says so.
 
         Reads are counted without the lock: two at the same moment may count as one, which nothing depends on.
+
+        Returns:
+            Whether somebody waits for the version that was raised.
         """
         words = self.mapping.trailer
         if op is Op.READ:
             words[2 * op] += 1
             words[2 * op + 1] += nbytes
-            return
+            return False
         self.locks.take_trailer(timeout)
         try:
             words[2 * op] += 1
             words[2 * op + 1] += nbytes
             words[VERSION] += publish
+            return publish and words[WAITING] > 0
         finally:
             self.locks.drop_trailer()
 
-    def publish(self, timeout: float) -> None:
-        """Raise the version by one."""
+    def publish(self, timeout: float) -> bool:
+        """Raise the version by one, and return whether somebody waits for it."""
         self.locks.take_trailer(timeout)
         try:
             self.mapping.trailer[VERSION] += 1
+            return self.mapping.trailer[WAITING] > 0
+        finally:
+            self.locks.drop_trailer()
+
+    def note_waiting(self, count: int, timeout: float) -> None:
+        """Note that so many more wait for the version at the server, or fewer; then it must be told of changes."""
+        self.locks.take_trailer(timeout)
+        try:
+            self.mapping.trailer[WAITING] += count
         finally:
             self.locks.drop_trailer()
 

@@ -32,6 +32,7 @@ _SHOWN_BYTES: Final = 200
 # words of the trailer, 8 bytes each; the counts of operation `op` are at 2 op (operations) and 2 op + 1 (bytes)
 _DELETED: Final = 0
 VERSION: Final = 1
+WAITING: Final = 16
 _FIRST_MARK: Final = PAGE // 8
 
 

@@ -41,6 +41,10 @@ MAX_SESSIONS: Final = 4096
 """Clients of one server."""
 MAX_SLOTS: Final = 256
 """Slots of one session, which is connections of one client."""
+PAGE_BYTES: Final = 1 << 20
+"""Bytes of answers after which a list goes on in another page."""
+SMALL_CHANGE: Final = 16 << 20
+"""Bytes beside buffers, such as small values, that a server keeps without counting them against its pool."""
 MAX_VALUES: Final = 16384
 """Small shared values that one server keeps."""
 MAX_WAIT: Final = 1.0

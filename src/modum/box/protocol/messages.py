@@ -80,7 +80,12 @@ class Delete(Message, frozen=True):
 
 
 class ListBuffers(Message, frozen=True):
-    """List all segments. Answered with a list of `SegmentInfo`, oldest first."""
+    """List segments by name. Answered with a page of `SegmentInfo`, which is empty behind the last one."""
+
+    prefix: str = ""
+    """Of the names."""
+    after: str = ""
+    """The last name of the page before."""
 
 
 class Version(Message, frozen=True):
@@ -89,6 +94,12 @@ class Version(Message, frozen=True):
     segment: int
     at_least: int = 0
     wait: float = 0.0
+
+
+class Wake(Message, frozen=True):
+    """Have those who wait for a version look at it: a client that maps the memory has raised it. Answered with null."""
+
+    segment: int
 
 
 class Publish(Message, frozen=True):
@@ -138,9 +149,12 @@ class LeaseRelease(Message, frozen=True):
 
 
 class ListLeases(Message, frozen=True):
-    """List the leases whose names start so. Answered with a list of [name, session, seconds left]."""
+    """List leases by name. Answered with a page of [name, session, seconds left], empty behind the last one."""
 
     prefix: str
+    """Of the names."""
+    after: str = ""
+    """The last name of the page before."""
 
 
 class QueueOpen(Message, frozen=True):
@@ -223,6 +237,7 @@ Request = (
     | ListBuffers
     | Version
     | Publish
+    | Wake
     | CounterAdd
     | CounterWait
     | LeaseAcquire
@@ -293,6 +308,7 @@ class ServerStatistics(Answer, frozen=True):
         seconds: how long it has run.
         memory: limit of the pool in bytes.
         used: bytes of it that are taken.
+        working: bytes beside it that connections keep for requests and replies under way.
         buffers: number of segments.
         clients: number of sessions.
         connections: number of open connections.
@@ -307,6 +323,7 @@ class ServerStatistics(Answer, frozen=True):
     seconds: float
     memory: int
     used: int
+    working: int
     buffers: int
     clients: int
     connections: int

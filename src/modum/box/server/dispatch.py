@@ -43,21 +43,22 @@ from modum.box.protocol.messages import (
     ValueGet,
     ValuePut,
     Version,
+    Wake,
     decode_request,
     encode,
     failure_of,
 )
 from modum.box.rdma.server import Reachable
+from modum.box.server.budget import Budget
 from modum.box.server.primitives import Primitives
 from modum.box.server.segments import Segments, check_create
 from modum.box.server.sessions import Caller, Reply, Session, Sessions, Slot
+from modum.box.server.waiting import WaitingRoom
 from modum.box.sockets import send_frame
-from modum.errors import MismatchError, ModumError, ProtocolError
+from modum.errors import BufferNotFoundError, MismatchError, ModumError, ProtocolError
 
 log = logging.getLogger("modum.server")
 
-_VERSION_POLL: Final = 0.002
-"""Seconds between two looks at a version: clients that map the memory raise it without telling the server."""
 _SOURCED: Final = frozenset({Op.COPY, Op.SCALE, Op.AXPY})
 
 
@@ -66,30 +67,37 @@ class Dispatch:
 
     Args:
         segments: the server's memory.
+        budget: in which small values are counted.
         sessions: its clients.
         reachable: what it offers over RDMA.
         statistics: what to answer `Look` with.
     """
 
     def __init__(
-        self, segments: Segments, sessions: Sessions, reachable: Reachable, statistics: Callable[[], ServerStatistics]
+        self,
+        segments: Segments,
+        budget: Budget,
+        sessions: Sessions,
+        reachable: Reachable,
+        statistics: Callable[[], ServerStatistics],
     ) -> None:
         self._segments = segments
         self._sessions = sessions
         self._reachable = reachable
         self._statistics = statistics
-        self._primitives = Primitives(time.monotonic)
+        self._room = WaitingRoom(time.monotonic)
+        self._primitives = Primitives(time.monotonic, self._room, budget)
         self._box = b""  # digest of the list of servers to which what is kept here belongs
         self._join: Join | None = None  # the same, for errors
         self._mutex = threading.Lock()
 
     def stop(self) -> None:
         """End every wait."""
-        self._primitives.stop()
+        self._room.stop()
 
     def wake(self) -> None:
         """Have every waiter look again, also whether somebody still asks."""
-        self._primitives.wake()
+        self._room.wake_all()
 
     def end_session(self, session: Session) -> None:
         """Take back what a session held."""
@@ -177,7 +185,7 @@ class Dispatch:
                 target.finish(op, slot.moved, publish=publish, timeout=slot.timeout)
                 slot.moved = 0
                 if publish:
-                    self._primitives.wake()
+                    self._room.wake(("version", header.segment))
         answered = op in (Op.READ, Op.EXCHANGE)
         numbers = room if answered and not staged else memoryview(b"")
         flags = STAGED if answered and staged else 0
@@ -216,17 +224,16 @@ class Dispatch:
                 return segments.doomed(name)
             case Delete(name, incarnation):
                 self._forget(segments.delete(name, incarnation))
-            case ListBuffers():
-                return [segment.info() for segment in segments.segments()]
+            case ListBuffers(prefix, after):
+                return [segment.info() for segment in segments.page(prefix, after)]
             case Version(segment, at_least):
-                shared.wait_until(
-                    lambda: segments.numbered(segment).mapping.version >= at_least, wait, caller, poll=_VERSION_POLL
-                )
-                return segments.numbered(segment).mapping.version
+                return self._version(caller, segment, at_least, wait)
             case Publish(segment):
                 with slot.using:
                     slot.party(segments, segment).publish(slot.timeout)
-                shared.wake()
+                self._room.wake(("version", segment))
+            case Wake(segment):
+                self._room.wake(("version", segment))
             case CounterAdd(name, amount):
                 return shared.counter_add(name, amount)
             case CounterWait(name, at_least):
@@ -237,8 +244,8 @@ class Dispatch:
                 shared.lease_renew(name, grant)
             case LeaseRelease(name, grant):
                 shared.lease_release(name, grant)
-            case ListLeases(prefix):
-                return shared.leases(prefix)
+            case ListLeases(prefix, after):
+                return shared.leases(prefix, after)
             case QueueOpen(name, size):
                 shared.queue_open(name, size)
             case QueueTake(name):
@@ -270,6 +277,32 @@ class Dispatch:
             for slot in self._sessions.slots():
                 slot.forget(number)
             self._reachable.forget(number)
+
+    def _version(self, caller: Caller, number: int, at_least: int, wait: float) -> int:
+        """Return a version once it is high enough, or what it is after a while.
+
+        Clients that map the memory raise it without a word to the server, unless the memory says that somebody waits.
+        """
+        mapping = self._segments.numbered(number).mapping
+        if mapping.version < at_least and wait > 0:
+            self._note_waiting(caller.slot, number, 1)
+            try:
+                self._room.wait_until(
+                    ("version", number),
+                    lambda: self._segments.numbered(number).mapping.version >= at_least,
+                    wait,
+                    caller,
+                )
+            finally:
+                self._note_waiting(caller.slot, number, -1)
+        return self._segments.numbered(number).mapping.version
+
+    def _note_waiting(self, slot: Slot, number: int, count: int) -> None:
+        try:
+            with slot.using:
+                slot.party(self._segments, number).note_waiting(count, slot.timeout)
+        except BufferNotFoundError:
+            pass  # it was deleted: nobody raises its version any more
 
     def _check_box(self, session: Session, join: Join | None = None) -> None:
         """Check that a client means the box to which others and what is kept here belong; a free server takes any."""

@@ -3,28 +3,15 @@
 Everything is guarded by one condition, which is also notified when a session ends. Nothing here knows about sockets.
 """
 
-import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Protocol
 
 from modum.box.protocol.limits import MAX_VALUE, MAX_VALUES
+from modum.box.server.budget import Budget
+from modum.box.server.pages import first_page
+from modum.box.server.waiting import Asking, WaitingRoom
 from modum.errors import LeaseLostError, PoolFullError
-
-_LEASE_POLL: Final = 0.05
-"""Seconds between two looks at a lease: its expiry notifies nobody."""
-
-
-class Asking(Protocol):
-    """Who makes a request that may wait."""
-
-    @property
-    def holder(self) -> str:
-        """Name of the session that gets what is handed out."""
-
-    def check(self) -> None:
-        """Check that somebody still asks: nothing is handed out to a session that has ended."""
 
 
 @dataclass(slots=True)
@@ -49,66 +36,29 @@ class Primitives:
 
     Args:
         clock: seconds of a monotonic clock.
+        room: where requests wait.
+        budget: in which values are counted.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.changed = threading.Condition()
-        self.stopping = False
+    def __init__(self, clock: Callable[[], float], room: WaitingRoom, budget: Budget) -> None:
         self._clock = clock
+        self._room = room
+        self._budget = budget
         self._counters: dict[str, int] = {}
         self._leases: dict[str, _Lease] = {}
         self._grants = 0
         self._queues: dict[str, _Queue] = {}
         self._values: dict[str, bytes] = {}
 
-    def wait_until(
-        self, ready: Callable[[], bool], timeout: float, caller: Asking, *, poll: float | None = None
-    ) -> bool:
-        """Wait until `ready()` is true, and return whether it is.
-
-        Args:
-            ready: called with the condition held, after every change.
-            timeout: seconds.
-            caller: who waits.
-            poll: seconds after which to look again though nothing has changed here.
-
-        Returns:
-            Whether it was true at the end.
-
-        Raises:
-            ConnectionAbortedError: nobody asks any more.
-        """
-        deadline = self._clock() + timeout
-        with self.changed:
-            while True:
-                caller.check()
-                if ready():
-                    return True
-                left = deadline - self._clock()
-                if left <= 0 or self.stopping:
-                    return False
-                self.changed.wait(left if poll is None else min(poll, left))
-
-    def stop(self) -> None:
-        """End every wait, now and from now on."""
-        with self.changed:
-            self.stopping = True
-            self.changed.notify_all()
-
-    def wake(self) -> None:
-        """Have every waiter look again."""
-        with self.changed:
-            self.changed.notify_all()
-
     def end_session(self, session: str) -> None:
         """Drop the leases of `session` and hand its unfinished work items out again, oldest first."""
-        with self.changed:
+        with self._room.mutex:
             self._leases = {name: lease for name, lease in self._leases.items() if lease.session != session}
             for queue in self._queues.values():
                 for item in sorted(item for item, holder in queue.held.items() if holder == session):
                     del queue.held[item]
                     queue.returned.append(item)
-            self.changed.notify_all()
+            self._room.wake_all()
 
     def is_empty(self) -> bool:
         """Return whether nothing is kept here."""
@@ -129,17 +79,17 @@ class Primitives:
         Raises:
             ValueError: the sum does not fit in 64 bits; the counter is unchanged.
         """
-        with self.changed:
+        with self._room.mutex:
             before = self._counters.get(name, 0)
             if not -(2**63) <= before + amount < 2**63:
                 raise ValueError(f"counter {name!r} is {before}: adding {amount} would overflow 64 bits")
             self._counters[name] = before + amount
-            self.changed.notify_all()
+            self._room.wake(("counter", name))
         return before
 
     def counter_wait(self, name: str, at_least: int, timeout: float, caller: Asking) -> int:
         """Return a counter's value once it is `at_least` that, or whatever it is after `timeout` seconds."""
-        self.wait_until(lambda: self._counters.get(name, 0) >= at_least, timeout, caller)
+        self._room.wait_until(("counter", name), lambda: self._counters.get(name, 0) >= at_least, timeout, caller)
         return self._counters.get(name, 0)
 
     # ---- leases
@@ -157,12 +107,15 @@ class Primitives:
             (number of the grant, the session), or (0, the session that holds it).
         """
 
-        def free() -> bool:
+        def left() -> float:
             lease = self._leases.get(name)
-            return lease is None or lease.expires <= self._clock()
+            return 0.0 if lease is None else lease.expires - self._clock()
 
-        with self.changed:
-            if self.wait_until(free, timeout, caller, poll=_LEASE_POLL):
+        def free() -> bool:
+            return left() <= 0
+
+        with self._room.mutex:
+            if self._room.wait_until(("lease", name), free, timeout, caller, again=left):
                 session = caller.holder
                 self._grants += 1
                 self._leases[name] = _Lease(self._grants, session, self._clock() + ttl, ttl)
@@ -179,7 +132,7 @@ class Primitives:
         Raises:
             LeaseLostError: this grant does not hold any more.
         """
-        with self.changed:
+        with self._room.mutex:
             lease = self._own(name, grant)
             lease.expires = self._clock() + lease.ttl
 
@@ -193,20 +146,29 @@ class Primitives:
         Raises:
             LeaseLostError: this grant does not hold any more.
         """
-        with self.changed:
+        with self._room.mutex:
             self._own(name, grant)
             del self._leases[name]
-            self.changed.notify_all()
+            self._room.wake(("lease", name))
 
-    def leases(self, prefix: str) -> list[tuple[str, str, float]]:
-        """Return (name, session, seconds left) of every lease that is held and whose name starts with `prefix`."""
+    def leases(self, prefix: str, after: str) -> list[tuple[str, str, float]]:
+        """Return a page of the leases that are held and whose names start with `prefix`, from behind `after` on.
+
+        Args:
+            prefix: of the names.
+            after: the last name of the page before, or an empty one.
+
+        Returns:
+            (name, session, seconds left) of each, by name; nothing behind the last one.
+        """
         now = self._clock()
-        with self.changed:
-            return sorted(
+        with self._room.mutex:
+            held = sorted(
                 (name, lease.session, lease.expires - now)
                 for name, lease in self._leases.items()
-                if name.startswith(prefix) and lease.expires > now
+                if name.startswith(prefix) and name > after and lease.expires > now
             )
+        return list(first_page(held, lambda each: len(each[0])))
 
     def _own(self, name: str, grant: int) -> _Lease:
         lease = self._leases.get(name)
@@ -226,7 +188,7 @@ class Primitives:
         Raises:
             ValueError: it is there with another size.
         """
-        with self.changed:
+        with self._room.mutex:
             queue = self._queues.setdefault(name, _Queue(size))
             if queue.size != size:
                 raise ValueError(f"work queue {name!r} has {queue.size} items, not {size}")
@@ -246,9 +208,12 @@ class Primitives:
             ValueError: there is no such queue.
         """
         queue = self._queue(name)
-        with self.changed:
-            self.wait_until(
-                lambda: bool(queue.returned) or queue.fresh < queue.size or queue.done == queue.size, timeout, caller
+        with self._room.mutex:
+            self._room.wait_until(
+                ("queue", name),
+                lambda: bool(queue.returned) or queue.fresh < queue.size or queue.done == queue.size,
+                timeout,
+                caller,
             )
             if queue.returned:
                 item = queue.returned.popleft()
@@ -272,17 +237,18 @@ class Primitives:
             LeaseLostError: the session does not hold it: it was away too long, and the item went to another.
         """
         queue = self._queue(name)
-        with self.changed:
+        with self._room.mutex:
             if queue.held.get(item) != session:
                 raise LeaseLostError(f"item {item} of work queue {name!r} is not held by this session")
             del queue.held[item]
             queue.done += 1
-            self.changed.notify_all()
+            if queue.done == queue.size:
+                self._room.wake(("queue", name))
 
     def queue_look(self, name: str) -> tuple[int, int, int]:
         """Return (size, items that somebody holds, items done)."""
         queue = self._queue(name)
-        with self.changed:
+        with self._room.mutex:
             return queue.size, len(queue.held), queue.done
 
     def _queue(self, name: str) -> _Queue:
@@ -312,23 +278,24 @@ class Primitives:
             raise ValueError(
                 f"value {name!r} has {len(value)} bytes, the limit is {MAX_VALUE}: larger things belong into a buffer"
             )
-        with self.changed:
+        with self._room.mutex:
             before = self._values.get(name, b"")
             if expected is not None and before != expected:
                 return before
-            if not value:
-                self._values.pop(name, None)
-            elif not before and len(self._values) >= MAX_VALUES:
+            if value and not before and len(self._values) >= MAX_VALUES:
                 raise PoolFullError(
                     f"value {name!r}: this server keeps {MAX_VALUES} values already. HINT: delete some, or add servers"
                 )
-            else:
+            self._budget.take(f"value {name!r}", notes=len(value) - len(before))
+            if value:
                 self._values[name] = value
-            self.changed.notify_all()
+                self._room.wake(("value", name))
+            else:
+                self._values.pop(name, None)
         return b"" if expected is None else before
 
     def value_get(self, name: str, timeout: float, caller: Asking) -> bytes:
         """Return a packed value as soon as there is one, or nothing after `timeout` seconds."""
-        with self.changed:
-            self.wait_until(lambda: name in self._values, timeout, caller)
+        with self._room.mutex:
+            self._room.wait_until(("value", name), lambda: name in self._values, timeout, caller)
             return self._values.get(name, b"")

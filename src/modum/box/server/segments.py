@@ -9,8 +9,9 @@ from modum.box.kernels import STORAGE
 from modum.box.memory.segment import Mapping, Traffic, create_memfd, file_bytes
 from modum.box.protocol.limits import MAX_BUFFER
 from modum.box.protocol.messages import Create, SegmentInfo
-from modum.errors import BufferExistsError, BufferNotFoundError, PoolFullError
-from modum.units import format_bytes
+from modum.box.server.budget import Budget
+from modum.box.server.pages import first_page
+from modum.errors import BufferExistsError, BufferNotFoundError
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,11 @@ class Segments:
     """The segments by number and by name. Numbers are never used again, so a stale one is always noticed. Thread-safe.
 
     Args:
-        limit: bytes that all segments together may take.
+        budget: in which the segments are counted.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
         self._mutex = threading.RLock()
         self._segments: dict[int, Segment] = {}
         self._names: dict[str, Segment] = {}
@@ -81,7 +81,6 @@ class Segments:
             BufferNotFoundError: a later incarnation is here, so that this one was deleted.
             PoolFullError: the pool has not enough room left.
         """
-        needed = file_bytes(spec.segment_bytes)
         with self._mutex:
             left = self._names.get(spec.name)
             if not spec.incarnation and (left is not None or spec.name in self._doomed):
@@ -90,20 +89,21 @@ class Segments:
                 return left, None
             if max(left.incarnation if left else 0, self._doomed.get(spec.name, 0)) > spec.incarnation > 0:
                 raise BufferNotFoundError(f"buffer {spec.name!r} was deleted while it was being made")
-            free = self.limit - self.used + (file_bytes(left.spec.segment_bytes) if left else 0)
-            if needed > free:
-                raise PoolFullError(
-                    f"buffer {spec.name!r} needs {format_bytes(needed)} here, {format_bytes(free)}"
-                    f" of the pool's {format_bytes(self.limit)} are free. HINT: start the server with a larger"
-                    " --memory, or add servers"
-                )
-            descriptor = create_memfd(spec.name, spec.segment_bytes)
             replaced = self._drop(left) if left else None
+            self._budget.take(f"buffer {spec.name!r}", buffers=file_bytes(spec.segment_bytes), notes=len(spec.meta))
+            try:
+                descriptor = create_memfd(spec.name, spec.segment_bytes)
+                mapping = Mapping(descriptor, spec.segment_bytes)
+            except BaseException:
+                self._give_back(spec)
+                raise
             self._last += 1
-            segment = Segment(self._last, spec, descriptor, Mapping(descriptor, spec.segment_bytes))
+            segment = Segment(self._last, spec, descriptor, mapping)
             self._segments[segment.number] = self._names[spec.name] = segment
-            self.used += needed
             return segment, replaced
+
+    def _give_back(self, spec: Create) -> None:
+        self._budget.take("nothing", buffers=-file_bytes(spec.segment_bytes), notes=-len(spec.meta))
 
     def named(self, name: str) -> Segment:
         """Return the segment of this name.
@@ -198,7 +198,7 @@ class Segments:
 
     def _drop(self, segment: Segment) -> int:
         del self._segments[segment.number], self._names[segment.spec.name]
-        self.used -= file_bytes(segment.spec.segment_bytes)
+        self._give_back(segment.spec)
         os.close(segment.descriptor)
         segment.mapping.mark_deleted()
         self._past = self._past + segment.mapping.traffic()
@@ -211,6 +211,12 @@ class Segments:
     def traffic(self) -> Traffic:
         """Return what was done with all segments, the deleted ones included."""
         return sum((segment.mapping.traffic() for segment in self.segments()), start=self._past)
+
+    def page(self, prefix: str, after: str) -> list[Segment]:
+        """Return a page of the segments whose names start with `prefix`, by name, from behind `after` on."""
+        with self._mutex:
+            names = sorted(name for name in self._names if name.startswith(prefix) and name > after)
+            return list(first_page((self._names[name] for name in names), lambda each: len(each.spec.meta)))
 
     def segments(self) -> list[Segment]:
         """Return all segments, oldest first."""

@@ -18,6 +18,7 @@ from modum.box.auth import check_exposure
 from modum.box.protocol.limits import DEFAULT_MEMORY, GRACE, HANDSHAKE_SECONDS, MAX_STRANGERS
 from modum.box.protocol.messages import ServerStatistics, Welcome
 from modum.box.rdma.server import Reachable
+from modum.box.server.budget import Budget
 from modum.box.server.dispatch import Dispatch
 from modum.box.server.segments import Segments
 from modum.box.server.serving import Service
@@ -73,10 +74,11 @@ class Server:
         if memory < 1:
             raise ValueError(f"memory must be at least 1 byte, not {memory}")
         self.identifier = secrets.token_hex(8)
-        self._segments = Segments(memory)
+        self._budget = Budget(memory)
+        self._segments = Segments(self._budget)
         self._sessions = Sessions(grace, self._end_session, self._disturbed, time.monotonic)
         self._reachable = Reachable()
-        self._dispatch = Dispatch(self._segments, self._sessions, self._reachable, self.statistics)
+        self._dispatch = Dispatch(self._segments, self._budget, self._sessions, self._reachable, self.statistics)
         self._service = Service(self.identifier, token, self._sessions, self._dispatch, self._introduction)
         self._started = time.monotonic()
         self._stopping = threading.Event()
@@ -137,8 +139,9 @@ class Server:
             address=self.address,
             process=os.getpid(),
             seconds=time.monotonic() - self._started,
-            memory=self._segments.limit,
-            used=self._segments.used,
+            memory=self._budget.limit,
+            used=self._budget.used,
+            working=sum(slot.working for slot in self._sessions.slots()),
             buffers=len(self._segments.segments()),
             clients=len(self._sessions),
             connections=len(self._connections),

@@ -113,7 +113,7 @@ class Slot:
         self.using = threading.Lock()
         self.moved = 0
         self.ring: Ring | None = None
-        self._rooms: list[bytearray | None] = [None] * WINDOW
+        self._rooms = [bytearray()] * WINDOW  # as large as what has come so far
         self._parties: dict[int, Party] = {}
 
     def room(self, sequence: int, nbytes: int, *, staged: bool = False) -> memoryview:
@@ -136,9 +136,14 @@ class Slot:
                 raise ProtocolError("a staged request came in a slot that was never linked")
             return self.ring.room(index)[:nbytes]
         room = self._rooms[index]
-        if room is None:
-            room = self._rooms[index] = bytearray(CHUNK)
+        if len(room) < nbytes:
+            room = self._rooms[index] = bytearray(min(CHUNK, 1 << (nbytes - 1).bit_length()))
         return memoryview(room)[:nbytes]
+
+    @property
+    def working(self) -> int:
+        """Bytes that the slot keeps for what is under way."""
+        return sum(map(len, self._rooms)) + (WINDOW * CHUNK if self.ring else 0)
 
     def party(self, segments: Segments, number: int) -> Party:
         """Return this slot's own hold on a segment.

@@ -17,7 +17,7 @@ from modum.box.memory.apply import Party, apply
 from modum.box.memory.locks import Locks
 from modum.box.memory.segment import Mapping
 from modum.box.protocol.layout import Piece
-from modum.box.protocol.messages import SegmentInfo, Welcome
+from modum.box.protocol.messages import SegmentInfo, Wake, Welcome
 from modum.box.sockets import local_host
 from modum.box.transport.base import Attachment, Transport, Work
 from modum.errors import ConnectionLostError
@@ -110,8 +110,10 @@ class LocalTransport(Transport):
                 raise
         helpers.results()
         nbytes = sum(piece.nbytes for piece in work.pieces)
-        target.finish(work.op, nbytes, publish=work.publish, timeout=work.timeout)
+        awaited = target.finish(work.op, nbytes, publish=work.publish, timeout=work.timeout)
         self._check(work)
+        if awaited:
+            self.call(Wake(work.target.info.segment), type(None), work.timeout)
 
     def version(self, attachment: Attachment, timeout: float, at_least: int = 0) -> int:
         """Return the version in the mapped memory; to wait, ask the server."""
@@ -123,8 +125,10 @@ class LocalTransport(Transport):
 
     def publish(self, attachment: Attachment, timeout: float) -> None:
         """Raise the version in the mapped memory."""
-        _party(attachment).publish(timeout)
+        awaited = _party(attachment).publish(timeout)
         self._check(f"publish on buffer {attachment.info.name!r}")
+        if awaited:
+            self.call(Wake(attachment.info.segment), type(None), timeout)
 
     def close(self) -> None:
         """Close the connections and end the threads."""
