@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from tests.box.parties import box_of
 from tests.box.processes import client_process, line_of
 
 from modum.box import Box, Server
+from modum.box.memory.apply import apply
 from modum.box.protocol.limits import CHUNK
+from modum.box.protocol.messages import Open, SegmentInfo
 from modum.errors import ConnectionLostError, DeadlineError
 
 HOLDS_A_CHUNK = """
@@ -203,9 +206,11 @@ def test_closing_a_server_ends_its_waiting_clients_at_once() -> None:
 def test_nothing_is_acknowledged_on_the_memory_of_a_dead_server(disturbed: str) -> None:
     with (
         server_process("--port", "0") as (process, address),
-        Box.connect(address, transport="local", timeout=10) as box,
+        box_of([address], "local") as (box, fanout),
     ):
         buffer = box.create("b", 2 * CHUNK)
+        transport = fanout.transports[0]
+        attachment = transport.attach(transport.call(Open("b"), SegmentInfo, 10), 10)
         ones = np.ones(buffer.size, np.float32)
 
         def wait() -> None:
@@ -231,10 +236,11 @@ def test_nothing_is_acknowledged_on_the_memory_of_a_dead_server(disturbed: str) 
             lambda: buffer.copy(buffer),
             lambda: buffer.version,
             lambda: buffer.wait(0),
-            lambda: box._servers.transports[0].publish(buffer._attachments[0], 10),
+            lambda: transport.publish(attachment, 10),
         ) * 3:
             with pytest.raises(ConnectionLostError, match=f"memory server {address} is gone"):
                 act()
+        attachment.close()
 
 
 def test_an_operation_during_which_the_server_dies_is_not_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,14 +249,12 @@ def test_an_operation_during_which_the_server_dies_is_not_acknowledged(monkeypat
         Box.connect(address, transport="local", timeout=10) as box,
     ):
         buffer = box.create("b", 10)
-        transport: Any = box._servers.transports[0]
-        apply = transport._apply
 
-        def dying(*arguments: Any) -> None:
-            apply(*arguments)
+        def dying(*arguments: Any, **options: Any) -> None:
+            apply(*arguments, **options)
             process.kill()
             process.wait()
 
-        monkeypatch.setattr(transport, "_apply", dying)
+        monkeypatch.setattr("modum.box.transport.local.apply", dying)
         with pytest.raises(ConnectionLostError, match=f"add on buffer 'b': memory server {address} is gone"):
             buffer.add(np.ones(10, np.float32))

@@ -2,48 +2,75 @@
 
 import itertools
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.box.parties import raw_transport
+from tests.box.parties import box_of, raw_transport
 from tests.box.processes import client_process, line_of
 
-from modum.box import Box, Server
+from modum.box import Box, Buffer, Server
+from modum.box.fanout import Fanout
+from modum.box.protocol.layout import home_of
 from modum.box.protocol.messages import Create, Delete, Doom, Doomed, Open, SegmentInfo
+from modum.box.transport import Attachment
 from modum.errors import BufferExistsError, BufferNotFoundError, DeadlineError, ModumError, PoolFullError
 
 SERVERS = 3
+MEMORY = 64 << 20
 SIZE = 3 * 16384  # float32: 64 KiB, which is one stripe, on each server
 
 DIES_AT_A_REQUEST = """
 import os, signal, sys
-from modum.box import Box
-addresses, act, step = sys.argv[1], sys.argv[2], int(sys.argv[3])
-box = Box.connect(addresses, transport="tcp", timeout=10)
+from tests.box.parties import box_of
+addresses, act, step = sys.argv[1].split(","), sys.argv[2], int(sys.argv[3])
 left = step
-for transport in box._servers.transports:
-    def dying(*request, call=transport.call):
-        global left
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left -= 1
-        return call(*request)
-    transport.call = dying
-box.create("b", 3 * 16384) if act == "create" else box.delete("b")
-print("done in", step - left)
-os.kill(os.getpid(), signal.SIGKILL)
+with box_of(addresses) as (box, fanout):
+    for transport in fanout.transports:
+        def dying(*request, call=transport.call):
+            global left
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+            return call(*request)
+        transport.call = dying
+    box.create("b", 3 * 16384) if act == "create" else box.delete("b")
+    print("done in", step - left)
+    os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+@contextmanager
+def running(*memories: int) -> Iterator[list[Server]]:
+    """Memory servers with pools of so many bytes."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(Server(memory=memory, grace=0.2)) for memory in memories]
 
 
 @pytest.fixture
 def servers() -> Iterator[list[Server]]:
     """Memory servers of one box."""
-    with ExitStack() as stack:
-        yield [stack.enter_context(Server(memory=64 << 20, grace=0.2)) for _ in range(SERVERS)]
+    with running(*[MEMORY] * SERVERS) as several:
+        yield several
+
+
+@pytest.fixture
+def parts_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Buffer], list[SegmentInfo]]:
+    """What a buffer that is made or opened in this process took for its parts."""
+    taken: dict[Buffer, list[SegmentInfo]] = {}
+
+    class Noted(Buffer):
+        def __init__(
+            self, servers: Fanout, attachments: Sequence[Attachment], closed: Callable[[Buffer], None]
+        ) -> None:
+            super().__init__(servers, attachments, closed)
+            taken[self] = [attachment.info for attachment in attachments]
+
+    monkeypatch.setattr("modum.box.box.Buffer", Noted)
+    return taken.__getitem__
 
 
 def addresses(servers: list[Server]) -> list[str]:
@@ -92,7 +119,9 @@ def test_a_name_outlives_whoever_dies_while_it_is_made_or_deleted(
         assert used(servers) == [0, 0, 0]
 
 
-def test_clients_that_race_for_a_name_never_get_parts_of_two_buffers(servers: list[Server]) -> None:
+def test_clients_that_race_for_a_name_never_get_parts_of_two_buffers(
+    servers: list[Server], parts_of: Callable[[Buffer], list[SegmentInfo]]
+) -> None:
     def race(number: int) -> int:
         turns, whole = np.random.default_rng(number), 0
         with Box.connect(addresses(servers), transport="local" if number else "tcp", timeout=10) as box:
@@ -106,7 +135,9 @@ def test_clients_that_race_for_a_name_never_get_parts_of_two_buffers(servers: li
                         case _:
                             box.delete("b")
                             continue
-                    assert len({part.info.meta for part in buffer._attachments}) == 1
+                    parts = parts_of(buffer)
+                    assert len(parts) == SERVERS
+                    assert len({part.meta for part in parts}) == 1
                     buffer.write(np.full(SIZE, turn, np.float32))
                     whole += 1
                 except (BufferExistsError, BufferNotFoundError):
@@ -123,17 +154,21 @@ def test_clients_that_race_for_a_name_never_get_parts_of_two_buffers(servers: li
     assert used(servers) == [0, 0, 0]
 
 
-def test_a_part_that_an_older_buffer_has_left_is_replaced(servers: list[Server]) -> None:
-    with Box.connect(addresses(servers), transport="tcp", timeout=10) as box:
-        home = box._servers.home("b")
+def test_a_part_that_an_older_buffer_has_left_is_replaced(
+    servers: list[Server], parts_of: Callable[[Buffer], list[SegmentInfo]]
+) -> None:
+    with box_of(addresses(servers)) as (box, fanout):
+        home = fanout.home("b")
         left = Create("b", [SIZE], "float32", 4 * SIZE, 1 << 16, b"\x80", 1)
         for server in set(range(SERVERS)) - {home}:
-            box._servers.call(server, left, SegmentInfo)
-        spare = next(f"x{k}" for k in range(99) if box._servers.home(f"x{k}") == home)
+            fanout.call(server, left, SegmentInfo)
+        spare = next(f"x{k}" for k in range(99) if fanout.home(f"x{k}") == home)
         box.create(spare, 1)  # so that the home's next incarnation is a later one
         box.delete(spare)
         buffer = box.create("b", SIZE)
-        assert len({part.info.incarnation for part in buffer._attachments}) == 1
+        there = [fanout.call(server, Open("b"), SegmentInfo) for server in range(SERVERS)]
+        assert parts_of(buffer) == there
+        assert len({part.incarnation for part in there}) == 1
         box.delete("b")
         assert used(servers) == [0, 0, 0]
 
@@ -141,29 +176,32 @@ def test_a_part_that_an_older_buffer_has_left_is_replaced(servers: list[Server])
 @pytest.mark.parametrize("step", range(1, SERVERS + 1))
 def test_a_buffer_that_is_deleted_while_it_is_made_is_given_back(servers: list[Server], step: int) -> None:
     with (
-        Box.connect(addresses(servers), transport="tcp", timeout=10) as box,
+        box_of(addresses(servers)) as (box, fanout),
         Box.connect(addresses(servers), transport="tcp", timeout=10) as other,
         pytest.MonkeyPatch.context() as patch,
     ):
-        call, steps = box._servers.call, itertools.count()
+        call, steps = fanout.call, itertools.count()
 
         def disturbed(server: int, request: Any, kind: Any) -> Any:
             if next(steps) == step:
                 other.delete("b")
             return call(server, request, kind)
 
-        patch.setattr(box._servers, "call", disturbed)
+        patch.setattr(fanout, "call", disturbed)
         with pytest.raises(BufferNotFoundError, match="buffer 'b' was deleted meanwhile"):
             box.create("b", SIZE)
         assert used(servers) == [0, 0, 0]
 
 
-def test_a_buffer_that_cannot_be_made_whole_leaves_nothing(servers: list[Server]) -> None:
-    with Box.connect(addresses(servers), transport="tcp", timeout=10) as box:
+def test_a_buffer_that_cannot_be_made_whole_leaves_nothing() -> None:
+    name = next(f"x{k}" for k in range(99) if home_of(f"x{k}", SERVERS) == 0)
+    with (
+        running(MEMORY, MEMORY, 1 << 16) as servers,  # the last one has no room for a part with its trailer
+        Box.connect(addresses(servers), transport="tcp", timeout=10) as box,
+    ):
         with pytest.raises(PoolFullError):
-            box.create("b", 100 << 20)
-        name = next(f"x{k}" for k in range(99) if box._servers.home(f"x{k}") == 0)
-        servers[2]._segments.limit = 0  # the last one is full
+            box.create(name, 100 << 20)
+        assert used(servers) == [0, 0, 0]
         with pytest.raises(PoolFullError):
             box.create(name, SIZE)
         assert used(servers) == [0, 0, 0]
@@ -172,11 +210,11 @@ def test_a_buffer_that_cannot_be_made_whole_leaves_nothing(servers: list[Server]
 def test_a_buffer_that_may_have_been_made_is_not_taken_from_who_opened_it(servers: list[Server]) -> None:
     """The answer to its maker is lost; meanwhile somebody has found it whole."""
     with (
-        Box.connect(addresses(servers), transport="tcp", timeout=10) as box,
+        box_of(addresses(servers)) as (box, fanout),
         Box.connect(addresses(servers), transport="tcp", timeout=10) as other,
         pytest.MonkeyPatch.context() as patch,
     ):
-        call = box._servers.call
+        call = fanout.call
 
         def disturbed(server: int, request: Any, kind: Any) -> Any:
             answer = call(server, request, kind)
@@ -185,7 +223,7 @@ def test_a_buffer_that_may_have_been_made_is_not_taken_from_who_opened_it(server
                 raise DeadlineError("no answer")
             return answer
 
-        patch.setattr(box._servers, "call", disturbed)
+        patch.setattr(fanout, "call", disturbed)
         with pytest.raises(DeadlineError):
             box.create("b", SIZE)
         np.testing.assert_array_equal(other.open("b").read(), np.ones(SIZE, np.float32))

@@ -1,18 +1,20 @@
 """Whatever is raised in the thread that calls: when the call has ended, nothing of the operation is under way."""
 
 import signal
-import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.box.parties import box_of
 
-from modum.box import Box, Server
+from modum.box import Box, Buffer, Server
 from modum.box.calls import Calls
+from modum.box.memory.apply import apply
+from modum.box.protocol.frames import Op
 from modum.box.protocol.limits import CHUNK
 from modum.box.transport import Work
 from modum.waiting import Deadline
@@ -28,34 +30,33 @@ class Interrupts:
 
     def __call__(self) -> None:
         """Interrupt once, in a wait that has not been interrupted yet; called in another thread."""
-        deadline = Deadline(10)
-        while (frame := self._waiting()) is None or frame is self._last:
-            assert not deadline.passed, "the main thread does not wait"
-        self._last, self._due = frame, True
         main = threading.main_thread().ident
         assert main is not None
-        while True:
+        deadline = Deadline(10)
+        self._due = True
+        signal.pthread_kill(main, signal.SIGINT)
+        while not self._came.acquire(timeout=0.01):  # a signal before a thread begins to wait does not wake it
+            assert not deadline.passed, "the main thread does not wait"
             signal.pthread_kill(main, signal.SIGINT)
-            if self._came.acquire(timeout=0.01):  # a signal just before a thread begins to wait does not wake it
-                break
 
-    def handle(self, *_: object) -> None:
-        if self._due:
-            self._due = False
+    def handle(self, _: int, frame: types.FrameType | None) -> None:
+        """Take a signal, in the main thread; `frame` is its innermost one."""
+        if self._due and frame is not self._last and waits_for_others(frame):
+            self._last, self._due = frame, False
             self._came.release()
             raise KeyboardInterrupt
 
     def forget(self) -> None:
         self._last = None
 
-    def _waiting(self) -> types.FrameType | None:
-        """Return the innermost frame of the main thread if it waits for calls of others."""
-        innermost = frame = sys._current_frames()[threading.main_thread().ident or 0]
-        if innermost.f_code is not threading.Condition.wait.__code__:
-            return None
-        while frame.f_back and frame.f_code not in (Calls.results.__code__, Calls.__exit__.__code__):
-            frame = frame.f_back
-        return innermost if frame.f_back else None
+
+def waits_for_others(frame: types.FrameType | None) -> bool:
+    """Whether the thread whose innermost frame this is waits for calls of others."""
+    if frame is None or frame.f_code is not threading.Condition.wait.__code__:
+        return False
+    while frame is not None and frame.f_code not in (Calls.results.__code__, Calls.__exit__.__code__):
+        frame = frame.f_back
+    return frame is not None
 
 
 @pytest.fixture
@@ -68,133 +69,130 @@ def interrupt() -> Iterator[Interrupts]:
     signal.signal(signal.SIGINT, before)
 
 
-@contextmanager
-def is_unlocked_afterwards(buffer: Any) -> Iterator[None]:
-    """Check that another thread can lock the buffer in the end."""
-    yield
-    free: list[bool] = []
-
-    def lock() -> None:
-        with buffer._mutex:
-            free.append(True)
-
-    thread = threading.Thread(target=lock)
-    thread.start()
-    thread.join()
-    assert free
-
-
 def test_an_interrupted_operation_on_several_servers_has_ended_when_it_raises(interrupt: Interrupts) -> None:
     with (
         Server(memory=64 << 20) as one,
         Server(memory=64 << 20) as two,
-        Box.connect([one.address, two.address], transport="tcp", timeout=10) as box,
+        box_of([one.address, two.address]) as (box, fanout),
     ):
         buffer = box.create("b", 2 * CHUNK)
         begun: list[int] = []
         ended: list[int] = []
-        locked: list[bool] = []
+        ended_before_a_read: list[list[int]] = []
+        reading = threading.Event()
+        reader = threading.Thread(target=buffer.read)
 
         def held_up(number: int, run: Callable[[Work], None]) -> Callable[[Work], None]:
             def act(work: Work) -> None:
+                if work.op is Op.READ:
+                    ended_before_a_read.append(sorted(ended))
+                    reading.set()
+                    run(work)
+                    return
                 begun.append(number)
                 if number:
+                    reader.start()
                     interrupt()
-                    locked.append(not buffer._mutex.acquire(blocking=False))
+                    reading.wait(0.1)  # it would begin now if the buffer were not locked
                     interrupt()
-                    locked.append(not buffer._mutex.acquire(blocking=False))
+                    reading.wait(0.1)
                 run(work)
                 ended.append(number)
 
             return act
 
-        for number, transport in enumerate(box._servers.transports):
+        for number, transport in enumerate(fanout.transports):
             transport.run = held_up(number, transport.run)  # type: ignore[method-assign, assignment]
-        with is_unlocked_afterwards(buffer), pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
             buffer.exchange(np.ones(buffer.size, np.float32), 0.5)
+        reader.join()
         assert sorted(ended) == sorted(begun)
         assert 1 in ended
-        assert locked == [True, True]
+        assert ended_before_a_read == [sorted(ended)] * 2
+
+
+def check_another_thread_can_use(buffer: Buffer) -> None:
+    seen: list[object] = []
+    thread = threading.Thread(target=lambda: seen.append(buffer.read()))
+    thread.start()
+    thread.join()
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_an_error_where_helpers_run_kernels_is_raised_when_they_have_ended(
-    server: Server, interrupt: Interrupts, error: type[BaseException]
+    server: Server, interrupt: Interrupts, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Box.connect(server.address, transport="local", threads=2, timeout=10) as box:
         buffer = box.create("b", 64 * CHUNK // 4)
-        transport: Any = box._servers.transports[0]
-        apply = transport._apply
         begun = threading.Event()
         ended: list[int] = []
 
-        def held_up(*arguments: Any) -> None:
+        def held_up(*arguments: Any, **options: Any) -> None:
             if threading.current_thread() is threading.main_thread():
                 begun.wait()
                 raise error
             begun.set()
             interrupt()
             interrupt()
-            apply(*arguments)
+            apply(*arguments, **options)
             ended.append(1)
 
-        transport._apply = held_up
         x = np.ones(buffer.size, np.float32)
-        with is_unlocked_afterwards(buffer), pytest.raises((error, KeyboardInterrupt)):
-            buffer.exchange(x, 0.5)
+        with monkeypatch.context() as patch:
+            patch.setattr("modum.box.transport.local.apply", held_up)
+            with pytest.raises((error, KeyboardInterrupt)):
+                buffer.exchange(x, 0.5)
         assert ended == [1]
+        check_another_thread_can_use(buffer)
         # what nobody had begun was left
         np.testing.assert_array_equal(x, np.ones(buffer.size, np.float32))
 
 
-def test_an_error_while_an_operation_is_handed_out_leaves_nothing_under_way(server: Server) -> None:
-    with (
-        Server(memory=64 << 20) as two,
-        Box.connect([server.address, two.address], transport="tcp", timeout=10) as box,
-    ):
-        fanout: Any = box._servers
-        submit = fanout._workers.submit
-        begun, may_end = threading.Event(), threading.Event()
-        ended: list[int] = []
+def test_an_error_while_an_operation_is_handed_out_leaves_nothing_under_way(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+    ended: list[int] = []
 
-        def act(number: int, transport: object) -> None:
-            begun.set()
-            may_end.wait()
-            ended.append(number)
+    class Full(ThreadPoolExecutor):
+        """Takes the first call, and no other."""
 
-        def full(*call: Any) -> Any:
+        def submit(self, *call: Any, **options: Any) -> Future[Any]:
             if begun.is_set():
                 threading.Timer(0, may_end.set).start()
                 raise MemoryError
-            submit(*call)
+            future = super().submit(*call, **options)
             begun.wait()
+            return future
 
-        fanout._workers.submit = full
+    def act(number: int, transport: object) -> None:
+        begun.set()
+        may_end.wait()
+        ended.append(number)
+
+    monkeypatch.setattr("modum.box.fanout.ThreadPoolExecutor", Full)
+    with Server(memory=64 << 20) as two, box_of([server.address, two.address]) as (_, fanout):
         with pytest.raises(MemoryError):
             fanout.each(act)
         assert ended == [0]
-        del fanout._workers.submit
 
 
-def test_a_call_that_no_thread_can_be_started_for_is_made_once(server: Server) -> None:
-    with (
-        Server(memory=64 << 20) as two,
-        Box.connect([server.address, two.address], transport="tcp", timeout=10) as box,
-    ):
-        fanout: Any = box._servers
-        submit = fanout._workers.submit
-        made: list[int] = []
+def test_a_call_that_no_thread_can_be_started_for_is_made_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
 
-        def queued_without_a_thread(*call: Any) -> None:
-            submit(*call)
+    class WithoutThreads(ThreadPoolExecutor):
+        """Takes every call, and says that it has no thread for it."""
+
+        def submit(self, *call: Any, **options: Any) -> Future[Any]:
+            super().submit(*call, **options)
             raise RuntimeError("can't start new thread")
 
-        fanout._workers.submit = queued_without_a_thread
+    def act(number: int, transport: object) -> int:
+        made.append(number)
+        return number
 
-        def act(number: int, transport: object) -> int:
-            made.append(number)
-            return number
-
+    monkeypatch.setattr("modum.box.fanout.ThreadPoolExecutor", WithoutThreads)
+    with Server(memory=64 << 20) as two, box_of([server.address, two.address]) as (_, fanout):
         assert fanout.each(act) == [0, 1]
         assert sorted(made) == [0, 1]
-        del fanout._workers.submit

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.box.cutting import CuttingProxy
 from tests.support import until
 
 from modum.box import Box, Server
-from modum.box.server.sessions import Session
 from modum.errors import MismatchError
 from modum.groups import Alone
 from modum.samples import SharedSamples
@@ -168,13 +168,15 @@ def test_the_epoch_and_the_progress_of_the_newest_block_are_shown(box: Box) -> N
 def test_a_worker_that_was_cut_off_for_too_long_warns_and_goes_on(
     connect: Connect, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    away, other = connect(), connect()
-    batches = iter(SharedSamples(away, size=40, batch_size=10, block=20))
-    mine = [next(batches)]
-    server._dispatch.end_session(Session(away.session, 0.0))  # what happens when its grace has gone by
-    theirs = list(SharedSamples(other, size=40, batch_size=10, block=20))
-    assert counts(theirs) == Counter(range(40))
-    mine += list(batches)
+    other = connect()
+    with CuttingProxy(server.address, []) as proxy, Box.connect(proxy.address, transport="tcp") as away:
+        batches = iter(SharedSamples(away, size=40, batch_size=10, block=20))
+        mine = [next(batches)]
+        proxy.cut_all()
+        until(lambda: server.statistics().clients == 1)  # its grace has gone by
+        theirs = list(SharedSamples(other, size=40, batch_size=10, block=20))
+        assert counts(theirs) == Counter(range(40))
+        mine += list(batches)
     assert counts(mine) == counts(theirs[:2])
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         (
