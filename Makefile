@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rdma lint docs bench figures clean
+.PHONY: help demo test test-rdma soak guards lint docs bench figures clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -18,6 +18,13 @@ test: lint docs ## Check style and types, build the documentation, then run ever
 
 test-rdma: .venv/installed-lint ## Test RDMA alone, in a virtual machine with emulated devices
 	$(BIN)/python -m pytest tests/rdma -rsA
+
+WORLDS ?= 200000
+soak: .venv/installed-lint ## Play simulated worlds of clients, servers and misfortune (WORLDS=200000)
+	$(BIN)/python -m tests.simulation $(WORLDS)
+
+guards: .venv/installed-lint ## Take out what keeps the box's promises, and see the simulation notice
+	$(BIN)/python -m tests.simulation.guards
 
 lint: .venv/installed-lint ## Check style, types, docstrings and what may import what
 	$(BIN)/ruff check

@@ -37,6 +37,12 @@ class Party:
 
         Reads are counted without the lock: two at the same moment may count as one, which nothing depends on.
 
+        Args:
+            op: that has finished.
+            nbytes: that it moved.
+            publish: whether the version goes up.
+            timeout: seconds to wait for the trailer's lock.
+
         Returns:
             Whether somebody waits for the version that was raised.
         """
