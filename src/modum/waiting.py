@@ -18,10 +18,15 @@ class Deadline:
 
     Attributes:
         timeout: seconds from the beginning, as given; `math.inf` for None.
+
+    Raises:
+        ValueError: it is not a number.
     """
 
     def __init__(self, timeout: float | None) -> None:
         self.timeout = math.inf if timeout is None else timeout
+        if math.isnan(self.timeout):
+            raise ValueError("a timeout is a number of seconds, or None for no end, not NaN")
         self._end = time.monotonic() + self.timeout
 
     @property

@@ -2,6 +2,7 @@
 
 import builtins
 import logging
+import math
 import operator
 import os
 import secrets
@@ -119,8 +120,8 @@ class Box:
         addresses = [part for part in servers.split(",") if part.strip()] if isinstance(servers, str) else list(servers)
         if not addresses:
             raise ValueError("no memory server was named. HINT: give host:port, as `modum server` prints it")
-        if timeout <= 0:
-            raise ValueError(f"timeout must be positive, not {timeout}")
+        if not 0 < timeout < math.inf:
+            raise ValueError(f"timeout must be a positive, finite number of seconds, not {timeout}")
         if threads is None:
             threads = min(MOST_THREADS, len(os.sched_getaffinity(0)))
         if threads < 1:
@@ -361,11 +362,11 @@ class Box:
             The lease, held by this client; a context manager that releases it.
 
         Raises:
-            ValueError: `ttl` is not positive.
+            ValueError: `ttl` is not positive and finite.
             DeadlineError: somebody else still holds it; the message names the session.
         """
-        if ttl <= 0:
-            raise ValueError(f"ttl must be positive, not {ttl}")
+        if not 0 < ttl < math.inf:
+            raise ValueError(f"ttl must be a positive, finite number of seconds, not {ttl}")
         return Lease.acquire(self._servers, self._prefix + name, ttl, timeout)
 
     def leases(self, prefix: str = "") -> builtins.list[LeaseInfo]:

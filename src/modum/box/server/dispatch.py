@@ -1,6 +1,7 @@
 """What a memory server does with a request, once it has arrived whole and in order."""
 
 import logging
+import math
 import os
 import socket
 import threading
@@ -202,7 +203,10 @@ class Dispatch:
             if len(name.encode()) > MAX_NAME:
                 raise ValueError(f"names have at most {MAX_NAME} bytes, this one has {len(name.encode())}")
             self._check_box(session)
-        wait = min(getattr(request, "wait", 0.0), MAX_WAIT)
+        wait = getattr(request, "wait", 0.0)
+        if not 0 <= wait < math.inf:
+            raise ValueError(f"a wait has 0 seconds or more, not {wait}")
+        wait = min(wait, MAX_WAIT)
         match request:
             case Join():
                 session.box = request.digest
@@ -239,6 +243,8 @@ class Dispatch:
             case CounterWait(name, at_least):
                 return shared.counter_wait(name, at_least, wait, caller)
             case LeaseAcquire(name, ttl):
+                if not 0 < ttl < math.inf:
+                    raise ValueError(f"a lease lasts for a positive, finite number of seconds, not {ttl}")
                 return shared.lease_acquire(name, ttl, wait, caller)
             case LeaseRenew(name, grant):
                 shared.lease_renew(name, grant)

@@ -1,0 +1,77 @@
+"""What clients have a server keep is counted, and lists of it come in pages."""
+
+import numpy as np
+import pytest
+
+from modum.box import Box, Server
+from modum.box.protocol.limits import CHUNK, PAGE_BYTES, SMALL_CHANGE
+from modum.box.server.budget import Budget
+from modum.box.server.pages import first_page
+from modum.box.server.sessions import Session, Slot
+from modum.errors import PoolFullError
+
+
+def test_small_change_is_free_and_more_counts() -> None:
+    budget = Budget(1000)
+    budget.take("a value", notes=SMALL_CHANGE)
+    assert budget.used == 0
+    budget.take("another", notes=600)
+    budget.take("a buffer", buffers=400)
+    assert budget.used == 1000
+    for kind in ({"notes": 1}, {"buffers": 1}):
+        with pytest.raises(PoolFullError, match=r"it needs 1 B here, 0 B of the pool's 1000 B are free"):
+            budget.take("it", **kind)
+    budget.take("less", notes=-1)
+    assert budget.used == 999
+
+
+MIB = bytes(1 << 20)
+
+
+def test_what_is_said_of_buffers_counts() -> None:
+    with Server(memory=2 << 20) as server, Box.connect(server.address, transport="tcp", timeout=10) as box:
+        for number in range(16):
+            box.create(f"b{number}", 1, meta={"m": MIB})
+        used = server.statistics().used
+        box.create("c", 1, meta={"m": MIB})
+        assert server.statistics().used - used > len(MIB)
+        with pytest.raises(PoolFullError, match="buffer 'd' needs"):
+            box.create("d", 1, meta={"m": MIB})
+        box.delete("c")
+        box.create("d", 1, meta={"m": MIB})
+
+
+def test_values_count_and_are_given_back() -> None:
+    with Server(memory=1 << 20) as server, Box.connect(server.address, transport="tcp", timeout=10) as box:
+        half = bytes(len(MIB) // 2 - 8)
+        for number in range(34):
+            box.value(f"v{number}").set(half)
+        with pytest.raises(PoolFullError, match="value 'w' needs"):
+            box.value("w").set(half)
+        assert box.value("w").get() is None
+        assert server.statistics().used > 0
+        for number in range(34):
+            box.value(f"v{number}").delete()
+        assert server.statistics().used == 0
+
+
+def test_a_list_that_is_longer_than_a_message_comes_in_pages(box: Box) -> None:
+    names = [f"b{number:02}" for number in range(20)]
+    for name in names:
+        box.create(name, 1, meta={"m": bytes(1 << 20)})
+    assert [info.name for info in box.list()] == names
+    assert list(first_page([PAGE_BYTES, 1], lambda size: size)) == [PAGE_BYTES]
+    assert list(first_page([1, 1], lambda size: size)) == [1, 1]
+
+
+def test_a_slot_keeps_as_much_as_has_come(server: Server) -> None:
+    slot = Slot(Session("a", 0.0), 0)
+    assert slot.working == 0
+    for sequence in range(1, 9):
+        assert len(slot.room(sequence, 5)) == 5
+    assert slot.working == 4 * 8
+    slot.room(1, CHUNK)
+    assert slot.working == CHUNK + 3 * 8
+    with Box.connect(server.address, transport="tcp", timeout=10) as box:
+        box.create("b", 1).add(np.ones(1, np.float32))
+        assert server.statistics().working < 1000
