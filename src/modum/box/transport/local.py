@@ -99,6 +99,8 @@ class LocalTransport(Transport):
     def run(self, work: Work) -> None:
         """Run the kernels on the mapped memory: see `Transport.run`."""
         target = _party(work.target)
+        if self._gone:
+            self._check(work)
         waiting = deque(work.pieces)
         share = partial(self._apply, work, target, waiting)
         with Calls([share] * (min(self._threads, len(waiting)) - 1)) as helpers:
