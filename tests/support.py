@@ -39,6 +39,20 @@ def until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
     poll(condition, timeout=timeout, every=0.001, error=lambda: AssertionError(f"still waiting after {timeout} s"))
 
 
+def until_renewed(box: Box, lease: str, times: int) -> None:
+    """Wait until somebody has renewed a lease so many times, which `box` sees by the seconds it lasts still."""
+    before = float("inf")
+
+    def renewed() -> bool:
+        nonlocal before
+        (now,) = (each.seconds for each in box.leases(lease))
+        before, last = now, before
+        return now > last
+
+    for _ in range(times):
+        until(renewed, timeout=60)
+
+
 class Clock:
     """Seconds that pass when a test says so."""
 

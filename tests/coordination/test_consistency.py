@@ -8,7 +8,7 @@ import pytest
 from modum.averaging import join
 from modum.box import Box
 from modum.coordination.consistency import agree, compare, open_alike
-from modum.errors import MismatchError
+from modum.errors import BufferNotFoundError, MismatchError
 from modum.parameters import ArrayVector
 
 Connect = Callable[[], Box]
@@ -46,12 +46,15 @@ def test_a_worker_that_differs_is_refused_and_leaves_the_shared_weights_alone(co
     again.close()
 
 
-def test_opening_what_another_worker_makes_at_the_same_moment_gives_the_same_buffer(connect: Connect) -> None:
-    buffers = [open_alike(connect(), "settings", 1, "int64", META) for _ in range(2)]
-    buffers[0].write(np.array([7]))
-    assert buffers[1].read().tolist() == [7]
-    for buffer in buffers:
-        buffer.close()
+def test_opening_needs_a_buffer_whose_maker_has_the_same_settings(connect: Connect) -> None:
+    with pytest.raises(BufferNotFoundError):
+        open_alike(connect(), "settings", META)
+    made = connect().create("settings", 1, "int64", meta=META)
+    made.write(np.array([7]))
+    opened = open_alike(connect(), "settings", META)
+    assert opened.read().tolist() == [7]
+    opened.close()
+    made.close()
 
 
 def test_the_first_workers_settings_are_everybodys(connect: Connect) -> None:

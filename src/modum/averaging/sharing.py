@@ -1,33 +1,46 @@
-"""The shared vectors of a model: made by the first worker, opened by all others."""
+"""The shared vectors of a model: made by the first worker, opened by all others.
+
+Whoever makes them holds a lease meanwhile, and a vector whose version is 0 is one that its maker has not written. A
+holder that was stopped loses the lease, may go on at any moment, and must change nothing then. So the next one does not
+write into what it finds unwritten: it deletes the vectors and makes them anew, and the writes of the former maker, who
+has vectors of an earlier incarnation, reach nobody. That one finds at its end that its lease is lost, and begins again.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, closing, suppress
+from typing import TYPE_CHECKING, Any, Final
 
-from modum.coordination.consistency import open_alike
+from modum.coordination import held, open_alike
+from modum.errors import BufferExistsError, BufferNotFoundError, DeadlineError, LeaseLostError
+from modum.waiting import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from modum.box import Box, Buffer
+    from modum.box import Box, Buffer, Lease
     from modum.parameters import Vector
 
 CREATE_SECONDS = 60.0
-"""How long the worker that makes the shared buffers may take before another one tries."""
+"""How long a worker that makes the shared buffers may be stopped, or cut off, before another one makes them."""
+
+_FENCED: Final = (BufferExistsError, BufferNotFoundError, LeaseLostError)
+"""What a worker meets whose lease was lost while it made the buffers."""
 
 
 def join(box: Box, name: str, vectors: Sequence[Vector], meta: dict[str, Any], timeout: float) -> list[Buffer]:
     """Open the shared vectors of `name`, one per dtype; the first worker makes them and writes its weights.
 
-    One worker at a time does this. If the first one dies before its weights are written, the next one
-    writes.
+    One worker at a time does this. If the first one dies, or is stopped for long, before its weights are written, the
+    next one makes the vectors anew; the first one then takes what is there.
 
     Args:
         box: where the buffers are.
         name: the shared model's.
         vectors: this worker's vectors, one for each dtype.
         meta: what must be equal in all workers.
-        timeout: seconds to wait for the worker that makes the buffers.
+        timeout: seconds to wait for the worker that makes the buffers; one that was stopped meanwhile waits as long
+            again.
 
     Returns:
         The buffers, in the order of the vectors.
@@ -36,9 +49,47 @@ def join(box: Box, name: str, vectors: Sequence[Vector], meta: dict[str, Any], t
         MismatchError: `meta` differs from the first worker's.
         DeadlineError: others took longer than `timeout` seconds.
     """
-    with box.lock(f"{name}/create", ttl=CREATE_SECONDS, timeout=timeout):
-        buffers = [open_alike(box, f"{name}/{vector.dtype}", vector.size, vector.dtype, meta) for vector in vectors]
+    deadline = Deadline(timeout)
+    while True:
+        last = deadline.passed
+        try:
+            with held(box, f"{name}/create", ttl=CREATE_SECONDS, timeout=timeout) as lease:
+                return _open(box, name, vectors, meta) or _make(box, name, vectors, meta, lease)
+        except _FENCED as error:
+            if last:
+                raise DeadlineError(f"others made the shared vectors of {name!r} meanwhile: {error}") from error
+
+
+def _open(box: Box, name: str, vectors: Sequence[Vector], meta: dict[str, Any]) -> list[Buffer]:
+    """Open the vectors if all of them are written; return nothing if not."""
+    with ExitStack() as unfit:
+        try:
+            buffers = [
+                unfit.enter_context(closing(open_alike(box, f"{name}/{vector.dtype}", meta))) for vector in vectors
+            ]
+        except BufferNotFoundError:
+            return []
         if any(buffer.version == 0 for buffer in buffers):
-            for vector, buffer in zip(vectors, buffers, strict=True):
-                vector.write(buffer)
+            return []
+        unfit.pop_all()
+        return buffers
+    raise AssertionError("unreachable")
+
+
+def _make(box: Box, name: str, vectors: Sequence[Vector], meta: dict[str, Any], lease: Lease) -> list[Buffer]:
+    """Make the vectors in place of those that are there, and write this worker's weights."""
+    names = [f"{name}/{vector.dtype}" for vector in vectors]
+    for each in names:
+        lease.renew()  # else somebody may have written it since it was found unwritten
+        with suppress(BufferNotFoundError):
+            box.delete(each)
+    with ExitStack() as failing:
+        buffers = [
+            failing.enter_context(closing(box.create(each, vector.size, vector.dtype, meta=meta)))
+            for each, vector in zip(names, vectors, strict=True)
+        ]
+        for vector, buffer in zip(vectors, buffers, strict=True):
+            vector.write(buffer)
+        lease.renew()  # then nobody has found them unwritten, and they stay
+        failing.pop_all()
     return buffers

@@ -1,10 +1,11 @@
 """Register every worker of a job in its box, so that jobs cannot be mixed up unnoticed."""
 
+from contextlib import ExitStack
 from typing import Final
 
 from modum.box import Box
 from modum.cluster.environment import ClusterEnvironment
-from modum.coordination.liveness import Roster
+from modum.coordination import Roster, held
 from modum.errors import DeadlineError, MismatchError
 from modum.units import count
 
@@ -30,11 +31,12 @@ class Registration:
     Raises:
         MismatchError: a worker with another world size or group size, or with this rank, is there. This one is not
             registered then.
+        LeaseLostError: this process was stopped for long while it registered, and is not registered.
     """
 
     def __init__(self, box: Box, place: ClusterEnvironment) -> None:
         self._roster = Roster(box, _WORKERS)
-        with box.lock("modum/check-in", ttl=CLAIM_SECONDS, timeout=3 * CLAIM_SECONDS):
+        with ExitStack() as failing, held(box, "modum/check-in", ttl=CLAIM_SECONDS, timeout=3 * CLAIM_SECONDS) as lease:
             self.run = self._agree(box, place)
             try:
                 self._member = self._roster.join(str(place.rank), timeout=CLAIM_SECONDS)
@@ -43,6 +45,9 @@ class Registration:
                     f"rank {place.rank} of {place.world_size} is at work in this box already ({error}): "
                     f"another job uses it\n{_hint(place.job)}"
                 ) from None
+            failing.callback(self._member.leave)
+            lease.renew()  # else another worker may have seen neither this one nor its numbers
+            failing.pop_all()
 
     def leave(self) -> None:
         """Remove this worker's entry. Does nothing the second time.

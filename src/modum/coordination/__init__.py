@@ -1,7 +1,8 @@
-"""Coordination of workers through the box: liveness, consistency, rendezvous."""
+"""Coordination of workers through the box: liveness, consistency, rendezvous, leases."""
 
 from modum.coordination.consistency import agree, compare, open_alike
+from modum.coordination.leases import held
 from modum.coordination.liveness import Member, Roster
 from modum.coordination.rendezvous import Rendezvous
 
-__all__ = ["Member", "Rendezvous", "Roster", "agree", "compare", "open_alike"]
+__all__ = ["Member", "Rendezvous", "Roster", "agree", "compare", "held", "open_alike"]

@@ -1,11 +1,11 @@
 """Refuse workers whose model or settings differ from the first worker's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any, Final
 
 from modum.box import Box, Buffer
-from modum.errors import BufferNotFoundError, MismatchError
+from modum.errors import MismatchError
 
 __all__ = ["agree", "compare", "open_alike"]
 
@@ -29,26 +29,22 @@ def agree(box: Box, name: str, ours: Mapping[str, Any]) -> None:
     compare(name, box.value(name).set_default(sections), ours)
 
 
-def open_alike(box: Box, name: str, shape: int | Sequence[int], dtype: str, meta: Mapping[str, Any]) -> Buffer:
-    """Open the buffer `name`, or make it with `meta` if it does not exist.
+def open_alike(box: Box, name: str, meta: Mapping[str, Any]) -> Buffer:
+    """Open the buffer `name`, and check that whoever made it has the same settings.
 
     Args:
         box: where the buffer is.
         name: the buffer's.
-        shape: as in `Box.create`.
-        dtype: as in `Box.create`.
         meta: the expected `meta` of the buffer; sections as in `compare`.
 
     Returns:
         The buffer, open.
 
     Raises:
-        MismatchError: it was made with another `meta`, shape or dtype; it is not open then.
+        BufferNotFoundError: there is none of this name.
+        MismatchError: it was made with another `meta`; it is not open then.
     """
-    try:
-        buffer = box.open(name)
-    except BufferNotFoundError:
-        buffer = box.open_or_create(name, shape, dtype, meta=dict(meta))
+    buffer = box.open(name)
     try:
         compare(name, buffer.meta, meta)
     except MismatchError:
