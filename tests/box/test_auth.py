@@ -17,7 +17,16 @@ from modum.errors import AuthenticationError
 def test_a_server_does_not_listen_beyond_loopback_without_a_token(host: str) -> None:
     with pytest.raises(ValueError, match=f"refusing to listen on {host} without a token.*MODUM_TOKEN"):
         Server(host)
-    check_exposure(host, "token")
+    check_exposure(host, new_token())
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.5", "::", "example.org"])
+def test_a_server_does_not_listen_beyond_loopback_with_a_token_that_can_be_guessed(host: str) -> None:
+    with pytest.raises(ValueError, match=f"refusing to listen on {host} with a token of 15 .*MODUM_TOKEN") as refusal:
+        Server(host, token="fifteen letters")
+    assert "fifteen letters" not in str(refusal.value)
+    check_exposure(host, "sixteen letters.")
+    check_exposure("127.0.0.1", "short")
 
 
 def test_with_a_token_it_listens_anywhere() -> None:

@@ -206,7 +206,12 @@ def test_jobs_of_slurm_whose_ports_are_the_same_do_not_mix() -> None:
     def worker(number: int) -> list[str]:
         job, rank = divmod(number, 2)
         place = Slurm(
-            rank=rank, world_size=2, local_rank=rank, step=steps[job], hosts="localhost,other", token="for both jobs"
+            rank=rank,
+            world_size=2,
+            local_rank=rank,
+            step=steps[job],
+            hosts="localhost,other",
+            token="a token for both jobs",
         )
         with place.rendezvous(SECONDS) as place_of_all:
             return place_of_all.gather(f"job {job}")

@@ -3,9 +3,13 @@
 import hmac
 import ipaddress
 import secrets
+from typing import Final
 
 from modum.box.protocol.limits import NONCE_BYTES
 from modum.box.protocol.messages import encode
+
+SHORTEST_TOKEN: Final = 16
+"""Characters of a token with which a server listens beyond loopback: who hears one handshake can try out shorter ones."""
 
 
 def new_token() -> str:
@@ -55,11 +59,16 @@ def check_exposure(host: str, token: str | None) -> None:
         token: the job's token, or None.
 
     Raises:
-        ValueError: `host` is not a loopback address and there is no token.
+        ValueError: `host` is not a loopback address, and there is no token, or one that can be guessed.
     """
-    if not token and not is_loopback(host):
-        raise ValueError(
-            f"refusing to listen on {host} without a token: anybody who reaches it could read and change the memory."
-            " HINT: export MODUM_TOKEN=$(python -c 'import secrets; print(secrets.token_urlsafe(32))') for"
-            " `modum server` and its clients (in Python: Server(token=...)), or listen on 127.0.0.1"
-        )
+    if is_loopback(host) or (token and len(token) >= SHORTEST_TOKEN):
+        return
+    if token:
+        problem = f"with a token of {len(token)} characters: it takes {SHORTEST_TOKEN} to be beyond guessing"
+    else:
+        problem = "without a token: anybody who reaches it could read and change the memory"
+    raise ValueError(
+        f"refusing to listen on {host} {problem}."
+        " HINT: export MODUM_TOKEN=$(python -c 'import secrets; print(secrets.token_urlsafe(32))') for"
+        " `modum server` and its clients (in Python: Server(token=...)), or listen on 127.0.0.1"
+    )

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, TypeVar
 
 import msgspec
@@ -57,6 +57,13 @@ class _Hello(_Answer, kw_only=True):
     has_token: bool
     """Whether MODUM_TOKEN is in this worker's environment."""
     box: list[str]
+
+    def __repr__(self) -> str:  # without the token
+        return f"_Hello(rank={self.rank}, host={self.host!r})"
+
+    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+        yield "rank", self.rank
+        yield "host", self.host
 
 
 class _Offer(_Answer, kw_only=True):

@@ -9,6 +9,7 @@ import contextlib
 import socket
 import subprocess
 import threading
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -40,6 +41,13 @@ class _Note(msgspec.Struct):
     step: str
     port: int
     token: str | None
+
+    def __repr__(self) -> str:  # without the token
+        return f"_Note(step={self.step!r}, port={self.port})"
+
+    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+        yield "step", self.step
+        yield "port", self.port
 
 
 def ports_of(step: str) -> range:
