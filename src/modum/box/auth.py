@@ -9,7 +9,7 @@ from modum.box.protocol.limits import NONCE_BYTES
 from modum.box.protocol.messages import encode
 
 SHORTEST_TOKEN: Final = 16
-"""Characters of a token with which a server listens beyond loopback: who hears one handshake can try out shorter ones."""
+"""Characters of a token for a server beyond loopback: whoever hears one handshake can try out shorter ones."""
 
 
 def new_token() -> str:

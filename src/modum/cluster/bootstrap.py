@@ -2,8 +2,8 @@
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
-from typing import Final, TypeVar
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -61,9 +61,8 @@ class _Hello(_Answer, kw_only=True):
     def __repr__(self) -> str:  # without the token
         return f"_Hello(rank={self.rank}, host={self.host!r})"
 
-    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
-        yield "rank", self.rank
-        yield "host", self.host
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("rank", self.rank), ("host", self.host)]
 
 
 class _Offer(_Answer, kw_only=True):

@@ -9,8 +9,7 @@ import contextlib
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -45,9 +44,8 @@ class _Note(msgspec.Struct):
     def __repr__(self) -> str:  # without the token
         return f"_Note(step={self.step!r}, port={self.port})"
 
-    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
-        yield "step", self.step
-        yield "port", self.port
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("step", self.step), ("port", self.port)]
 
 
 def ports_of(step: str) -> range:
