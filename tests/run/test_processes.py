@@ -98,6 +98,47 @@ def test_what_a_child_leaves_behind_is_killed_at_its_end() -> None:
     assert_gone([int(output[0][1])])
 
 
+SESSION_OF_ITS_OWN = """
+    import os, subprocess, sys, time
+    code = "import subprocess, time; print(subprocess.Popen(['sleep', '1000']).pid, flush=True); time.sleep(1000)"
+    one = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE, text=True)
+    print(one.pid, one.stdout.readline(), end="", flush=True)
+    """
+
+
+@pytest.mark.parametrize("end", ["", "time.sleep(1000)"], ids=["ends by itself", "is killed"])
+def test_what_a_child_left_in_a_session_of_its_own_is_killed_at_the_end(end: str) -> None:
+    output = Output()
+    with Processes() as processes:
+        process = start(processes, textwrap.dedent(SESSION_OF_ITS_OWN) + end, output)
+        poll_until(processes, lambda: output if end else process.returncode is not None)
+        left = [int(pid) for pid in output[0][1].split()]
+        assert [is_alive(pid) for pid in left] == [True, True]
+    assert [psutil.pid_exists(pid) for pid in left] == [False, False]
+
+
+def test_children_that_were_there_before_stay() -> None:
+    with subprocess.Popen(["sleep", "1000"]) as mine:
+        with Processes():
+            pass
+        assert mine.poll() is None
+        mine.kill()
+
+
+def test_an_orphan_that_ends_leaves_no_zombie() -> None:
+    output = Output()
+    code = """
+        import subprocess, sys, time
+        code = "import subprocess; print(subprocess.Popen(['sleep', '0.1'], start_new_session=True).pid, flush=True)"
+        subprocess.run([sys.executable, "-c", code])
+        time.sleep(1000)
+        """
+    with Processes() as processes:
+        start(processes, code, output)
+        poll_until(processes, lambda: output)
+        poll_until(processes, lambda: not psutil.pid_exists(int(output[0][1])))
+
+
 def test_a_stop_is_by_sigterm_first() -> None:
     output = Output()
     code = """

@@ -1,18 +1,21 @@
 """The children of a launcher, in one loop that waits for their output, their ends and signals."""
 
 import contextlib
+import ctypes
 import os
 import selectors
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Self
+
+import psutil
 
 from modum.run import reaper
 from modum.run.process import Process, Sink
 from modum.run.signals import Signals
-from modum.waiting import Deadline
+from modum.waiting import Deadline, poll
 
 __all__ = ["Interrupted", "Processes"]
 
@@ -20,6 +23,10 @@ _GRACE_SECONDS: Final = 0.6
 """Seconds from SIGTERM to SIGKILL: a stop takes less than a second in all."""
 _KILL_SECONDS: Final = 5.0
 """Seconds to wait for an end by SIGKILL: only a hung disk or driver can delay it."""
+
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_GET_CHILD_SUBREAPER: Final = 37
+_prctl = ctypes.CDLL(None).prctl
 
 
 class Interrupted(Exception):  # noqa: N818 - no error, as KeyboardInterrupt is none
@@ -45,6 +52,9 @@ class Processes:
     On leaving, those that still run are killed at once. If this process itself is killed, even by SIGKILL, the
     kernel kills the children, and a separate process, the reaper, kills all that they had started.
 
+    What a child started in a session of its own does not end with the child's process group. While this context lasts,
+    the kernel gives such orphans to this process, which kills them on leaving. The reaper does not know of them.
+
     Use it on the main thread, for the signals, and start children before any thread: between fork
     and exec a child runs a few lines of Python.
     """
@@ -53,6 +63,8 @@ class Processes:
         self._running: list[Process] = []
         with contextlib.ExitStack() as stack:
             self._signals = stack.enter_context(Signals())
+            self._strangers = _children()
+            stack.enter_context(_adopting())
             self._selector = stack.enter_context(selectors.DefaultSelector())
             self._selector.register(self._signals, selectors.EVENT_READ, None)
             self._reaper = subprocess.Popen(
@@ -76,6 +88,9 @@ class Processes:
             for process in self._running:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.reap(_KILL_SECONDS)
+            self._running.clear()
+            with contextlib.suppress(_LeftError):
+                poll(lambda: not self._kill_orphans(), timeout=_KILL_SECONDS, every=0.005, error=_LeftError)
 
     def start(
         self,
@@ -155,6 +170,7 @@ class Processes:
         for key, _ in self._selector.select(timeout):
             if key.data is None:
                 self._signals.drain()
+                self._bury_orphans()
             else:
                 process, stream = key.data
                 if not process.read(stream):
@@ -172,7 +188,51 @@ class Processes:
         self._running.remove(process)
         self._tell_reaper(-process.pid)
 
+    def _orphans(self) -> set[psutil.Process]:
+        """Return the processes that children started and left to this one."""
+        own = {self._reaper.pid, *(process.pid for process in self._running)}
+        return {child for child in _children() - self._strangers if child.pid not in own}
+
+    def _kill_orphans(self) -> set[psutil.Process]:
+        """Kill the orphans and return them; theirs become orphans by that."""
+        orphans = self._orphans()
+        for orphan in orphans:
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                orphan.kill()
+        self._bury_orphans()
+        return orphans
+
+    def _bury_orphans(self) -> None:
+        """Wait for those orphans that have ended, so that no zombie is left of them."""
+        for orphan in self._orphans():
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(orphan.pid, os.WNOHANG)
+
     def _tell_reaper(self, group: int) -> None:
         assert self._reaper.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # the reaper was killed; the other safeguards still hold
             self._reaper.stdin.write(b"%d\n" % group)
+
+
+class _LeftError(Exception):
+    """An orphan does not end by SIGKILL."""
+
+
+def _children() -> set[psutil.Process]:
+    """Return the children of this process, as far as it can see any: a container may have no /proc."""
+    try:
+        return set(psutil.Process().children())
+    except (psutil.Error, OSError):
+        return set()
+
+
+@contextlib.contextmanager
+def _adopting() -> Iterator[None]:
+    """Have the kernel make this process the parent of what its descendants leave behind."""
+    before = ctypes.c_int()
+    _prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before))
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        _prctl(_PR_SET_CHILD_SUBREAPER, before.value)
