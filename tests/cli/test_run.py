@@ -328,6 +328,59 @@ class TestAnExistingBox:
         assert "token" in result.stderr
 
 
+INTERRUPTED_AT_AN_IMPORT = """
+import os, runpy, signal, sys
+count, at = 0, int(sys.argv.pop(1))
+
+class InACallback:
+    def __del__(self):  # where an exception gets lost
+        if count == at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+class Finder:
+    @staticmethod
+    def find_spec(*_):
+        global count
+        InACallback()
+        count += 1
+
+sys.meta_path.insert(0, Finder)
+try:
+    runpy.run_module("modum", run_name="__main__", alter_sys=True)
+finally:
+    print("imports:", count, flush=True)
+"""
+
+
+def test_an_interrupt_at_any_moment_of_the_start_ends_the_launcher(script: Script) -> None:
+    """Python looks for a module some hundred times before the workers run; SIGINT comes at twenty of these."""
+    script("import sys, time; time.sleep(1000 if sys.argv[1:] else 0)")
+
+    def start(at: int, *arguments: str) -> Result:
+        command = [sys.executable, "-c", INTERRUPTED_AT_AN_IMPORT, str(at), "run", "-n", "1", "train.py", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+    whole = start(-1)
+    assert whole.returncode == 0, whole.stderr
+    imports = int(whole.stdout.rpartition("imports:")[2])
+    for part in range(1, 21):  # the first few are Modum's own, before its first line
+        status = start(imports * part // 21, "stay").returncode
+        assert status in (130, -signal.SIGINT), part  # for a shell, both are 130
+
+
+def test_an_interrupt_as_soon_as_the_launcher_exists_ends_it(script: Script) -> None:
+    script("import time; time.sleep(1000)")
+    for _ in range(20):
+        with subprocess.Popen([*RUN, "train.py"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as launcher:
+            launcher.send_signal(signal.SIGINT)
+            status = launcher.wait(PATIENCE)
+        assert status in (
+            130,
+            -signal.SIGINT,
+            1,
+        )  # for a shell, the first two are one; 1 is Python's, before any module
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

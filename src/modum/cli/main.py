@@ -5,6 +5,7 @@ functions.
 """
 
 import importlib.metadata
+import signal
 import sys
 from typing import Annotated
 
@@ -34,6 +35,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def modum(
+    context: typer.Context,
     _: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
@@ -47,6 +49,9 @@ def modum(
     machines, start **modum server** where there is memory to spare, and give the workers those servers' addresses.
     **modum status** shows what a box holds; **modum doctor** shows what this machine can do.
     """
+    # `run` has a handler of its own once there is something to stop; see modum.__main__
+    if context.invoked_subcommand != "run" and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def main() -> None:

@@ -121,17 +121,20 @@ def launch_and_exit(console: "type[RunConsole]", *, name: str, **settings: Any) 
         typer.BadParameter: the settings are not valid.
         typer.Exit: always, at the end.
     """
-    from modum.cluster import credentials
-    from modum.cluster.environment import JOB_VARIABLE
-    from modum.run import RunConfig, launch
+    from modum.run.signals import ending_at_once
 
-    try:
-        config = RunConfig(token=credentials.token(), name=name or os.environ.get(JOB_VARIABLE, ""), **settings)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    try:
-        status = launch(config, console(config.workers))
-    except KeyboardInterrupt:
-        # The second Ctrl-C. Nothing runs any more, and flushing output that is not read would hang.
-        os._exit(128 + signal.SIGINT)
+    with ending_at_once(signal.SIGINT):
+        from modum.cluster import credentials
+        from modum.cluster.environment import JOB_VARIABLE
+        from modum.run import RunConfig, launch
+
+        try:
+            config = RunConfig(token=credentials.token(), name=name or os.environ.get(JOB_VARIABLE, ""), **settings)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+        try:
+            status = launch(config, console(config.workers))
+        except KeyboardInterrupt:
+            # The second Ctrl-C. Nothing runs any more, and flushing output that is not read would hang.
+            os._exit(128 + signal.SIGINT)
     raise typer.Exit(status)

@@ -2,10 +2,12 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final, Self
 
-__all__ = ["Signals"]
+__all__ = ["Signals", "ending_at_once"]
 
 _STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -57,3 +59,19 @@ class Signals:
             self.request = signal.Signals(number)
         elif self._requests == 2:
             raise KeyboardInterrupt
+
+
+@contextmanager
+def ending_at_once(number: signal.Signals) -> Iterator[None]:
+    """Have the kernel end this process by a signal, while there is nothing to stop and no `Signals` yet.
+
+    An exception that a handler raises while modules are imported can get lost in a callback. A signal that this process
+    was started with ignored stays so.
+    """
+    before = signal.getsignal(number)
+    if before is not signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
