@@ -1,19 +1,65 @@
 """The kernels in Numba: one pass over memory each, without the interpreter's lock.
 
 Single-threaded on purpose: callers run them on chunks in their own threads, which Numba's parallel layers do not allow.
-Compiled on first use and cached on disk; importing this module compiles nothing.
+Compiled on first use and cached on disk; importing this module compiles nothing. Numba's cache lies beside this file or
+in the user's cache folder. Where neither can be written, as in a container whose user has no home, it is a folder of
+this user's own under the one for temporary files; where there is none, every process compiles anew.
 """
 
+import logging
+import os
+import stat
+import tempfile
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
-from numba import njit
 
 from modum.box.kernels import FLOATING, STORAGE, Array
 
-_compile: Callable[[Callable[..., Any]], Any] = njit(nogil=True, cache=True, fastmath=False)
+_log = logging.getLogger("modum")
+_njit: Callable[..., Any] = partial(numba.njit, nogil=True, fastmath=False)
+_config: Any = numba.config
+
+
+def _compile(function: Callable[..., Any]) -> Any:
+    """Have Numba compile a function when it is first called."""
+    try:
+        return _njit(cache=True)(function)
+    except RuntimeError:  # there is no folder for its cache
+        folder = _temporary_folder()
+    if folder is None:
+        return _njit()(function)
+    before = _config.CACHE_DIR
+    _config.CACHE_DIR = str(folder)  # Numba looks at it here, and not later
+    try:
+        return _njit(cache=True)(function)
+    finally:
+        _config.CACHE_DIR = before
+
+
+@cache
+def _temporary_folder() -> Path | None:
+    """Return a folder that nobody else can have put code into, or None."""
+    try:
+        folder = Path(tempfile.gettempdir()) / f"modum-kernels-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077:
+            return folder
+        problem = f"{folder} is not a folder of this user alone"
+    except OSError as error:
+        problem = str(error)
+    _log.warning(
+        "the kernels are compiled anew by each process, which takes seconds: no folder for them can be written (%s)\n"
+        "HINT: set NUMBA_CACHE_DIR to one that can",
+        problem,
+    )
+    return None
+
 
 _SIXTEEN = np.uint32(16)
 _HALF = np.uint32(0x7FFF)
