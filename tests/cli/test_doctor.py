@@ -9,9 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from modum.box import Server
 from modum.box.protocol.limits import DEFAULT_PORT
 
+WITHOUT_PROC = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
 MODUM = str(Path(sys.executable).with_name("modum"))
 
 
@@ -38,6 +41,21 @@ def test_json_has_every_value() -> None:
     assert report["cores_allowed"] == len(os.sched_getaffinity(0))
     assert report["memory_bytes_per_second"] > 0
     assert report["shared_memory_trouble"] is None
+
+
+@pytest.mark.skipif(
+    subprocess.run([*WITHOUT_PROC, "true"], capture_output=True, check=False).returncode != 0,
+    reason="this user may not unmount /proc in a namespace of its own",
+)
+def test_without_proc_it_says_what_it_could_not_read() -> None:
+    command = [*WITHOUT_PROC, sys.executable, "-m", "modum", "doctor"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in done.stderr
+    (files,) = [line for line in done.stdout.splitlines() if "system files" in line]
+    assert files.startswith("! system files         cannot be read: /proc/cpuinfo, /proc/meminfo, ")
+    assert files.endswith("mount /proc in this container")
+    (local,) = [line for line in done.stdout.splitlines() if "transport local" in line]
+    assert local.startswith("! transport local      cannot be used: this process cannot read /proc")
 
 
 def test_a_box_is_measured_on_request() -> None:

@@ -40,9 +40,15 @@ def format_address(host: str, port: int) -> str:
 
 
 def local_host() -> str:
-    """Name this kernel and its network namespace: equal for two processes that can share memory by a Unix socket."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot}:{Path('/proc/self/ns/net').stat().st_ino}"
+    """Name this kernel and its network namespace: equal for two processes that can share memory by a Unix socket.
+
+    Empty where that cannot be known: some containers have no /proc, or not all of it.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}:{Path('/proc/self/ns/net').stat().st_ino}"
+    except OSError:
+        return ""
 
 
 def tune(connection: socket.socket, stall: float = STALL_SECONDS) -> None:

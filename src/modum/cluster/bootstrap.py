@@ -250,7 +250,7 @@ def _hello(place: ClusterEnvironment) -> _Hello:
         group_size=place.group_size,
         group_is_host=place.group_is_host,
         job=place.job,
-        machine=local_host(),
+        machine=local_host() or socket.gethostname(),
         host=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
         interfaces=interfaces,
         chosen=bool(choice),

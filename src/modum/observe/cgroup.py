@@ -20,7 +20,11 @@ class Limits:
 def read_limits(root: Path = Path("/")) -> Limits:
     """Return the limits in force for this process, on a machine whose files are below `root`."""
     cores, memory = [], []
-    for line in (root / "proc/self/cgroup").read_text().splitlines():
+    try:
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        groups = []  # `doctor` says which files cannot be read
+    for line in groups:
         _, controllers, path = line.split(":", 2)
         for group in _upwards(root / "sys/fs/cgroup", controllers, path):
             quota = _numbers(group / "cpu.max")

@@ -32,6 +32,7 @@ def rows(report: Report) -> list[Row]:
     return [
         Row("modum", f"{report.modum} on Python {report.python}, {report.system}"),
         Row("packages", ", ".join(installed) + f"; not installed: {', '.join(missing) or 'none'}"),
+        *_system_files(report),
         Row("processor", report.processor),
         Row("cores", f"{report.usable_cores} usable: {report.cores_allowed} of {report.cores_online} allowed{quota}"),
         Row("memory", f"{total}, {available} available{limit}"),
@@ -63,6 +64,18 @@ def rows(report: Report) -> list[Row]:
             "does not work" if report.loopback_trouble else _speed(report.loopback_bytes_per_second),
             report.loopback_trouble or "",
         ),
+    ]
+
+
+def _system_files(report: Report) -> list[Row]:
+    if not report.unreadable:
+        return []
+    return [
+        Row(
+            "system files",
+            f"cannot be read: {', '.join(report.unreadable)}",
+            "limits may be missing here, and shared memory needs /proc/self: mount /proc in this container",
+        )
     ]
 
 

@@ -26,6 +26,17 @@ __all__ = ["Report", "examine", "loopback_bandwidth", "memory_bandwidth", "share
 
 PACKAGES: Final = ("numpy", "numba", "msgspec", "psutil", "typer", "rich", "torch", "tensorflow", "keras", "mpi4py")
 
+SYSTEM_FILES: Final = (
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/self/cgroup",
+    "/proc/self/fd",
+    "/proc/self/maps",
+    "/proc/self/ns/net",
+    "/proc/sys/kernel/random/boot_id",
+)
+"""What Modum reads of the system."""
+
 _REPEATS: Final = 5
 _TIMEOUT: Final = 2.0
 """Timeout of a silent loopback connection, in seconds."""
@@ -65,6 +76,8 @@ class Report:
     loopback_bytes_per_second: float
     """Bytes per second of a TCP connection to this machine itself, one thread at each end; 0 if it failed."""
     loopback_trouble: str | None
+    unreadable: list[str]
+    """Files of the system that this process cannot read, so that their values are missing or come from elsewhere."""
 
     @property
     def usable_cores(self) -> int:
@@ -84,9 +97,9 @@ def examine(port: int = DEFAULT_PORT) -> Report:
     limits = read_limits()
     loopback, loopback_trouble = loopback_bandwidth()
     allowed = len(os.sched_getaffinity(0))
-    memory = psutil.virtual_memory()
+    total, available = _memory()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    array_bytes = min(256 * 2**20, memory.available // 8, (limits.memory or memory.total) // 8)
+    array_bytes = min(256 * 2**20, available // 8, (limits.memory or total) // 8)
     return Report(
         modum=importlib.metadata.version("modum"),
         python=platform.python_version(),
@@ -96,8 +109,8 @@ def examine(port: int = DEFAULT_PORT) -> Report:
         cores_online=os.cpu_count() or allowed,
         cores_allowed=allowed,
         cores_quota=limits.cores,
-        memory_total_bytes=memory.total,
-        memory_available_bytes=memory.available,
+        memory_total_bytes=total,
+        memory_available_bytes=available,
         memory_quota_bytes=limits.memory,
         memory_bytes_per_second=memory_bandwidth(1, array_bytes),
         memory_all_cores_bytes_per_second=memory_bandwidth(_usable_cores(allowed, limits.cores), array_bytes),
@@ -110,6 +123,7 @@ def examine(port: int = DEFAULT_PORT) -> Report:
         addresses={address: why_not_listen(address, port) for address in _addresses()},
         loopback_bytes_per_second=loopback,
         loopback_trouble=loopback_trouble,
+        unreadable=[path for path in SYSTEM_FILES if not os.access(path, os.R_OK)],
     )
 
 
@@ -222,8 +236,22 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _memory() -> tuple[int, int]:
+    """Return how many bytes this machine has, and how many are free."""
+    try:
+        memory = psutil.virtual_memory()
+        return memory.total, memory.available
+    except OSError:
+        page = os.sysconf("SC_PAGE_SIZE")
+        return os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
+
+
 def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    for line in lines:
         if line.startswith("model name"):
             return f"{line.partition(':')[2].strip()} ({platform.machine()})"
     return platform.machine()

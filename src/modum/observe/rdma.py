@@ -106,7 +106,11 @@ def look_at_ucx() -> tuple[str | None, list[str], str | None]:
         version = ".".join(map(str, binding.library().version))
     except binding.UcxError as error:
         return None, [], str(error)
-    libraries = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libuct.so" in line}
+    try:
+        mapped = Path("/proc/self/maps").read_text().splitlines()
+    except OSError as error:
+        return version, [], f"which UCX is loaded cannot be seen: {error}"
+    libraries = {line.split()[-1] for line in mapped if "libuct.so" in line}
     modules = sorted(
         {
             module.name.removeprefix("libuct_").partition(".")[0]

@@ -72,7 +72,12 @@ class LocalTransport(Transport):
         missing = [name for name, owner in (("memfd_create", os), ("send_fds", socket)) if not hasattr(owner, name)]
         if missing:
             return f"this Python or system has no {' and no '.join(missing)}"
-        if welcome is not None and welcome.local_host != local_host():
+        own = local_host()
+        if not own:
+            return "this process cannot read /proc, which tells whether a server runs on this machine"
+        if welcome is not None and not welcome.local_host:
+            return "the server cannot read its /proc, which tells on which machine it runs"
+        if welcome is not None and welcome.local_host != own:
             return "it runs on another machine, or in another network namespace"
         return None
 
