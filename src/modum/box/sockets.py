@@ -1,5 +1,6 @@
 """Plain sockets: addresses, options, and whole frames in and out."""
 
+import errno
 import socket
 import struct
 from collections.abc import Sequence
@@ -43,11 +44,16 @@ def local_host() -> str:
     """Name this kernel and its network namespace: equal for two processes that can share memory by a Unix socket.
 
     Empty where that cannot be known: some containers have no /proc, or not all of it.
+
+    Raises:
+        OSError: there are too many open files.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}:{Path('/proc/self/ns/net').stat().st_ino}"
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise  # that passes
         return ""
 
 

@@ -4,6 +4,8 @@ The counterpart of `server/sessions.py`: what was sent and not answered when a c
 next one, with its old number, and the server answers without applying it a second time.
 """
 
+import errno
+import os
 import select
 import socket
 import time
@@ -25,6 +27,12 @@ SPIN_SECONDS: Final = 150e-6
 """How long a small reply is waited for without sleeping: a sleeping core takes 70 us to wake up."""
 _RETRY_PAUSE: Final = 0.05
 """Seconds between two tries to connect."""
+_OWN_LIMITS: Final = {
+    errno.EMFILE: "HINT: close files and sockets, or raise this process's limit: ulimit -n",
+    errno.ENFILE: "HINT: close files and sockets, or raise this machine's limit: sysctl fs.file-max",
+    errno.EADDRNOTAVAIL: "HINT: if the address is right, this machine has no port left for connections to it",
+}
+"""Failures to connect that say nothing of the server, and what to do about them."""
 
 
 class Connection:
@@ -110,6 +118,8 @@ class Connection:
             except OSError as error:
                 waited = timeout - deadline.left
                 gone = isinstance(error, ConnectionRefusedError) and waited > REFUSED_SECONDS
+                if left <= _RETRY_PAUSE and error.errno in _OWN_LIMITS:
+                    raise self._own_limit(phase, waited, error.errno) from None
                 if gone or left <= _RETRY_PAUSE:
                     raise (ConnectionLostError if gone else DeadlineError)(
                         f"{phase}: memory server {self.endpoint.address} could not be reached for {waited:.1f} s:"
@@ -232,7 +242,27 @@ class Connection:
         Raises:
             BufferNotFoundError: the segment is gone.
             ConnectionLostError: the server is gone.
+            DeadlineError: this process could not take a descriptor for so long, as it has too many.
         """
+        deadline = Deadline(timeout)
+        while True:
+            last = deadline.passed
+            descriptors = self._descriptors(segment, timeout, phase)
+            if descriptors:
+                return descriptors[0]
+            if last:
+                raise self._own_limit(phase, timeout, errno.EMFILE)
+            time.sleep(min(_RETRY_PAUSE, deadline.left))
+
+    def _own_limit(self, phase: object, waited: float, number: int) -> DeadlineError:
+        """Return the error for a limit of this process or machine, for which the server cannot be asked."""
+        return DeadlineError(
+            f"{phase}: memory server {self.endpoint.address} could not be asked for {waited:.1f} s, which is no sign"
+            f" that it is gone: {os.strerror(number)} in this process\n{_OWN_LIMITS[number]}"
+        )
+
+    def _descriptors(self, segment: int, timeout: float, phase: object) -> list[int]:
+        """Ask for a descriptor once; the kernel drops it if this process can have no more."""
         if self.socket is None:
             self.connect(timeout, phase)
         assert self.socket is not None
@@ -251,7 +281,7 @@ class Connection:
         self._acknowledged = self._last
         if header.status is not Status.OK:
             raise exception_of(decode(payload, Failure), self.endpoint.address)
-        return descriptors[0]
+        return descriptors
 
     def _settle(
         self, pending: deque[Pending], answered: deque[Header], carrier: Carrier | None, failure: Exception | None
