@@ -43,7 +43,8 @@ def format_address(host: str, port: int) -> str:
 def local_host() -> str:
     """Name this kernel and its network namespace: equal for two processes that can share memory by a Unix socket.
 
-    Empty where that cannot be known: some containers have no /proc, or not all of it.
+    Returns:
+        The name; empty where it cannot be known: some containers have no /proc, or not all of it.
 
     Raises:
         OSError: there are too many open files.
