@@ -28,7 +28,7 @@ time.sleep(1000)
 
 
 def test_they_serve_until_their_clients_have_said_goodbye() -> None:
-    with ServerProcesses(2**20, count=2, environment={**os.environ, "MODUM_TOKEN": "token"}) as servers:
+    with ServerProcesses(2**20, count=2, environment={**os.environ, "MODUM_TOKEN": "a token of many characters"}) as servers:
         assert len(set(servers.addresses)) == len(set(servers.pids)) == 2
         with Box.connect(servers.addresses, token="token", transport="tcp") as box:
             assert box.counter("here").add(1) == 0
@@ -52,7 +52,7 @@ def test_they_end_with_their_worker_although_a_child_that_it_forked_lives_on(tmp
 
 
 def test_one_that_cannot_start_is_told_and_leaves_none() -> None:
-    environment = {**os.environ, "MODUM_TOKEN": "token"}
+    environment = {**os.environ, "MODUM_TOKEN": "a token of many characters"}
     with pytest.raises(ModumError, match="a memory server ended with status 1 before it was ready"):
         ServerProcesses(2**20, count=2, host="203.0.113.1", environment=environment)  # an address of nobody
 
