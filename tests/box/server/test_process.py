@@ -28,13 +28,15 @@ time.sleep(1000)
 
 
 def test_they_serve_until_their_clients_have_said_goodbye() -> None:
-    with ServerProcesses(2**20, count=2, environment={**os.environ, "MODUM_TOKEN": "a token of many characters"}) as servers:
+    with ServerProcesses(
+        2**20, count=2, environment={**os.environ, "MODUM_TOKEN": "a token of many characters"}
+    ) as servers:
         assert len(set(servers.addresses)) == len(set(servers.pids)) == 2
-        with Box.connect(servers.addresses, token="token", transport="tcp") as box:
+        with Box.connect(servers.addresses, token="a token of many characters", transport="tcp") as box:
             assert box.counter("here").add(1) == 0
         servers.finish()
         with pytest.raises(ModumError):
-            Box.connect(servers.addresses, token="token", timeout=0.2)
+            Box.connect(servers.addresses, token="a token of many characters", timeout=0.2)
 
 
 def test_they_end_with_their_worker_although_a_child_that_it_forked_lives_on(tmp_path: Path) -> None:
