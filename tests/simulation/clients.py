@@ -253,12 +253,9 @@ class Client:
         holding = self.history.leases.setdefault("lease", Holding("lease"))
         lease = self.box.lock("lease", ttl=TTL, timeout=self.random.choice([0.2, 5.0]))
         now = self.clock.time()
-        if holding.until > now:
-            raise BrokenPromiseError(f"client {self.number} was given the lease that client {holding.holder} holds")
-        holding.holder, holding.until = self.number, now + lease.left
+        holding.take(self.number, now, now + lease.left)
         self.clock.sleep(self.random.random() * TTL)
-        if holding.holder == self.number:
-            holding.until = 0.0
+        holding.release(self.number)
         lease.release()
 
     def do_take(self) -> None:

@@ -8,8 +8,17 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 
+AMOUNTS = 31
+"""How many amounts a sum of 64 bits has room for."""
+
+
 class BrokenPromiseError(AssertionError):
     """The box did not keep its word."""
+
+
+def amount_of(number: int) -> int:
+    """Return the amount of this number: a bit of its own, with a free one above it."""
+    return 1 << 2 * number
 
 
 @dataclass
@@ -22,9 +31,10 @@ class Sum:
 
     def next(self) -> int | None:
         """Return a new amount, or None when there are none left."""
-        amount = 1 << 2 * self.issued.bit_count()
-        if amount >= 1 << 62:
+        number = self.issued.bit_count()
+        if number >= AMOUNTS:
             return None
+        amount = amount_of(number)
         self.issued |= amount
         return amount
 
@@ -67,6 +77,23 @@ class Holding:
     name: str
     holder: int = 0
     until: float = 0.0
+
+    def take(self, holder: int, now: float, until: float) -> None:
+        """Note that somebody was given the lease, which nobody else may hold then.
+
+        Args:
+            holder: who.
+            now: when it was told so.
+            until: when its hold ends for certain, unless it gives the lease back.
+        """
+        if self.until > now:
+            raise BrokenPromiseError(f"client {holder} was given the {self.name} that client {self.holder} holds")
+        self.holder, self.until = holder, until
+
+    def release(self, holder: int) -> None:
+        """Note that somebody is about to give the lease back."""
+        if self.holder == holder:
+            self.until = 0.0
 
 
 @dataclass

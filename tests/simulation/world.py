@@ -8,22 +8,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from modum.box import Box
 from modum.box.protocol.limits import GRACE
 from modum.box.server import server as server_module
-from modum.errors import BufferNotFoundError, DeadlineError, ModumError
+from modum.errors import ModumError
 from tests.simulation.clients import ITEMS, KINDS, NAMES, NUMBERS, TIMEOUT, Client
 from tests.simulation.clockwork import Clockwork, Gone, Process
+from tests.simulation.final import look_at_names, look_at_numbers, look_at_what_is_held, look_at_work
 from tests.simulation.history import BrokenPromiseError, History
 from tests.simulation.install import installed
 from tests.simulation.network import Link, Network, Socket
 
 TOKEN = "of-this-world"
 MEMORY = 1 << 20
-ROUNDING = 0.01
-"""What the rounding of exchanges may add up to."""
 LONGEST = 400.0
 """Seconds within which all clients of a world must have come to an end."""
 logging.getLogger("modum").setLevel(logging.CRITICAL)
@@ -284,75 +281,14 @@ class World:
 
     def look(self) -> None:
         """Look at the final state, as a client that comes afterwards."""
-        history = self.history
         addresses = [f"10.0.0.{index + 1}:{7000 + index}" for index in range(self.count)]
         box = Box.connect(addresses, token=TOKEN, transport="tcp", timeout=TIMEOUT, threads=1)
-        if "counter" in history.sums:
-            total = history.sums["counter"]
-            total.check(box.counter("counter").value, total.acknowledged, "final value")
-        names = {info.name for info in box.list()}
-        if "sum" in names:
-            total = history.sum("sum")
-            for seen in np.unique(box.open("sum").read()):
-                total.check(int(seen), total.acknowledged, "final value")
-        for name, register in history.registers.items():
-            if name in names:
-                for seen in np.unique(box.open(name).read()):
-                    register.check(int(seen), register.acknowledged, "final value")
-            elif register.acknowledged:
-                raise BrokenPromiseError(f"buffer {name!r}, which was written, is not there")
-        if "weights" in names and not history.doubtful:
-            for seen in box.open("weights").read():
-                if abs(float(seen) - history.moved.get("weights", 0.0)) > ROUNDING:
-                    raise BrokenPromiseError(f"weights are {seen}, clients gave {history.moved.get('weights', 0.0)}")
-        done, doubtful = history.swaps.get("value", (0, 0))
-        if not done <= (value := box.value("value").get() or 0) <= done + doubtful:
-            raise BrokenPromiseError(f"value is {value} after {done} swaps, and {doubtful} whose end is not known")
-        self.look_at_work(box)
-        self.look_at_names(box)
-        held = [lease.name for lease in box.leases()]
-        if held:
-            raise BrokenPromiseError(f"leases {held} are held by nobody who lives")
-        sessions = [look.clients for look in box.statistics().servers]
-        if any(count != 1 for count in sessions):
-            raise BrokenPromiseError(f"servers have {sessions} sessions, but there is one client")
+        look_at_numbers(box, self.history)
+        if "take" in self.kinds or "close_beside" in self.kinds:
+            look_at_work(box, "queue", ITEMS, self.history.done["queue"])
+        look_at_names(box, NAMES, NUMBERS)
+        look_at_what_is_held(box)
         box.close()
-
-    def look_at_work(self, box: Box) -> None:
-        """Finish the work queue: no item may be lost, none done twice."""
-        if "take" not in self.kinds and "close_beside" not in self.kinds:
-            return
-        done = self.history.done["queue"]
-        if len(done) != len(set(done)):
-            raise BrokenPromiseError(f"items {sorted(done)} were done")
-        queue = box.queue("queue", ITEMS)
-        while True:
-            try:
-                item = queue.take(timeout=3 * GRACE)
-            except DeadlineError:
-                raise BrokenPromiseError("an item of work is held by nobody who lives") from None
-            if item is None:
-                return
-            if item in done:
-                raise BrokenPromiseError(f"item {item} was handed out after it was done")
-            queue.done(item)
-
-    def look_at_names(self, box: Box) -> None:
-        """Every name can be used, and the numbers of a buffer belong together."""
-        for name in NAMES:
-            try:
-                buffer = box.open(name)
-            except BufferNotFoundError:
-                pass
-            except DeadlineError:
-                box.delete(name)  # its maker died
-            else:
-                buffer.close()
-                box.delete(name)
-            box.create(name, NUMBERS, "int64").write(np.ones(NUMBERS, np.int64))
-            if box.open(name).read().tolist() != [1] * NUMBERS:
-                raise BrokenPromiseError(f"buffer {name!r} has not what was written last")
-            box.delete(name)
 
 
 def play(seed: int, log: Callable[[str], object] = lambda text: None) -> Result:
