@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rdma soak guards lint docs bench figures clean
+.PHONY: help demo test test-rdma soak guards chaos fuzz lint docs bench figures clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -25,6 +25,14 @@ soak: .venv/installed-lint ## Play simulated worlds of clients, servers and misf
 
 guards: .venv/installed-lint ## Take out what keeps the box's promises, and see the simulation notice
 	$(BIN)/python -m tests.simulation.guards
+
+chaos: .venv/installed-lint ## Attack real servers and clients for minutes
+	$(BIN)/python -m tests.chaos --operations 10000 --faults 500 --seed $$(date +%s)
+
+fuzz: .venv/installed-fuzz ## Feed every reader of strangers' bytes with made-up ones for minutes
+	for target in frames messages prototxt weights; do \
+	  $(BIN)/python -m tests.fuzz $$target -max_total_time=150 -print_final_stats=1 || exit 1; \
+	done
 
 lint: .venv/installed-lint ## Check style, types, docstrings and what may import what
 	$(BIN)/ruff check

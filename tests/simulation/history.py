@@ -7,7 +7,6 @@ which amounts are in it, and how often.
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-
 AMOUNTS = 31
 """How many amounts a sum of 64 bits has room for."""
 
