@@ -29,12 +29,14 @@ class Harm:
         direction: "up" to the server, or "down" to the client.
         octets: bytes that pass in that direction before.
         seconds: how long a delay, a throttle or a half-open end lasts.
+        outage: seconds for which the server cannot be reached from then on.
     """
 
     kind: str
     direction: str
     octets: int
     seconds: float
+    outage: float = 0.0
 
 
 class Connection:
@@ -111,6 +113,9 @@ class Connection:
             return True
         self.harm = None
         self._proxy.note(harm.kind)
+        if harm.outage:
+            self._proxy.note("outage")
+            self._proxy.refuse(harm.outage)
         target.sendall(data[: harm.octets])
         rest = data[harm.octets :]
         match harm.kind:
@@ -161,15 +166,14 @@ class FaultProxy:
     Attributes:
         address: where it listens.
         calm: set when nothing is to be held back any more.
-        refusing: whether new connections are ended at once.
         lost_answers: answers of the handshake that are still to be lost.
     """
 
     def __init__(self, server: str, note: Callable[[str], None]) -> None:
         self.note = note
         self.calm = threading.Event()
-        self.refusing = False
         self.lost_answers = 0
+        self._refuses_until = 0.0
         self._server = parse_address(server)
         self._mutex = threading.Lock()
         self._connections: set[Connection] = set()
@@ -197,7 +201,7 @@ class FaultProxy:
 
     def settle(self) -> None:
         """Do no more harm."""
-        self.refusing = False
+        self._refuses_until = 0.0
         self.lost_answers = 0
         for connection in self.connections():
             connection.harm = None
@@ -212,6 +216,11 @@ class FaultProxy:
         """Cut every connection now."""
         for connection in self.connections():
             connection.end()
+
+    def refuse(self, seconds: float) -> None:
+        """End all connections, and every new one for a while."""
+        self._refuses_until = max(self._refuses_until, time.monotonic() + seconds)
+        self.cut_all()
 
     def takes_an_answer(self) -> bool:
         """Return whether the answer of this handshake is to be lost."""
@@ -232,7 +241,7 @@ class FaultProxy:
                 near, _ = self._listener.accept()
             except OSError:
                 return
-            if self.refusing:
+            if time.monotonic() < self._refuses_until:
                 near.close()
                 continue
             try:

@@ -18,7 +18,7 @@ from modum.box.protocol.limits import GRACE
 from modum.box.server.process import ready_address, server_command
 from modum.errors import BufferNotFoundError, ModumError
 from modum.waiting import poll
-from tests.chaos.client import ITEMS, NAMES, SIZES, STOP, TOKEN
+from tests.chaos.client import ITEMS, NAMES, SIZES, STOP, TIMEOUT, TOKEN
 from tests.chaos.proxy import FaultProxy, Harm
 from tests.chaos.replay import Operation, operations_of, replay
 from tests.simulation.final import look_at_names, look_at_numbers, look_at_what_is_held, look_at_work
@@ -30,6 +30,8 @@ TRANSPORTS = ("tcp", "local", "tcp", "tcp", "local")
 """How the places reach the servers, in turn."""
 LAST_CALL = 60.0
 """Seconds in which clients must come to an end once there is no more misfortune."""
+OUTAGES = (0.3, GRACE + 0.5, 2 * GRACE)
+"""Seconds for which a server cannot be reached: shorter and longer than clients are remembered."""
 TROUBLE = {
     "cut": 20,
     "reset": 20,
@@ -108,7 +110,6 @@ class Storm:
         self._proxies: list[FaultProxy] = []
         self._places = [Place(number, TRANSPORTS[number % len(TRANSPORTS)]) for number in range(self.places)]
         self._server_due: dict[int, float] = {}
-        self._outages: dict[FaultProxy, float] = {}
         self.acknowledged = 0
 
     def __enter__(self) -> Self:
@@ -192,11 +193,8 @@ class Storm:
             case "stop a server":
                 self._stop_server(self.random.randrange(self.servers))
             case "outage":
-                if proxy not in self._outages:
-                    self._note(kind)
-                    proxy.refusing = True
-                    self._outages[proxy] = time.monotonic() + self.random.choice([0.3, GRACE + 0.5, 2 * GRACE])
-                    proxy.cut_all()
+                self._note(kind)
+                proxy.refuse(self.random.choice(OUTAGES))
             case "lost answer":
                 proxy.lost_answers += 1
                 for connection in self.random.sample(proxy.connections(), min(1, len(proxy.connections()))):
@@ -208,7 +206,8 @@ class Storm:
                         kind,
                         self.random.choice(["up", "down"]),
                         self.random.choice([0, 1, 63, 64, 65, self.random.randrange(2000), 200_000, 1_500_000]),
-                        self.random.choice([0.1, 0.5, 1.5, GRACE + 0.5]),
+                        self.random.choice([0.1, 0.5, 1.5, GRACE + 0.5, TIMEOUT + 1]),
+                        self.random.choice(OUTAGES) if kind == "cut" and self.random.random() < 0.3 else 0.0,
                     )
 
     def _kill(self, place: Place) -> None:
@@ -243,10 +242,6 @@ class Storm:
             if due <= now:
                 del self._server_due[index]
                 self._servers[index].send_signal(signal.SIGCONT)
-        for proxy, due in list(self._outages.items()):
-            if due <= now:
-                del self._outages[proxy]
-                proxy.refusing = False
 
     # ---- from beginning to end
 
