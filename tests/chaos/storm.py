@@ -28,6 +28,8 @@ ROOT = Path(__file__).parents[2]
 MEMORY = 1 << 30
 TRANSPORTS = ("tcp", "local", "tcp", "tcp", "local")
 """How the places reach the servers, in turn."""
+SILENCE = 90.0
+"""Seconds without an acknowledged operation after which nobody is served any more."""
 LAST_CALL = 60.0
 """Seconds in which clients must come to an end once there is no more misfortune."""
 OUTAGES = (0.3, GRACE + 0.5, 2 * GRACE)
@@ -258,9 +260,14 @@ class Storm:
         """
         start = time.monotonic()
         history, wrong = History(), ""
+        before, served = 0, start
         try:
             while self.acknowledged < operations or self.faults.total() < faults:
                 time.sleep(0.02)
+                if self.acknowledged > before:
+                    before, served = self.acknowledged, time.monotonic()
+                if time.monotonic() - served > SILENCE:
+                    raise BrokenPromiseError(f"no client was served in {SILENCE:g} s: see {self.folder}")
                 self._relieve()
                 self._look_after_clients()
                 # no more faults than operations call for, so that both numbers are reached together
