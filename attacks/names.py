@@ -14,7 +14,7 @@ from modum.box.protocol.limits import MAX_NAME, WINDOW
 from modum.box.protocol.messages import CounterAdd, LeaseAcquire, Message, QueueOpen, encode
 from victim import NotStoppedError, answer, dial, memory_of, run, shake_hands
 
-NAMES = 60_000
+NAMES = 20_000
 """Of each kind; a job needs some hundreds."""
 
 KINDS: dict[str, Callable[[str], Message]] = {
