@@ -28,19 +28,21 @@ ROOT = Path(__file__).parents[2]
 MEMORY = 1 << 30
 TRANSPORTS = ("tcp", "local", "tcp", "tcp", "local")
 """How the places reach the servers, in turn."""
+AT_ONCE = 0.2
+"""How likely the next trouble is in a turn of 20 ms: what waits for its byte is to come before more is done."""
 SILENCE = 90.0
 """Seconds without an acknowledged operation after which nobody is served any more."""
 LAST_CALL = 60.0
 """Seconds in which clients must come to an end once there is no more misfortune."""
-OUTAGES = (0.3, GRACE + 0.5, 2 * GRACE)
+OUTAGES = (0.3, GRACE + 0.5, GRACE + 1.0)
 """Seconds for which a server cannot be reached: shorter and longer than clients are remembered."""
 TROUBLE = {
-    "cut": 20,
+    "cut": 30,
     "reset": 20,
-    "delay": 12,
+    "delay": 20,
     "throttle": 8,
     "half-open": 10,
-    "lost answer": 8,
+    "lost answer": 3,
     "outage": 2,
     "kill": 3,
     "stop": 2,
@@ -204,13 +206,21 @@ class Storm:
             case _:
                 connections = [one for one in proxy.connections() if one.harm is None]
                 if connections:
-                    self.random.choice(connections).harm = Harm(
-                        kind,
-                        self.random.choice(["up", "down"]),
-                        self.random.choice([0, 1, 63, 64, 65, self.random.randrange(2000), 200_000, 1_500_000]),
-                        self.random.choice([0.1, 0.5, 1.5, GRACE + 0.5, TIMEOUT + 1]),
-                        self.random.choice(OUTAGES) if kind == "cut" and self.random.random() < 0.3 else 0.0,
-                    )
+                    self.random.choice(connections).harm = self._harm(kind)
+
+    def _harm(self, kind: str) -> Harm:
+        """Return a harm of this kind, at a byte where it may do most."""
+        large = self.random.random() < 0.1
+        # an answer that is lost is of something that was done; a request that is late comes after others
+        directions = {"cut": ["up", "down", "down"], "delay": ["up", "up", "down"]}.get(kind, ["up", "down"])
+        outage = kind == "cut" and self.random.random() < 0.5
+        return Harm(
+            kind,
+            self.random.choice(directions),
+            self.random.choice([200_000, 1_500_000] if large else [0, 1, 63, 64, 65, self.random.randrange(2000)]),
+            self.random.choice([0.1, 0.5, GRACE + 0.5, TIMEOUT + 0.5, TIMEOUT + 1.5]),
+            self.random.choice(OUTAGES) if outage else 0.0,
+        )
 
     def _kill(self, place: Place) -> None:
         assert place.process is not None
@@ -272,7 +282,7 @@ class Storm:
                 self._look_after_clients()
                 # no more faults than operations call for, so that both numbers are reached together
                 due = self.faults.total() * operations <= self.acknowledged * faults
-                if due or self.random.random() < 0.01:
+                if self.random.random() < (AT_ONCE if due else AT_ONCE / 20):
                     self._trouble()
                 progress(self.acknowledged, self.faults.total())
             self._calm()
