@@ -1,8 +1,9 @@
 """Poison: one client leaves bytes that are no msgpack, or lists 100,000 deep, as a value and as the `meta` of a buffer.
 
-The server does not look into either. Whoever reads them must get an error of Modum's, and who lists buffers the others.
+Whoever reads the value must get an error of Modum's, and who lists buffers the others.
 
-Stopped by `decode`, which makes a `ProtocolError` of whatever cannot be read.
+Stopped by the server, which refuses a `meta` that it cannot read, and by `decode`, which makes a `ProtocolError` of whatever cannot
+be read.
 """
 
 import secrets
@@ -38,9 +39,10 @@ def attack(address: str, token: str | None) -> str:
                     except Exception as error:  # noqa: BLE001 - whatever it is, it is not Modum's
                         harm.append(f"{act} raises {type(error).__name__} ({what})")
             sequence += 1
-            incarnation = decode(ask(connection, sequence, Doom(name))[1], int)
-            sequence += 1
-            ask(connection, sequence, Delete(name, incarnation))
+            status, answer = ask(connection, sequence, Doom(name))
+            if status is Status.OK:
+                sequence += 1
+                ask(connection, sequence, Delete(name, decode(answer, int)))
             box.value(name).delete()
     if harm:
         raise NotStoppedError("; ".join(dict.fromkeys(harm)))

@@ -12,12 +12,7 @@ SUPPORT = ("victim",)
 
 # What is not stopped yet. A mark goes when the attack is stopped: the test fails then.
 OPEN = {
-    # FAULT: box/server/sessions.py takes whoever names a session for its client, and Box.leases shows the name
-    "session": "the name of a session, which leases show, is all that a client with the token needs to end it",
-    # FAULT: BufferInfo.of in box/buffer.py reads a meta with msgspec itself; Box.list raises DecodeError for everybody
-    "poison": "a meta that is no msgpack makes Box.list and Box.open raise errors that are not Modum's",
     "slots": "a connection may keep 4 MiB, and how many there are together is limited to 4096 times 256 alone",
-    "names": "counters, leases and queues are not limited, and do not count as memory",
 }
 
 

@@ -222,7 +222,7 @@ class World:
         self.count = self.random.choice([1, 1, 2, 3])
         for index in range(self.count):
             self.start_server(index)
-        self.clock.run(0.01, lambda: len(self.servers) == self.count)
+        self.clock.run(60.0, lambda: len(self.servers) == self.count)
         self.servers.sort(key=lambda each: each[0].name)
         for number in range(self.random.randrange(1, 5)):
             self.start_client(number, self.random.choice(["10.0.0.1", "10.0.1.1", "10.0.1.2"]))

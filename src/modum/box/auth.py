@@ -1,5 +1,6 @@
 """Who may connect: both sides show by HMAC-SHA256 that they hold the job's token, which never crosses the wire."""
 
+import hashlib
 import hmac
 import ipaddress
 import secrets
@@ -34,6 +35,18 @@ def proof(token: str | None, role: str, *claim: str | bytes | int | float) -> by
         The proof, to be compared with `proof_matches`.
     """
     return hmac.digest((token or "").encode(), encode(["modum", role, *claim]), "sha256")
+
+
+def public_name(session: bytes) -> str:
+    """Return what a client is called by others, who must not learn by it what makes its session its own.
+
+    Args:
+        session: the random bytes that only the client and its servers know.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    return hashlib.sha256(b"modum session " + session).hexdigest()[:32]
 
 
 def proof_matches(given: bytes, expected: bytes) -> bool:

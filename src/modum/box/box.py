@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
+from modum.box.auth import public_name
 from modum.box.buffer import Buffer, BufferInfo
 from modum.box.fanout import Fanout
 from modum.box.kernels import STORAGE
@@ -150,7 +151,7 @@ class Box:
             failing.pop_all()
         for way in opened:
             log.info("box: %s via %s", way.address, way.route)
-        return cls(Fanout(opened, timeout), session.hex(), namespace)
+        return cls(Fanout(opened, timeout), public_name(session), namespace)
 
     def close(self) -> None:
         """Say goodbye to the servers: leases and unfinished work items go back at once. Buffers stay in the box."""

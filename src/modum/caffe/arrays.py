@@ -1,5 +1,6 @@
 """Arrays in Caffe's files: BlobProto messages, alone or in others, and HDF5; and atomic writing of files."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -63,7 +64,7 @@ def from_blob(blob: BlobProto, path: str | PathLike[str]) -> NDArray[np.floating
     shape: Sequence[int] = list(blob.shape.dim)
     if any(blob.HasField(name) for name in old):
         shape = [getattr(blob, name) for name in old]
-    if values.size != np.prod(shape, dtype=np.int64):
+    if min(shape, default=0) < 0 or values.size != math.prod(shape):
         raise CaffeError(f"{path}: has a blob of shape {shape} with {values.size} values")
     return values.reshape(shape)
 

@@ -19,7 +19,7 @@ class Endpoint:
         address: the server, as the user named it; it stands in errors.
         target: host and port for TCP, or the name of a Unix socket.
         token: the job's token, or None.
-        session: random bytes that name the client.
+        session: random bytes that make the client's session its own.
         timeout: seconds without any progress after which the client's calls give up.
         others: identifiers of the other servers of the box, as far as they are known.
         box: digest of the `Join` by which the client belongs to a box.
@@ -29,7 +29,7 @@ class Endpoint:
     address: str
     target: tuple[str, int] | str
     token: str | None = field(repr=False)
-    session: bytes
+    session: bytes = field(repr=False)
     timeout: float
     others: Collection[str] = ()
     box: bytes = b""

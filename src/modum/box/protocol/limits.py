@@ -45,6 +45,8 @@ PAGE_BYTES: Final = 1 << 20
 """Bytes of answers after which a list goes on in another page."""
 SMALL_CHANGE: Final = 16 << 20
 """Bytes beside buffers, such as small values, that a server keeps without counting them against its pool."""
+NAME_BYTES: Final = 256
+"""Bytes that a counter, lease or queue counts for, beside its name."""
 MAX_VALUES: Final = 16384
 """Small shared values that one server keeps."""
 MAX_WAIT: Final = 1.0

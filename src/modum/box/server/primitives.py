@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from modum.box.protocol.limits import MAX_VALUE, MAX_VALUES
+from modum.box.protocol.limits import MAX_VALUE, MAX_VALUES, NAME_BYTES
 from modum.box.server.budget import Budget
 from modum.box.server.pages import first_page
 from modum.box.server.waiting import Asking, WaitingRoom
@@ -37,7 +37,7 @@ class Primitives:
     Args:
         clock: seconds of a monotonic clock.
         room: where requests wait.
-        budget: in which values are counted.
+        budget: in which names and values are counted.
     """
 
     def __init__(self, clock: Callable[[], float], room: WaitingRoom, budget: Budget) -> None:
@@ -53,12 +53,21 @@ class Primitives:
     def end_session(self, session: str) -> None:
         """Drop the leases of `session` and hand its unfinished work items out again, oldest first."""
         with self._room.mutex:
-            self._leases = {name: lease for name, lease in self._leases.items() if lease.session != session}
+            for name in [name for name, lease in self._leases.items() if lease.session == session]:
+                self._drop_lease(name)
             for queue in self._queues.values():
                 for item in sorted(item for item, holder in queue.held.items() if holder == session):
                     del queue.held[item]
                     queue.returned.append(item)
             self._room.wake_all()
+
+    def _note(self, kind: str, name: str, count: int = 1) -> None:
+        """Count a name that is kept from now on, or with -1 not any more."""
+        self._budget.take(f"{kind} {name!r}", notes=count * (NAME_BYTES + len(name.encode())))
+
+    def _drop_lease(self, name: str) -> None:
+        del self._leases[name]
+        self._note("lease", name, -1)
 
     def is_empty(self) -> bool:
         """Return whether nothing is kept here."""
@@ -83,6 +92,8 @@ class Primitives:
             before = self._counters.get(name, 0)
             if not -(2**63) <= before + amount < 2**63:
                 raise ValueError(f"counter {name!r} is {before}: adding {amount} would overflow 64 bits")
+            if name not in self._counters:
+                self._note("counter", name)
             self._counters[name] = before + amount
             self._room.wake(("counter", name))
         return before
@@ -117,6 +128,8 @@ class Primitives:
         with self._room.mutex:
             if self._room.wait_until(("lease", name), free, timeout, caller, again=left):
                 session = caller.holder
+                if name not in self._leases:
+                    self._note("lease", name)
                 self._grants += 1
                 self._leases[name] = _Lease(self._grants, session, self._clock() + ttl, ttl)
                 return self._grants, session
@@ -148,7 +161,7 @@ class Primitives:
         """
         with self._room.mutex:
             self._own(name, grant)
-            del self._leases[name]
+            self._drop_lease(name)
             self._room.wake(("lease", name))
 
     def leases(self, prefix: str, after: str) -> list[tuple[str, str, float]]:
@@ -189,6 +202,8 @@ class Primitives:
             ValueError: it is there with another size.
         """
         with self._room.mutex:
+            if name not in self._queues:
+                self._note("work queue", name)
             queue = self._queues.setdefault(name, _Queue(size))
             if queue.size != size:
                 raise ValueError(f"work queue {name!r} has {queue.size} items, not {size}")

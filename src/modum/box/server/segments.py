@@ -4,14 +4,15 @@ import os
 import threading
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from modum.box.kernels import STORAGE
 from modum.box.memory.segment import Mapping, Traffic, create_memfd, file_bytes
 from modum.box.protocol.limits import MAX_BUFFER
-from modum.box.protocol.messages import Create, SegmentInfo
+from modum.box.protocol.messages import Create, SegmentInfo, decode
 from modum.box.server.budget import Budget
 from modum.box.server.pages import first_page
-from modum.errors import BufferExistsError, BufferNotFoundError
+from modum.errors import BufferExistsError, BufferNotFoundError, ProtocolError
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +243,10 @@ def check_create(spec: Create) -> None:
     Raises:
         ValueError: dtype, shape and sizes do not fit together, or the incarnation is no number of a segment.
     """
+    try:
+        decode(spec.meta, dict[str, Any])
+    except ProtocolError as error:
+        raise ValueError(f"meta is no map with texts for keys, as msgpack: {error}") from None
     if spec.dtype not in STORAGE:
         raise ValueError(f"dtype {spec.dtype!r} is not one of {', '.join(STORAGE)}")
     elements = 1

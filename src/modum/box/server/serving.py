@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from modum.box.auth import new_nonce, proof, proof_matches
+from modum.box.auth import new_nonce, proof, proof_matches, public_name
 from modum.box.protocol.frames import CARRIES_NUMBERS, STAGED, Header, Op, Status, check_request, parse_header
 from modum.box.protocol.limits import HEADER_BYTES, SESSION_BYTES
 from modum.box.protocol.messages import Challenge, Greeting, Proof, Welcome, decode, encode, failure_of
@@ -56,7 +56,7 @@ class Service:
         """
         client = self._meet(connection)
         known()
-        name = client.proof.session.hex()
+        name = public_name(client.proof.session)
         with ExitStack() as stack:
             try:
                 slot, resumed = stack.enter_context(self._sessions.entered(name, client.proof, connection))
