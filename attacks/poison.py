@@ -2,8 +2,8 @@
 
 Whoever reads the value must get an error of Modum's, and who lists buffers the others.
 
-Stopped by the server, which refuses a `meta` that it cannot read, and by `decode`, which makes a `ProtocolError` of whatever cannot
-be read.
+Stopped by the server, which refuses a `meta` that it cannot read, and by `decode`, which makes a `ProtocolError` of
+whatever cannot be read.
 """
 
 import secrets

@@ -19,7 +19,7 @@ from tests.simulation.history import BrokenPromiseError, History
 from tests.simulation.install import installed
 from tests.simulation.network import Link, Network, Socket
 
-TOKEN = "of-this-world"
+TOKEN = "the token of this world"
 MEMORY = 1 << 20
 LONGEST = 400.0
 """Seconds within which all clients of a world must have come to an end."""
@@ -140,6 +140,8 @@ class World:
 
     def starve(self) -> None:
         """Let no thread be started on a server for a while."""
+        if self.calm:
+            return
         self.note("starve")
         server, _ = self.random.choice(self.servers)
         server.starved = True
