@@ -13,7 +13,8 @@ import modum.box.server.server
 import modum.box.transport
 from modum.box.memory.locks import Locks
 from tests.simulation.clockwork import Clockwork
-from tests.simulation.network import Network, Select, Selectors, Sockets
+from tests.simulation.network import Network
+from tests.simulation.sockets import Select, Selectors, Sockets
 from tests.simulation.threads import Executor, Future, Threads, Time, wait
 
 CHUNK = 64
