@@ -13,7 +13,6 @@ class Threads:
 
     def __init__(self, clock: Clockwork) -> None:
         self._clock = clock
-        self._main: dict[int, Any] = {}
 
     def Lock(self) -> "Lock":  # noqa: N802
         return Lock(self._clock)

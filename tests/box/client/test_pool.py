@@ -79,12 +79,3 @@ def test_a_closed_pool_lends_nothing(pool: ConnectionPool) -> None:
     assert one.socket is None
     with pytest.raises(ConnectionLostError, match="was closed"), pool.connection(5, "test"):
         pass
-
-
-def test_a_server_that_is_gone_is_noticed_without_a_word(pool: ConnectionPool, server: Server) -> None:
-    with pool.connection(5, "test") as one:
-        one.transact([look()], 5, "look")
-    pool.check("look")
-    server.close()
-    with pytest.raises(ConnectionLostError, match=f"look: memory server {server.address} is gone"):
-        pool.check("look")

@@ -88,19 +88,6 @@ class ConnectionPool:
                     else:
                         self._idle.append(connection)
 
-    def check(self, phase: object) -> None:
-        """Look whether the server is still there, without a word to it; for connections that are never cut.
-
-        Args:
-            phase: what for; its text stands in the error.
-
-        Raises:
-            ConnectionLostError: the server is gone.
-        """
-        with self._mutex:
-            if self._idle and self._idle[-1].lost:
-                raise ConnectionLostError(f"{phase}: memory server {self.endpoint.address} is gone")
-
     def close(self) -> None:
         """Close all idle connections; one in use is closed when it comes back."""
         with self._mutex:
