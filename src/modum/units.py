@@ -22,7 +22,7 @@ _UNITS = {
 }
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([a-z]*)", re.ASCII)
 _PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
-_SPEED = re.compile(r"(\d+(?:\.\d+)?) ?([kmgt]?)(bit|b)(?:/s|ps)?", re.ASCII | re.IGNORECASE)
+_SPEED = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtKMGT]?)((?i:bit)|B)(?:/s|ps)?", re.ASCII)
 _TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0, "min": 60.0, "h": 3600.0}
 _TIME = re.compile(r"(\d+(?:\.\d+)?) ?([a-z]*)", re.ASCII)
 
@@ -65,7 +65,8 @@ def parse_speed(text: str) -> float:
     """Return the bytes per second that `text` says.
 
     Args:
-        text: a number and a unit: `7GB/s`, `10Gbit/s`; powers of 1000, in upper or lower case.
+        text: a number and a unit: `7GB/s`, `10Gbit/s`; powers of 1000. A lower-case `b` alone is refused: `10Gb/s` is
+            bits to some and bytes to others.
 
     Returns:
         Bytes per second, greater than 0.
@@ -76,7 +77,7 @@ def parse_speed(text: str) -> float:
     match = _SPEED.fullmatch(text.strip())
     speed = 0.0
     if match:
-        speed = float(match[1]) * _PREFIXES[match[2].lower()] / (8 if match[3].lower() == "bit" else 1)
+        speed = float(match[1]) * _PREFIXES[match[2].lower()] / (1 if match[3] == "B" else 8)
     if not speed:
         raise ValueError(f"{text!r} is not a speed; write it like 10Gbit/s (bits) or 7GB/s (bytes)")
     return speed

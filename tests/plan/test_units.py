@@ -11,7 +11,7 @@ def test_speeds(text: str, speed: float) -> None:
     assert parse_speed(text) == pytest.approx(speed)
 
 
-@pytest.mark.parametrize("text", ["10", "fast", "0GB/s", "-1GB/s", "10GiB/s", ""])
+@pytest.mark.parametrize("text", ["10", "fast", "0GB/s", "-1GB/s", "10GiB/s", "", "10Gb/s", "10Gbps", "10gb/s"])
 def test_what_is_no_speed(text: str) -> None:
     with pytest.raises(ValueError, match="10Gbit/s"):
         parse_speed(text)
