@@ -1,18 +1,19 @@
 """Many slots: one client opens all the slots that it may, and sends the largest requests in each.
 
-Each slot keeps four replies and four rooms of 1 MiB. Stopped by a limit on what a session keeps.
+Each slot keeps four rooms of 1 MiB. Stopped by a limit on what all of them keep together; it refuses a request, and the
+clients that are there already go on.
 """
 
 import secrets
 from contextlib import ExitStack
 
 from modum.box import Box
-from modum.box.protocol.frames import LAST, Header, Op
-from modum.box.protocol.limits import CHUNK, MAX_SLOTS, SESSION_BYTES, WINDOW
-from modum.box.protocol.messages import Open, SegmentInfo, decode
+from modum.box.protocol.frames import LAST, Header, Op, Status
+from modum.box.protocol.limits import CHUNK, MAX_SLOTS, MIN_WORKING, SESSION_BYTES, WINDOW
+from modum.box.protocol.messages import Failure, Open, SegmentInfo, decode
 from modum.box.sockets import send_frame
-from modum.errors import ModumError
-from victim import answer, ask, check_memory, dial, memory_of, run, shake_hands
+from modum.errors import ModumError, PoolFullError
+from victim import ENOUGH, answer, ask, check_memory, dial, memory_of, run, shake_hands
 
 SESSIONS = 2
 
@@ -39,12 +40,15 @@ def attack(address: str, token: str | None) -> str:
                     for number in range(1, WINDOW + 1):
                         header = Header(Op.ADD, number, CHUNK, LAST, segment=segment, factor=1.0, count=CHUNK)
                         send_frame(connection, header, payload)
-                        answer(connection)
+                        status, reply = answer(connection)
+                        if status is Status.REFUSED:
+                            raise PoolFullError(decode(reply, Failure).message)
                 except (ModumError, OSError) as error:
+                    check_memory(box, before, f"{opened} slots of its clients", MIN_WORKING + ENOUGH)
                     return f"after {opened} slots: {error}"
                 opened += 1
                 if not opened % 16:
-                    check_memory(box, before, f"{opened} slots of its clients")
+                    check_memory(box, before, f"{opened} slots of its clients", MIN_WORKING + ENOUGH)
         buffer.close()
     return f"{opened} slots with {WINDOW} MiB each take less than the limit"
 

@@ -125,16 +125,17 @@ def memory_of(box: Box) -> int:
     return int(memory.rss - memory.shared)
 
 
-def check_memory(box: Box, before: int, by: str) -> None:
+def check_memory(box: Box, before: int, by: str, enough: int = ENOUGH) -> None:
     """Check that a server has not taken too much memory.
 
     Args:
         box: of the server.
         before: what `memory_of` said before the attack.
         by: what was done, for the verdict.
+        enough: bytes that it may take.
 
     Raises:
         NotStoppedError: it has.
     """
-    if (grown := memory_of(box) - before) > ENOUGH:
+    if (grown := memory_of(box) - before) > enough:
         raise NotStoppedError(f"the server took {grown >> 20} MiB beside its pool by {by}")

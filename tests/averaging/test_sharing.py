@@ -10,7 +10,7 @@ from tests.box.processes import client_process, line_of
 from tests.support import until_renewed
 
 from modum.averaging import join, sharing
-from modum.box import Box, Buffer
+from modum.box import Box, Buffer, Lease
 from modum.parameters import ArrayVector
 
 Connect = Callable[[], Box]
@@ -112,6 +112,25 @@ def test_the_vectors_of_a_maker_that_died_between_two_of_them_are_all_made_anew(
     assert [set(buffer.read().tolist()) for buffer in buffers] == [{2.0}, {0x4000}]
     for buffer in buffers:
         buffer.close()
+
+
+def test_a_maker_that_is_overtaken_between_its_look_and_its_deletion_deletes_nothing_newer(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, quick = connect(), connect()
+    late.create("model/float32", SIZE, meta=META)  # somebody died before it was written
+    renew = Lease.renew
+
+    def stopped(lease: Lease) -> None:
+        renew(lease)
+        monkeypatch.setattr(Lease, "renew", renew)
+        quick.delete("model/float32")
+        quick.create("model/float32", SIZE, meta=META).write(np.full(SIZE, 1, np.float32))
+
+    monkeypatch.setattr(Lease, "renew", stopped)
+    (buffer,) = join(late, "model", [vector(2)], META, timeout=60)
+    assert np.unique(buffer.read()).tolist() == [1.0]
+    buffer.close()
 
 
 def test_a_vector_that_is_deleted_while_it_is_written_is_made_again(connect: Connect) -> None:

@@ -119,6 +119,24 @@ def test_a_name_outlives_whoever_dies_while_it_is_made_or_deleted(
         assert used(servers) == [0, 0, 0]
 
 
+def test_a_buffer_deletes_itself_and_no_newer_one_of_its_name(servers: list[Server]) -> None:
+    with (
+        Box.connect(addresses(servers), timeout=10) as box,
+        Box.connect(addresses(servers), transport="tcp", timeout=10) as other,
+    ):
+        old = box.create("b", SIZE)
+        other.delete("b")
+        new = other.create("b", SIZE)
+        new.add(np.ones(SIZE, np.float32))
+        with pytest.raises(BufferNotFoundError, match="'b' was deleted, and another one was made"):
+            old.delete()
+        assert np.unique(box.open("b").read()).tolist() == [1.0]
+        new.delete()
+        with pytest.raises(BufferNotFoundError, match="no buffer 'b'"):
+            new.delete()
+        assert box.list() == []
+
+
 def test_clients_that_race_for_a_name_never_get_parts_of_two_buffers(
     servers: list[Server], parts_of: Callable[[Buffer], list[SegmentInfo]]
 ) -> None:

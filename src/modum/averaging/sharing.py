@@ -80,9 +80,9 @@ def _make(box: Box, name: str, vectors: Sequence[Vector], meta: dict[str, Any], 
     """Make the vectors in place of those that are there, and write this worker's weights."""
     names = [f"{name}/{vector.dtype}" for vector in vectors]
     for each in names:
-        lease.renew()  # else somebody may have written it since it was found unwritten
-        with suppress(BufferNotFoundError):
-            box.delete(each)
+        with suppress(BufferNotFoundError), closing(box.open(each)) as found:
+            lease.renew()  # else somebody may have made and written it since it was found unwritten
+            found.delete()
     with ExitStack() as failing:
         buffers = [
             failing.enter_context(closing(box.create(each, vector.size, vector.dtype, meta=meta)))

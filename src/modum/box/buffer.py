@@ -12,6 +12,7 @@ import numpy as np
 
 from modum.box.fanout import Fanout
 from modum.box.kernels import FLOATING, STORAGE, TAKES, Array, factor_for, fits, portable
+from modum.box.parts import Parts
 from modum.box.protocol.frames import Op
 from modum.box.protocol.layout import Layout, Piece, paired_pieces
 from modum.box.protocol.messages import SegmentInfo
@@ -110,6 +111,14 @@ class Buffer:
                 attachment.close()
             self._attachments = ()
         self._closed(self)
+
+    def delete(self) -> None:
+        """Delete this very buffer, and no newer one that somebody has made under its name since it was opened.
+
+        Raises:
+            BufferNotFoundError: it was deleted.
+        """
+        Parts(self._servers).delete(self.name, self._incarnation)
 
     # ---- between the caller's array and the box
 

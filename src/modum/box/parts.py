@@ -64,7 +64,7 @@ class Parts:
         except (ConnectionLostError, DeadlineError, BufferNotFoundError):
             raise  # another client may have it already, or has deleted it
         except Exception:
-            self.delete(name)
+            self.delete(name, made.incarnation)
             raise
 
     def find(self, name: str) -> list[SegmentInfo]:
@@ -90,19 +90,20 @@ class Parts:
                 if deadline.passed:
                     raise
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, incarnation: int = 0) -> None:
         """Delete a buffer.
 
         Args:
             name: with its namespace.
+            incarnation: the one that is meant; 0 means whichever is there.
 
         Raises:
-            BufferNotFoundError: there is none of this name.
+            BufferNotFoundError: there is none of this name and incarnation.
             DeadlineError, ConnectionLostError: a server does not answer; if it was deleted, the rest is done by whoever
                 uses the name next.
         """
         try:
-            incarnation = self._servers.call_home(name, Doom(name), int)
+            incarnation = self._servers.call_home(name, Doom(name, incarnation), int)
         except BufferNotFoundError:
             self._finish_delete(name)
             raise

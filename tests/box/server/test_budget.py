@@ -1,5 +1,7 @@
 """What clients have a server keep is counted, and lists of it come in pages."""
 
+from contextlib import ExitStack
+
 import numpy as np
 import pytest
 
@@ -75,3 +77,25 @@ def test_a_slot_keeps_as_much_as_has_come(server: Server) -> None:
     with Box.connect(server.address, transport="tcp", timeout=10) as box:
         box.create("b", 1).add(np.ones(1, np.float32))
         assert server.statistics().working < 1000
+
+
+@pytest.mark.parametrize("act", ["read", "add"])
+def test_what_all_slots_keep_together_is_limited_and_who_has_room_goes_on(
+    act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = np.ones(4 * CHUNK // 4, np.float32)
+    monkeypatch.setattr("modum.box.server.server.MIN_WORKING", 6 * CHUNK)
+    with Server(memory=16 * CHUNK) as server, ExitStack() as stack:
+        first, second = (
+            stack.enter_context(Box.connect(server.address, transport="tcp", timeout=10)) for _ in range(2)
+        )
+        large = first.create("large", numbers.size)
+        large.add(numbers)
+        other = second.open("large")
+        with pytest.raises(PoolFullError, match=r"connections keep .* 6 MiB are the most. HINT: .*--memory"):
+            other.read() if act == "read" else other.add(numbers)
+        large.add(numbers)
+        assert server.statistics().working <= 6 * CHUNK
+        first.close()
+        other.write(numbers)  # the connection that was refused something goes on, too
+        assert other.read().sum() == numbers.size

@@ -47,6 +47,9 @@ SMALL_CHANGE: Final = 16 << 20
 """Bytes beside buffers, such as small values, that a server keeps without counting them against its pool."""
 NAME_BYTES: Final = 256
 """Bytes that a counter, lease or queue counts for, beside its name."""
+MIN_WORKING: Final = 512 << 20
+"""Bytes that all connections together may keep for requests under way and their replies; a quarter of the pool if that
+is more."""
 MAX_VALUES: Final = 16384
 """Small shared values that one server keeps."""
 MAX_WAIT: Final = 1.0

@@ -55,9 +55,14 @@ class Doom(Message, frozen=True):
     """Delete the home's segment of a buffer, and keep its name until `Delete` frees it.
 
     Answered with the incarnation.
+
+    Attributes:
+        name: of the buffer.
+        incarnation: the one that is meant; 0 means whichever is there.
     """
 
     name: str
+    incarnation: int = 0
 
 
 class Doomed(Message, frozen=True):

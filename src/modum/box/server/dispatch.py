@@ -16,7 +16,7 @@ from modum.box.kernels import FLOATING, STORAGE, Array, factor_for, portable
 from modum.box.memory.apply import Party, apply
 from modum.box.protocol.frames import LAST, PUBLISH, STAGED, Header, Op, Status
 from modum.box.protocol.layout import Piece
-from modum.box.protocol.limits import MAX_DIMENSIONS, MAX_NAME, MAX_WAIT
+from modum.box.protocol.limits import CHUNK, MAX_DIMENSIONS, MAX_NAME, MAX_WAIT, WINDOW
 from modum.box.protocol.messages import (
     Bye,
     CounterAdd,
@@ -220,8 +220,8 @@ class Dispatch:
                 return made.info()
             case Open(name):
                 return segments.named(name).info()
-            case Doom(name):
-                doomed = segments.doom(name)
+            case Doom(name, incarnation):
+                doomed = segments.doom(name, incarnation)
                 self._forget(doomed.number)
                 return doomed.incarnation
             case Doomed(name):
@@ -266,7 +266,8 @@ class Dispatch:
                 return shared.value_get(name, wait, caller)
             case Link(number, rail):
                 other = self._sessions.slot(session, number)
-                other.ring, linked = self._reachable.link(other.ring, rail)
+                with other.growing(0 if other.ring else WINDOW * CHUNK):
+                    other.ring, linked = self._reachable.link(other.ring, rail)
                 return linked
             case Reach(segment, rail):
                 found = segments.numbered(segment)
@@ -274,7 +275,8 @@ class Dispatch:
             case Look():
                 return self._statistics()
             case Bye():
-                pass  # the session ends when this is answered
+                # before it is answered: whoever is told that the client has gone finds what it held free
+                self._sessions.end(session, but=slot)
         return None
 
     def _forget(self, number: int | None) -> None:

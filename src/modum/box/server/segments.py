@@ -155,22 +155,25 @@ class Segments:
         with self._mutex:
             return os.dup(self.numbered(number).descriptor)
 
-    def doom(self, name: str) -> Segment:
+    def doom(self, name: str, incarnation: int = 0) -> Segment:
         """Forget the home's segment of a buffer, but keep its name.
 
         Clients that have it mapped are told by its trailer.
 
         Args:
             name: of the buffer.
+            incarnation: the one that is meant; 0 means whichever is there.
 
         Returns:
             The segment that was there.
 
         Raises:
-            BufferNotFoundError: there is none of this name.
+            BufferNotFoundError: there is none of this name and incarnation.
         """
         with self._mutex:
             segment = self.named(name)
+            if incarnation not in (0, segment.incarnation):
+                raise BufferNotFoundError(f"buffer {name!r} was deleted, and another one was made")
             self._drop(segment)
             self._doomed[name] = segment.incarnation
             return segment

@@ -15,7 +15,7 @@ import time
 from typing import Any, Final
 
 from modum.box.auth import check_exposure
-from modum.box.protocol.limits import DEFAULT_MEMORY, GRACE, HANDSHAKE_SECONDS, MAX_STRANGERS
+from modum.box.protocol.limits import DEFAULT_MEMORY, GRACE, HANDSHAKE_SECONDS, MAX_STRANGERS, MIN_WORKING
 from modum.box.protocol.messages import ServerStatistics, Welcome
 from modum.box.rdma.server import Reachable
 from modum.box.server.budget import Budget
@@ -76,7 +76,8 @@ class Server:
         self.identifier = secrets.token_hex(8)
         self._budget = Budget(memory)
         self._segments = Segments(self._budget)
-        self._sessions = Sessions(grace, self._end_session, self._disturbed, time.monotonic)
+        working = max(MIN_WORKING, memory // 4)
+        self._sessions = Sessions(grace, self._end_session, self._disturbed, time.monotonic, working)
         self._reachable = Reachable()
         self._dispatch = Dispatch(self._segments, self._budget, self._sessions, self._reachable, self.statistics)
         self._service = Service(self.identifier, token, self._sessions, self._dispatch, self._introduction)
@@ -141,7 +142,7 @@ class Server:
             seconds=time.monotonic() - self._started,
             memory=self._budget.limit,
             used=self._budget.used,
-            working=sum(slot.working for slot in self._sessions.slots()),
+            working=self._sessions.working,
             buffers=len(self._segments.segments()),
             clients=len(self._sessions),
             connections=len(self._connections),

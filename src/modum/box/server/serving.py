@@ -13,7 +13,7 @@ from modum.box.protocol.messages import Challenge, Greeting, Proof, Welcome, dec
 from modum.box.server.dispatch import Dispatch
 from modum.box.server.sessions import Caller, Sessions, Slot
 from modum.box.sockets import receive_exactly, receive_greeting, send_frame, send_greeting
-from modum.errors import AuthenticationError, ModumError, ProtocolError
+from modum.errors import AuthenticationError, ModumError, PoolFullError, ProtocolError
 
 log = logging.getLogger("modum.server")
 
@@ -71,9 +71,7 @@ class Service:
                 ours = proof(self._token, "server", *client.common, resumed, slot.incarnation, applied)
                 welcome = self._introduction(ours, resumed, slot.incarnation, applied)
                 send_greeting(connection, Op.PROVE, welcome)
-                goodbye = serve_slot(connection, caller, self._dispatch)
-        if goodbye:
-            self._sessions.end(slot.session)
+                serve_slot(connection, caller, self._dispatch)
 
     def _meet(self, connection: socket.socket) -> "_Client":
         """Take the client's proof that it holds the token."""
@@ -104,18 +102,15 @@ class _Client:
     common: tuple[str | bytes | int, ...]
 
 
-def serve_slot(connection: socket.socket, caller: Caller, dispatch: Dispatch) -> bool:
+def serve_slot(connection: socket.socket, caller: Caller, dispatch: Dispatch) -> None:
     """Answer the requests of one slot, until the connection ends or the client says goodbye.
 
-    A request that breaks the wire format is answered with REFUSED, and ends it.
+    A request that breaks the wire format, or for which there is no memory, is answered with REFUSED, and ends it.
 
     Args:
         connection: after the handshake.
         caller: the slot and the connection.
         dispatch: does what is asked for.
-
-    Returns:
-        Whether the client said goodbye.
 
     Raises:
         OSError: the connection broke, or a newer one has come.
@@ -131,11 +126,11 @@ def serve_slot(connection: socket.socket, caller: Caller, dispatch: Dispatch) ->
             if not repeated and header.sequence != replies.last + 1:
                 raise ProtocolError(f"request {header.sequence} came after request {replies.last}")
             payload = _room(slot, header, repeated)
-        except ProtocolError as error:
+        except (PoolFullError, ProtocolError) as error:
             _refuse(connection, error)
-            return False
+            return
         if header.payload and not receive_exactly(connection, payload):
-            return False
+            return
         caller.check()
         if header.op is Op.ATTACH:
             dispatch.hand_over(connection, slot, header, repeated)
@@ -146,11 +141,10 @@ def serve_slot(connection: socket.socket, caller: Caller, dispatch: Dispatch) ->
             reply = replies.reply_to(header.sequence)
         except ProtocolError as error:
             _refuse(connection, error)
-            return False
+            return
         send_frame(connection, reply.header, reply.payload)
         if reply.farewell:
-            return True
-    return False
+            return
 
 
 def _room(slot: Slot, header: Header, repeated: bool) -> memoryview:
@@ -163,7 +157,7 @@ def _room(slot: Slot, header: Header, repeated: bool) -> memoryview:
     return slot.room(header.sequence, header.payload)
 
 
-def _refuse(connection: socket.socket, error: ProtocolError) -> None:
+def _refuse(connection: socket.socket, error: ModumError) -> None:
     """Say what was wrong; the caller closes the connection."""
     payload = encode(failure_of(error))
     send_frame(connection, Header(Op.CALL, 0, len(payload), status=Status.REFUSED), payload)

@@ -12,18 +12,27 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 from modum.box.memory.apply import Party
 from modum.box.memory.locks import Locks
 from modum.box.protocol.frames import Header
-from modum.box.protocol.limits import CHUNK, INCARNATION_BYTES, LOCK_TIMEOUT, MAX_SESSIONS, MAX_SLOTS, WINDOW
+from modum.box.protocol.limits import (
+    CHUNK,
+    INCARNATION_BYTES,
+    LOCK_TIMEOUT,
+    MAX_SESSIONS,
+    MAX_SLOTS,
+    MIN_WORKING,
+    WINDOW,
+)
 from modum.box.protocol.messages import Proof
 from modum.box.rdma.server import Ring
 from modum.box.server.segments import Segments
-from modum.errors import ForgottenError, ProtocolError
+from modum.errors import ForgottenError, PoolFullError, ProtocolError
+from modum.units import format_bytes
 
 
 class Closable(Protocol):
@@ -88,9 +97,11 @@ class Slot:
     Args:
         session: whose it is.
         acknowledged: the last request whose reply the client has.
+        growing: see the attribute.
 
     Attributes:
         session: whose it is.
+        growing: to be entered, with a number of bytes, while the slot takes more memory.
         incarnation: tells it from an earlier slot of its number.
         attempt: number of the client's newest connection of this slot.
         connection: the newest one; every other one is of no account any more.
@@ -102,8 +113,14 @@ class Slot:
         ring: where the numbers of staged requests lie, once the slot was linked.
     """
 
-    def __init__(self, session: "Session", acknowledged: int) -> None:
+    def __init__(
+        self,
+        session: "Session",
+        acknowledged: int,
+        growing: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext(),
+    ) -> None:
         self.session = session
+        self.growing = growing
         self.incarnation = secrets.token_bytes(INCARNATION_BYTES)
         self.attempt = 0
         self.connection: Closable | None = None
@@ -129,6 +146,7 @@ class Slot:
 
         Raises:
             ProtocolError: it is said to be staged, and this slot has no ring.
+            PoolFullError: the server's connections keep too much together.
         """
         index = sequence % WINDOW
         if staged:
@@ -137,7 +155,9 @@ class Slot:
             return self.ring.room(index)[:nbytes]
         room = self._rooms[index]
         if len(room) < nbytes:
-            room = self._rooms[index] = bytearray(min(CHUNK, 1 << (nbytes - 1).bit_length()))
+            size = min(CHUNK, 1 << (nbytes - 1).bit_length())
+            with self.growing(size - len(room)):
+                room = self._rooms[index] = bytearray(size)
         return memoryview(room)[:nbytes]
 
     @property
@@ -258,6 +278,7 @@ class Sessions:
         ended: called with each session that has ended.
         disturbed: called when a connection has become void, so that waits on its behalf may end.
         clock: seconds of a monotonic clock.
+        working: bytes that all slots together may keep for requests under way and their replies.
     """
 
     def __init__(
@@ -266,7 +287,10 @@ class Sessions:
         ended: Callable[[Session], None],
         disturbed: Callable[[], None],
         clock: Callable[[], float],
+        working: int = MIN_WORKING,
     ) -> None:
+        self._limit = working
+        self._growth = threading.Lock()
         self._grace = grace
         self._ended = ended
         self._disturbed = disturbed
@@ -328,7 +352,7 @@ class Sessions:
                 # a client that claims nothing has never asked for anything in the slot that was made for it
                 if slot is None and len(session.slots) >= MAX_SLOTS:
                     raise ProtocolError(f"one client has {MAX_SLOTS} connections already")
-                replaced, slot = slot, Slot(session, proof.acknowledged)
+                replaced, slot = slot, Slot(session, proof.acknowledged, self._growing)
                 session.slots[proof.slot] = slot
             else:
                 slot.hang_up()
@@ -357,6 +381,23 @@ class Sessions:
                 raise ProtocolError(f"this client has no slot {number}")
             return session.slots[number]
 
+    @property
+    def working(self) -> int:
+        """Bytes that all slots keep for what is under way."""
+        return sum(slot.working for slot in self.slots())
+
+    @contextmanager
+    def _growing(self, nbytes: int) -> Iterator[None]:
+        """Check that a slot may take so much more, and let no other one take any meanwhile."""
+        with self._growth:
+            if nbytes and self.working + nbytes > self._limit:
+                raise PoolFullError(
+                    f"this server's {len(self.slots())} connections keep {format_bytes(self.working)} for requests that"
+                    f" are under way, and {format_bytes(self._limit)} are the most. HINT: let fewer clients or threads"
+                    " use large buffers at one time, or start the server with a larger --memory: it may be a quarter"
+                )
+            yield
+
     def has_client_of(self, box: bytes) -> bool:
         """Return whether a client is connected that belongs to this box."""
         with self._mutex:
@@ -367,13 +408,18 @@ class Sessions:
         with self._mutex:
             return [slot for session in self._sessions.values() for slot in session.slots.values()]
 
-    def end(self, session: Session) -> None:
-        """End a session at once: its client said goodbye."""
+    def end(self, session: Session, but: Slot | None = None) -> None:
+        """End a session at once: its client said goodbye.
+
+        Args:
+            session: of the client.
+            but: a slot that stays until its connection ends, so that the goodbye can be answered.
+        """
         with self._mutex:
             if self._sessions.get(session.name) is session:
                 del self._sessions[session.name]
             session.ended = True
-        self._finish(session)
+        self._finish(session, but)
 
     def end_silent_ones(self) -> None:
         """End every session whose grace has gone by."""
@@ -393,7 +439,8 @@ class Sessions:
         for session in sessions:
             self.end(session)
 
-    def _finish(self, session: Session) -> None:
+    def _finish(self, session: Session, but: Slot | None = None) -> None:
         for slot in list(session.slots.values()):
-            slot.close()
+            if slot is not but:
+                slot.close()
         self._ended(session)
