@@ -45,9 +45,6 @@ GUARDS = {
         "                slot.hang_up()\n                slot.replies.last = proof.acknowledged\n"
         "            slot.attempt",
     ),
-    "a new slot for who claims none": Guard(
-        "box/server/sessions.py", "if slot is None or not proof.incarnation:", "if slot is None:"
-    ),
     "attempts are counted": Guard(
         "box/server/sessions.py", "if slot is not None and proof.attempt <= slot.attempt:", "if False:"
     ),
