@@ -60,13 +60,13 @@ GUARDS = {
     ),
     "only the newest connection acts": Guard(
         "box/server/sessions.py",
-        "return self.slot.connection is not self.connection or self.slot.session.ended",
-        "return False",
+        "if self.slot.connection is not self.connection or self.slot.session.ended:",
+        "if False:",
     ),
     "nothing for an ended session": Guard(
         "box/server/sessions.py",
-        "return self.slot.connection is not self.connection or self.slot.session.ended",
-        "return self.slot.connection is not self.connection",
+        "if self.slot.connection is not self.connection or self.slot.session.ended:",
+        "if self.slot.connection is not self.connection:",
     ),
     "sessions of the dead end": Guard("box/server/server.py", "self._sessions.end_silent_ones()", "pass"),
     "a vanished host is noticed": Guard(

@@ -349,7 +349,7 @@ class Buffer:
             held = self._held()
             cut = self._layout.pieces(offset * self._item, flat.nbytes)
             # an operation that has nothing to do elsewhere raises the version with its last request
-            at_home = set(cut) == {self._home}
+            at_home = len(cut) == 1 and self._home in cut
             publish = at_home and op is not Op.READ
             self._servers.run(
                 self._works(op, cut, held, data=flat, factor=factor, difference=difference, publish=publish)

@@ -69,7 +69,9 @@ class Connection:
     @property
     def lost(self) -> bool:
         """Whether the socket of an idle connection has ended."""
-        return self.socket is not None and any(event != select.POLLOUT for _, event in self._poll.poll(0))
+        if self.socket is None or not (events := self._poll.poll(0)):
+            return False
+        return any(event != select.POLLOUT for _, event in events)
 
     def connect(self, timeout: float, phase: object, *, risky: bool = False) -> Welcome:
         """Connect and authenticate, trying again until it works or time is up.

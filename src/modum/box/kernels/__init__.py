@@ -87,7 +87,8 @@ def factor_for(dtype: str, factor: float) -> Any:
         TypeError: it is not one real number.
     """
     try:
-        if np.ndim(factor) or isinstance(factor, str | bytes):
+        # most are plain floats, and np.ndim takes longer than everything else here
+        if type(factor) is not float and (np.ndim(factor) or isinstance(factor, str | bytes)):
             raise TypeError
         value = float(factor)
     except TypeError:

@@ -255,18 +255,13 @@ class Caller:
         """Name of the session that gets what is handed out."""
         return self.slot.session.name
 
-    @property
-    def gone(self) -> bool:
-        """Whether nothing is to be done for it any more: a newer connection has come, or the session has ended."""
-        return self.slot.connection is not self.connection or self.slot.session.ended
-
     def check(self) -> None:
         """Check that somebody still asks.
 
         Raises:
             ConnectionAbortedError: a newer connection has come, or the session has ended.
         """
-        if self.gone:
+        if self.slot.connection is not self.connection or self.slot.session.ended:
             raise ConnectionAbortedError("a newer connection of the client has come, or its session has ended")
 
 

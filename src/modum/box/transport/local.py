@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -107,16 +108,11 @@ class LocalTransport(Transport):
         if self._gone:
             self._check(work)
         waiting = deque(work.pieces)
-        share = partial(self._apply, work, target, waiting)
-        with Calls([share] * (min(self._threads, len(waiting)) - 1)) as helpers:
-            try:
-                helpers.hand_out(self._workers)
-                share()
-            except BaseException:
-                waiting.clear()  # so that the helpers end soon
-                raise
-        helpers.results()
-        nbytes = sum(piece.nbytes for piece in work.pieces)
+        if helpers := min(self._threads, len(waiting)) - 1:
+            self._share(helpers, partial(self._apply, work, target, waiting), waiting)
+        else:
+            self._apply(work, target, waiting)
+        nbytes = sum([piece.nbytes for piece in work.pieces])  # for one piece, a list is quicker than a generator
         awaited = target.finish(work.op, nbytes, publish=work.publish, timeout=work.timeout)
         self._check(work)
         if awaited:
@@ -149,6 +145,17 @@ class LocalTransport(Transport):
             self._gone = self._gone or self._watched.lost
         if self._gone:
             raise ConnectionLostError(f"{phase}: memory server {self.address} is gone")
+
+    def _share(self, count: int, share: Callable[[], None], waiting: deque[Piece]) -> None:
+        """Have so many threads help this one with the pieces that wait."""
+        with Calls([share] * count) as helpers:
+            try:
+                helpers.hand_out(self._workers)
+                share()
+            except BaseException:
+                waiting.clear()  # so that the helpers end soon
+                raise
+        helpers.results()
 
     def _apply(self, work: Work, target: Party, waiting: deque[Piece]) -> None:
         apply(
