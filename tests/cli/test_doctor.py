@@ -15,6 +15,10 @@ from modum.box import Server
 from modum.box.protocol.limits import DEFAULT_PORT
 
 WITHOUT_PROC = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
+without_proc = pytest.mark.skipif(
+    subprocess.run([*WITHOUT_PROC, "true"], capture_output=True, check=False).returncode != 0,
+    reason="this user may not unmount /proc in a namespace of its own",
+)
 MODUM = str(Path(sys.executable).with_name("modum"))
 
 
@@ -43,10 +47,7 @@ def test_json_has_every_value() -> None:
     assert report["shared_memory_trouble"] is None
 
 
-@pytest.mark.skipif(
-    subprocess.run([*WITHOUT_PROC, "true"], capture_output=True, check=False).returncode != 0,
-    reason="this user may not unmount /proc in a namespace of its own",
-)
+@without_proc
 def test_without_proc_it_says_what_it_could_not_read() -> None:
     command = [*WITHOUT_PROC, sys.executable, "-m", "modum", "doctor"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -56,6 +57,17 @@ def test_without_proc_it_says_what_it_could_not_read() -> None:
     assert files.endswith("mount /proc in this container")
     (local,) = [line for line in done.stdout.splitlines() if "transport local" in line]
     assert local.startswith("! transport local      cannot be used: this process cannot read /proc")
+
+
+@without_proc
+def test_without_proc_no_server_starts() -> None:
+    command = [*WITHOUT_PROC, sys.executable, "-m", "modum", "server", "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "listening" not in done.stdout
+    assert "memory cannot be shared on this machine" in done.stderr
+    assert "there is no /proc here" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_box_is_measured_on_request() -> None:

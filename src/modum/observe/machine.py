@@ -15,14 +15,13 @@ from typing import Final
 import numpy as np
 import psutil
 
-from modum.box.memory.locks import Locks
-from modum.box.memory.segment import Mapping, create_memfd
+from modum.box.memory.trial import shared_memory_trouble
 from modum.box.protocol.limits import DEFAULT_PORT
 from modum.box.transport import TRANSPORTS
 from modum.observe.cgroup import read_limits
 from modum.observe.rdma import RdmaReport, look_at_rdma
 
-__all__ = ["Report", "examine", "loopback_bandwidth", "memory_bandwidth", "shared_memory_trouble", "why_not_listen"]
+__all__ = ["Report", "examine", "loopback_bandwidth", "memory_bandwidth", "why_not_listen"]
 
 PACKAGES: Final = ("numpy", "numba", "msgspec", "psutil", "typer", "rich", "torch", "tensorflow", "keras", "mpi4py")
 
@@ -175,35 +174,6 @@ def _send(address: tuple[str, int], nbytes: int) -> None:
     with socket.create_connection(address, timeout=_TIMEOUT) as connection:
         for _ in range(nbytes // len(block)):
             connection.sendall(block)
-
-
-def shared_memory_trouble() -> str | None:
-    """Return why a segment cannot be made, mapped twice and locked here; None if that works."""
-    nbytes = 1024
-    try:
-        descriptor = create_memfd("doctor", nbytes)
-        try:
-            Mapping(descriptor, nbytes).bytes[:] = 1
-            if not Mapping(descriptor, nbytes).bytes.all():
-                return "what one mapping of a memfd wrote, another did not see"
-            return _lock_trouble(Locks(descriptor, "doctor", nbytes), Locks(descriptor, "doctor", nbytes))
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        return f"{error}; the kernel or its sandbox forbids memfd_create, mmap or fcntl(F_OFD_SETLK)"
-
-
-def _lock_trouble(first: Locks, second: Locks) -> str | None:
-    try:
-        if not first.take(0, 1, exclusive=True):
-            return "a chunk that nobody holds cannot be locked"
-        if second.take(0, 1, exclusive=False):
-            return "a locked chunk could be locked again through another open file description"
-        first.drop(0, 1)
-        return None if second.take(0, 1, exclusive=True) else "a chunk stayed locked after its holder let go"
-    finally:
-        first.close()
-        second.close()
 
 
 def why_not_listen(address: str, port: int) -> str | None:

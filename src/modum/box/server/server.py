@@ -15,6 +15,7 @@ import time
 from typing import Any, Final
 
 from modum.box.auth import check_exposure
+from modum.box.memory.trial import shared_memory_trouble
 from modum.box.protocol.limits import DEFAULT_MEMORY, GRACE, HANDSHAKE_SECONDS, MAX_STRANGERS, MIN_WORKING
 from modum.box.protocol.messages import ServerStatistics, Welcome
 from modum.box.rdma.server import Reachable
@@ -55,6 +56,7 @@ class Server:
         ValueError: no token, and not loopback; or a limit below one byte, or a text that is none.
         TypeError: the limit is neither a whole number nor a text.
         OSError: the address cannot be listened on.
+        ModumError: memory cannot be shared on this machine.
     """
 
     def __init__(
@@ -73,6 +75,8 @@ class Server:
             raise TypeError(f"memory ({memory!r}) must be a whole number of bytes, or a text like '512MiB' or '8GiB'")
         if memory < 1:
             raise ValueError(f"memory must be at least 1 byte, not {memory}")
+        if trouble := shared_memory_trouble():
+            raise ModumError(f"memory cannot be shared on this machine: {trouble}. HINT: modum doctor")
         self.identifier = secrets.token_hex(8)
         self._budget = Budget(memory)
         self._segments = Segments(self._budget)
