@@ -22,8 +22,8 @@ from tests.simulation.history import BrokenPromiseError, History, Holding
 
 NUMBERS = 96
 """int64 numbers of a buffer: 768 bytes, which are 12 chunks on all servers."""
-TIMEOUT = 8.0
-"""Seconds after which the clients' calls give up."""
+TIMEOUTS = (1.5, 8.0)
+"""Seconds after which the clients of a world give their calls up: before an outage may be over, and after it."""
 TTL = 1.5
 """Seconds that leases last."""
 NAMES = ("apple", "pear")
@@ -52,6 +52,7 @@ class Client:
         steps: how many things it does.
         kinds: names of the things it may do.
         seed: of its choices.
+        timeout: seconds after which its calls give up.
         harmless: whether nothing in the world could excuse that it is not served.
     """
 
@@ -66,6 +67,7 @@ class Client:
         steps: int,
         kinds: list[str],
         seed: int,
+        timeout: float,
         harmless: bool,
     ) -> None:
         self.clock = clock
@@ -73,6 +75,7 @@ class Client:
         self.number = number
         self.random = Random(seed)  # noqa: S311 - of a game
         self.finished = False
+        self._timeout = timeout
         self._harmless = harmless
         self._addresses = addresses
         self._transport = transport
@@ -117,7 +120,7 @@ class Client:
         for left in reversed(range(4)):
             try:
                 self.box = Box.connect(
-                    self._addresses, token=self._token, transport=self._transport, timeout=TIMEOUT, threads=1
+                    self._addresses, token=self._token, transport=self._transport, timeout=self._timeout, threads=1
                 )
                 return
             except Doubt as error:

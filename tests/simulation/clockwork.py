@@ -58,14 +58,14 @@ class Process:
 class Task:
     """One thread of a process."""
 
-    def __init__(self, process: Process, work: Callable[[], object], name: str) -> None:
+    def __init__(self, process: Process, work: Callable[[], object], name: str, hub: greenlet) -> None:
         self.process = process
         self.name = name
         self.waits = 0
         """How often it has waited: an event of an earlier wait is void."""
         self.error: BaseException | None = None
         self.ended: list[Callable[[], None]] = []
-        self.greenlet = greenlet(self._run)
+        self.greenlet = greenlet(self._run, hub)  # else its end would wake whoever started it
         self._work = work
         self.greenlet.task = self  # type: ignore[attr-defined]
 
@@ -108,7 +108,7 @@ class Clockwork:
 
     def spawn(self, process: Process, work: Callable[[], object], name: str) -> Task:
         """Start a task."""
-        task = Task(process, work, name)
+        task = Task(process, work, name, self._hub)
         self.wake(task, 0)
         return task
 

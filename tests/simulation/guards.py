@@ -45,9 +45,6 @@ GUARDS = {
         "                slot.hang_up()\n                slot.replies.last = proof.acknowledged\n"
         "            slot.attempt",
     ),
-    "attempts are counted": Guard(
-        "box/server/sessions.py", "if slot is not None and proof.attempt <= slot.attempt:", "if False:"
-    ),
     "connections are counted in finally": Guard(
         "box/server/sessions.py",
         "            yield slot, resumed\n        finally:\n            with self._mutex:\n"

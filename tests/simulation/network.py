@@ -59,6 +59,13 @@ class Network:
             end.incoming.lose()
             self.clock.at(self.latency(), end.reset)
 
+    def vanish(self, process: Process) -> None:
+        """Lose all that the process sends and is sent from now on, without a word to the other ends."""
+        for link in self.links:
+            if not link.local and any(end.process is process for end in link.ends):
+                for end in link.ends:
+                    end.incoming.lose()
+
     def latency(self) -> float:
         """Seconds that a packet takes."""
         return self.clock.random.random() * self.delay
@@ -228,6 +235,8 @@ class Socket:
     def _hang_up(self) -> None:
         assert self.link is not None
         other = self.link.other(self)
+        if other.incoming.lost:
+            return  # nobody hears of it
         if self.queue:
             other.incoming.lose()
             self.clock.at(self.network.latency() + self.network.quiet_for(self.host, other.host), other.reset)

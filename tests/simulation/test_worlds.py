@@ -19,18 +19,26 @@ def test_the_box_keeps_its_word_in_every_world() -> None:
     assert "2000 worlds" in played.stdout
 
 
+AFTER_ANOTHER = """
+import tempfile
+from tests.simulation.world import play
+play(4)
+print(play(3, print).wrong or "right")
+"""
+
+
 def test_a_seed_makes_the_same_world_again() -> None:
-    """Whatever the order of Python's sets: what happens in it is printed, and is the same."""
+    """Whatever the order of Python's sets, and what was imported, played or collected before."""
     told = [
         subprocess.run(
-            [sys.executable, "-m", "tests.simulation", "--replay", "3"],
+            [sys.executable, *command],
             cwd=ROOT,
             env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True,
             text=True,
             check=True,
         ).stdout
-        for seed in ("1", "2")
+        for seed, command in (("1", ["-m", "tests.simulation", "--replay", "3"]), ("2", ["-c", AFTER_ANOTHER]))
     ]
     assert told[0] == told[1]
     assert told[0]

@@ -12,7 +12,7 @@ from modum.box import Box
 from modum.box.protocol.limits import GRACE
 from modum.box.server import server as server_module
 from modum.errors import ModumError
-from tests.simulation.clients import ITEMS, KINDS, NAMES, NUMBERS, TIMEOUT, Client
+from tests.simulation.clients import ITEMS, KINDS, NAMES, NUMBERS, TIMEOUTS, Client
 from tests.simulation.clockwork import Clockwork, Gone, Process
 from tests.simulation.final import look_at_names, look_at_numbers, look_at_what_is_held, look_at_work
 from tests.simulation.history import BrokenPromiseError, History
@@ -72,6 +72,8 @@ class World:
         self.outage_chance = random.choice([0.0, 0.3, 0.7])
         self.kinds = sorted(random.sample(KINDS, random.randrange(1, 6)))
         self.kills = random.choice([0, 0, 1, 2])
+        self.vanish_chance = random.choice([0.0, 0.5])
+        self.timeout = random.choice(TIMEOUTS)
         self.stops = random.choice([0, 0, 0, 1])
         self.loiterers = random.choice([0, 0, 0, 100])
         self.starved = random.choice([0, 0, 0, 1])
@@ -104,11 +106,15 @@ class World:
         self.log(f"{self.clock.now / 1e6:10.6f} {what}")
 
     def kill_someone(self) -> None:
-        """End a client that still has something to do."""
+        """End a client that still has something to do; perhaps its host loses its power, and nobody is told."""
         living = [process for process, client in self.clients if process.alive and not client.finished]
         if living and not self.calm:
             process = self.random.choice(living)
-            self.note(f"kill {process.name}")
+            if self.random.random() < self.vanish_chance:
+                self.note(f"vanish {process.name}")
+                self.network.vanish(process)
+            else:
+                self.note(f"kill {process.name}")
             process.kill()
             self.start_client(len(self.clients), process.host)
 
@@ -186,6 +192,7 @@ class World:
             self.random.randrange(3, 16),
             self.kinds,
             self.random.getrandbits(32),
+            self.timeout,
             self.harmless,
         )
         self.clients.append((process, client))
@@ -195,6 +202,8 @@ class World:
         """Play the world to its end, and check it."""
         open_before = descriptors()
         wrong = ""
+        collecting = gc.isenabled()
+        gc.disable()  # tasks of dead processes would clean up in the middle of the others' turns, whenever it likes
         try:
             with installed(self.clock, self.network):
                 try:
@@ -212,6 +221,8 @@ class World:
             self.servers.clear()
             self.clients.clear()
             gc.collect(0)
+            if collecting:
+                gc.enable()
             for descriptor in descriptors() - open_before:
                 try:
                     os.close(int(descriptor))
@@ -284,7 +295,7 @@ class World:
     def look(self) -> None:
         """Look at the final state, as a client that comes afterwards."""
         addresses = [f"10.0.0.{index + 1}:{7000 + index}" for index in range(self.count)]
-        box = Box.connect(addresses, token=TOKEN, transport="tcp", timeout=TIMEOUT, threads=1)
+        box = Box.connect(addresses, token=TOKEN, transport="tcp", timeout=max(TIMEOUTS), threads=1)
         look_at_numbers(box, self.history)
         if "take" in self.kinds or "close_beside" in self.kinds:
             look_at_work(box, "queue", ITEMS, self.history.done["queue"])
