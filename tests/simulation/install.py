@@ -1,7 +1,7 @@
 """Puts a simulated world in place of the machine, for the modules of the box."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
 from types import ModuleType
@@ -11,8 +11,12 @@ import modum.box
 import modum.box.kernels
 import modum.box.server.server
 import modum.box.transport
+from modum.box.buffer import Buffer
+from modum.box.fanout import Fanout
 from modum.box.memory.locks import Locks
+from modum.box.transport import Attachment
 from tests.simulation.clockwork import Clockwork
+from tests.simulation.history import BrokenPromiseError
 from tests.simulation.network import Network
 from tests.simulation.sockets import Select, Selectors, Sockets
 from tests.simulation.threads import Executor, Future, Threads, Time, wait
@@ -75,6 +79,15 @@ class NoDevices:
         """Nothing is open."""
 
 
+class Whole(Buffer):
+    """A buffer whose parts must belong together."""
+
+    def __init__(self, servers: Fanout, attachments: Sequence[Attachment], closed: Callable[[Buffer], None]) -> None:
+        super().__init__(servers, attachments, closed)
+        if len({attachment.info.incarnation for attachment in attachments}) != 1:
+            raise BrokenPromiseError(f"buffer {self.name!r} has parts of several incarnations")
+
+
 @contextmanager
 def installed(clock: Clockwork, network: Network) -> Iterator[Threads]:
     """Have the box see this world, and nothing of the machine but memory, inside of the `with`."""
@@ -93,6 +106,7 @@ def installed(clock: Clockwork, network: Network) -> Iterator[Threads]:
         "wait": wait,
         "local_host": lambda: clock.task.process.host,
         "Reachable": NoDevices,
+        "Buffer": Whole,
         **SMALL,
     }
     before: list[tuple[ModuleType | type, str, Any]] = []

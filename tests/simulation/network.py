@@ -211,8 +211,7 @@ class Socket:
         if self.closed or self.broken:
             return
         if self.unacknowledged and self.user_timeout is None:
-            self.unacknowledged = False
-            self.clock.at(RETRIES - KEEPALIVE, self.expire)
+            self.clock.at(RETRIES - KEEPALIVE, self.reset)
         else:
             self.reset()
 
@@ -363,7 +362,7 @@ class Socket:
         while True:
             if self.broken or self.shut:
                 raise BrokenPipeError(errno.EPIPE, "Broken pipe")
-            if there.closed or there.broken:
+            if (there.closed or there.broken) and not there.incoming.lost:
                 # the other side answers with a reset
                 self.clock.at(self.network.latency(), self.reset)
                 return total + len(data)

@@ -71,6 +71,8 @@ class World:
         self.cut_chance = random.choice([0.0, 0.0, 0.002, 0.01, 0.05])
         self.outage_chance = random.choice([0.0, 0.3, 0.7])
         self.kinds = sorted(random.sample(KINDS, random.randrange(1, 6)))
+        if random.random() < 0.2:
+            self.kinds = ["create", "delete", "open"]  # races for a name need all of them
         self.kills = random.choice([0, 0, 1, 2])
         self.vanish_chance = random.choice([0.0, 0.5])
         self.timeout = random.choice(TIMEOUTS)
