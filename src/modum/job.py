@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import logging
 import os
 import sys
 import threading
@@ -21,6 +22,8 @@ from modum.errors import ConnectionLostError, DeadlineError, ModumError
 from modum.observe.progress import WorkerProgress
 
 __all__ = ["GroupPlace", "Job", "connect"]
+
+_log = logging.getLogger("modum")
 
 _MEET_SECONDS: Final = 120.0
 """How long the first worker waits for the last one, which may take long to start and import."""
@@ -220,6 +223,9 @@ class _LaunchedJob(Job):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         failed = error is not None and not (isinstance(error, SystemExit) and not error.code)
+        if isinstance(error, ModumError):
+            _log.debug("left by an error", exc_info=error)
+            _end_at_our_frames(traceback)
         self.leave(wait=not failed)
 
     def leave(self, *, wait: bool) -> None:
@@ -336,6 +342,15 @@ def _enter(
         box.close()
         raise
     return _LaunchedJob(place, box, address=address, interface=interface, hosted=hosted, registration=registration)
+
+
+def _end_at_our_frames(traceback: TracebackType | None) -> None:
+    """Cut from a traceback what is below the user's line: an error that Modum raises on purpose says the rest."""
+    while traceback is not None:
+        below = traceback.tb_next
+        if below is not None and below.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "modum":
+            traceback.tb_next = below = None
+        traceback = below
 
 
 def _say(text: str) -> None:

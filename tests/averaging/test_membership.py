@@ -58,8 +58,7 @@ def test_a_group_whose_client_is_gone_counts_no_more(join: Join, connect: Connec
         return stays.groups == 1
 
     until(alone)
-    with pytest.raises(ConnectionLostError):
-        member.leave()
+    member.leave()  # its place has ended with the session
 
 
 def test_a_group_that_cannot_count_the_others_is_no_member(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:

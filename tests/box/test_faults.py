@@ -138,7 +138,7 @@ def test_a_server_that_is_gone_is_named(server: Server) -> None:
         buffer = box.create("b", 4 * CHUNK)
         process.kill()
         with pytest.raises(
-            ConnectionLostError, match=f"add on buffer 'b': memory server {address} could not be reached"
+            ConnectionLostError, match=f"add on buffer 'b': memory server {address} is gone: it could not be reached"
         ):
             buffer.add(np.ones(buffer.size, np.float32))
         box.close()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.box.test_faults import server_process
 from tests.processes import assert_gone
 from typer.testing import CliRunner
 
@@ -317,6 +318,39 @@ class TestAnExistingBox:
         assert (second.returncode, second.stdout.count("here")) == (0, 2), second.stderr
         assert progress is not None
         assert (progress.samples, progress.world_size) == (14, 2)
+
+    def test_whose_server_dies_ends_each_worker_with_one_error_that_names_it(self, script: Script) -> None:
+        script("""
+            from contextlib import ExitStack
+            import modum
+            from modum.averaging.membership import Membership
+
+            with modum.connect() as job, ExitStack() as stack:
+                stack.callback(Membership(job.box, "model", leader=True).leave)
+                print("ready", flush=True)
+                while True:
+                    job.box.counter("steps").add(1)
+            """)
+        with server_process("--port", "0") as (server, address):
+            command = [*RUN, "-n", "2", "--box", address, "--on-failure", "continue", "train.py"]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launcher:
+                assert launcher.stdout is not None
+                assert sorted(launcher.stdout.readline() for _ in range(2)) == ["[0] ready\n", "[1] ready\n"]
+                server.kill()
+                _, told = launcher.communicate(timeout=PATIENCE)
+        assert launcher.returncode == 1
+        error = (
+            f"ConnectionLostError: request CounterAdd: memory server {address} is gone: it could not be reached for "
+        )
+        for rank in range(2):
+            lines = [line.removeprefix(f"[{rank}] ") for line in told.splitlines() if line.startswith(f"[{rank}]")]
+            assert (lines[0], len(lines)) == ("Traceback (most recent call last):", 5), told
+            assert "train.py" in lines[1]
+            assert lines[3].startswith(f"modum.errors.{error}")
+            assert lines[4].startswith("HINT: what it held is lost: start the memory servers and the job again")
+        assert told.endswith(
+            f"modum: memory server {address} cannot be reached: the run could not go on without its memory\n"
+        )
 
     def test_that_refuses_the_token_is_told_before_anything_starts(
         self, script: Script, server: tuple[Server, str]

@@ -23,7 +23,7 @@ from modum.box.protocol.messages import (
     decode,
     packed,
 )
-from modum.errors import DeadlineError, LeaseLostError
+from modum.errors import DeadlineError, LeaseLostError, ModumError
 from modum.waiting import Deadline
 
 
@@ -164,7 +164,7 @@ class Lease:
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         try:
             self.release()
-        except LeaseLostError:
+        except ModumError:
             if error is None:
                 raise
 

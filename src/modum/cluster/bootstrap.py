@@ -135,8 +135,9 @@ class Bootstrap:
             f"{server} from {route_source(parse_address(server)[0]) or 'no address (there is no route)'}"
             for server in self.servers
         )
+        what = str(error).partition("\nHINT: ")[0]
         return ModumError(
-            f"{me.host} cannot reach the box: {error}\n"
+            f"{me.host} cannot reach the box: {what}\n"
             f"tried {ways}; network interfaces here: {', '.join(map(str, me.interfaces)) or 'none'}\n"
             "HINT: does a firewall close these ports? Or name the interface that joins the hosts: "
             f"export {INTERFACE_VARIABLE}=ib0"

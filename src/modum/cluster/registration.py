@@ -50,11 +50,7 @@ class Registration:
             failing.pop_all()
 
     def leave(self) -> None:
-        """Remove this worker's entry. Does nothing the second time.
-
-        Raises:
-            ModumError: the box cannot be reached.
-        """
+        """Remove this worker's entry, which ends with the session if the box is gone. Does nothing the second time."""
         self._member.leave()
 
     def others(self) -> list[int]:

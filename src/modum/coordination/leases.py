@@ -47,7 +47,9 @@ def held(box: Box, name: str, *, ttl: float, timeout: float | None = None) -> It
             over.set()
             renewing.join()
     finally:
-        with suppress(LeaseLostError):
+        with suppress(
+            ModumError
+        ):  # what cannot be given back ends with the session, and the block's own error says more
             lease.release()
 
 

@@ -148,7 +148,8 @@ class Member:
                 mark of that.
 
         Raises:
-            ModumError: the box cannot be reached; the thread has ended, and the place ends with the session.
+            ModumError: the box cannot be reached to keep the mark. A place that cannot be given up is no error: it ends
+                with the session. In each case the thread has ended.
         """
         self._left.set()
         with self._guard:
@@ -158,7 +159,7 @@ class Member:
         if lease is not None:
             if done:
                 self._roster._mark(self.name).set(True)
-            with contextlib.suppress(LeaseLostError):
+            with contextlib.suppress(ModumError):
                 lease.release()
 
     def _run(self, every: float) -> None:

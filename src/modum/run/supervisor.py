@@ -1,12 +1,14 @@
 """Run one job on this machine: memory servers and workers, from their start to the exit status."""
 
 import signal
+import socket
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
 from modum.box import Box, new_token
 from modum.box.server.process import START_SECONDS, ready_address, server_command
+from modum.box.sockets import parse_address
 from modum.cluster.credentials import child_environment
 from modum.cluster.ports import free_port
 from modum.cluster.registration import check_free
@@ -23,6 +25,7 @@ from modum.waiting import Deadline
 __all__ = ["launch"]
 
 _POLL_SECONDS: Final = 0.25
+_LISTEN_SECONDS: Final = 2.0
 _TRACEBACK: Final = "Traceback (most recent call last):"
 
 
@@ -189,6 +192,7 @@ class _Run:
         if self._config.on_failure == "stop":
             others = "; the others were stopped" if len(self._workers) > 1 else ""
             self._console.message(f"{first} {first.end}{others}{_last_words(first)}", error=True)
+            self._tell_of_lost_servers()
             return first.status
         done = self._done()
         groups = self._workers[:: self._config.group_size]
@@ -197,13 +201,31 @@ class _Run:
         lines += [f"{worker} {worker.end}" for worker in self._failed]
         lines += [f"{worker} was stopped with its group" for worker in self._workers if worker.stopped]
         self._console.message("\n  ".join(lines) + ("" if whole else _last_words(first)), error=True)
+        self._tell_of_lost_servers()
         return 0 if whole else first.status
+
+    def _tell_of_lost_servers(self) -> None:
+        """After a failure, name the servers of a box that was there before and is not there any more."""
+        if gone := [address for address in self._config.box if not _listens(address)]:
+            self._console.message(
+                f"{' and '.join(f'memory server {address}' for address in gone)} cannot be reached: "
+                "the run could not go on without its memory",
+                error=True,
+            )
 
 
 class _ServerError(Exception):
     """A memory server is missing, so the run must end."""
 
     status = 1
+
+
+def _listens(address: str) -> bool:
+    try:
+        socket.create_connection(parse_address(address), _LISTEN_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def _last_words(process: Process) -> str:

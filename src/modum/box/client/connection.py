@@ -33,6 +33,7 @@ _OWN_LIMITS: Final = {
     errno.EADDRNOTAVAIL: "HINT: if the address is right, this machine has no port left for connections to it",
 }
 """Failures to connect that say nothing of the server, and what to do about them."""
+GONE_HINT: Final = "HINT: what it held is lost: start the memory servers and the job again, from saved weights"
 
 
 class Connection:
@@ -123,9 +124,10 @@ class Connection:
                 if left <= _RETRY_PAUSE and error.errno in _OWN_LIMITS:
                     raise self._own_limit(phase, waited, error.errno) from None
                 if gone or left <= _RETRY_PAUSE:
+                    known = gone and self.endpoint.server
                     raise (ConnectionLostError if gone else DeadlineError)(
-                        f"{phase}: memory server {self.endpoint.address} could not be reached for {waited:.1f} s:"
-                        f" {error}"
+                        f"{phase}: memory server {self.endpoint.address}{' is gone: it' if known else ''}"
+                        f" could not be reached for {waited:.1f} s: {error}" + (f"\n{GONE_HINT}" if known else "")
                     ) from None
                 time.sleep(_RETRY_PAUSE)
         self._incarnation = welcome.incarnation
@@ -279,7 +281,9 @@ class Connection:
             receive_exactly(self.socket, payload)
         except OSError as error:
             self.close()
-            raise ConnectionLostError(f"{phase}: memory server {self.endpoint.address} is gone: {error}") from None
+            raise ConnectionLostError(
+                f"{phase}: memory server {self.endpoint.address} is gone: {error}\n{GONE_HINT}"
+            ) from None
         self._acknowledged = self._last
         if header.status is not Status.OK:
             raise exception_of(decode(payload, Failure), self.endpoint.address)

@@ -121,4 +121,7 @@ class Endpoint:
         if challenge.server in self.others:
             raise ValueError(f"memory server {self.address} stands in the list twice, under other names maybe")
         if self.server not in ("", challenge.server):
-            raise ConnectionLostError(f"memory server {self.address} was restarted: what it held is lost")
+            raise ConnectionLostError(
+                f"memory server {self.address} was restarted: what it held is lost\n"
+                "HINT: start the job again, from saved weights"
+            )

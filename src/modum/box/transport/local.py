@@ -12,6 +12,7 @@ from functools import partial
 from typing import Self
 
 from modum.box.calls import Calls
+from modum.box.client.connection import GONE_HINT
 from modum.box.client.pool import ConnectionPool
 from modum.box.kernels import Kernels
 from modum.box.memory.apply import Party, apply
@@ -144,7 +145,7 @@ class LocalTransport(Transport):
         with self._mutex:
             self._gone = self._gone or self._watched.lost
         if self._gone:
-            raise ConnectionLostError(f"{phase}: memory server {self.address} is gone")
+            raise ConnectionLostError(f"{phase}: memory server {self.address} is gone\n{GONE_HINT}")
 
     def _share(self, count: int, share: Callable[[], None], waiting: deque[Piece]) -> None:
         """Have so many threads help this one with the pieces that wait."""
