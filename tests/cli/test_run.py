@@ -206,6 +206,24 @@ class TestAFailure:
         assert "modum: 0/2 workers and 0/2 groups got done\n" in result.stderr
         assert result.stderr.endswith("Its last words:\n  bad luck\n")
 
+    def test_for_want_of_memory_is_told_without_what_is_inside_modum(self, script: Script) -> None:
+        script("""
+            import modum
+
+            with modum.connect() as job:
+                job.box.create("weights", 10 * 2**10)
+            """)
+        result = run("--memory", "16KiB", "train.py")
+        assert result.returncode == 1
+        lines = [line for line in result.stderr.splitlines() if line.startswith("[0]")]
+        assert (lines[0], len(lines)) == ("[0] Traceback (most recent call last):", 5), result.stderr
+        assert re.fullmatch(
+            r"\[0\] modum\.errors\.PoolFullError: buffer 'weights' needs 48 KiB here, "
+            r"16 KiB of the pool's 16 KiB are free \(memory server 127\.0\.0\.1:\d+\)",
+            lines[3],
+        )
+        assert lines[4] == "[0] HINT: give modum run or modum server a larger --memory, or add servers"
+
     def test_of_a_memory_server_ends_the_job_and_is_told_by_name(self, script: Script) -> None:
         script("""
             import os, psutil, time

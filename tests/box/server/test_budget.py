@@ -92,7 +92,7 @@ def test_what_all_slots_keep_together_is_limited_and_who_has_room_goes_on(
         large = first.create("large", numbers.size)
         large.add(numbers)
         other = second.open("large")
-        with pytest.raises(PoolFullError, match=r"connections keep .* 6 MiB are the most. HINT: .*--memory"):
+        with pytest.raises(PoolFullError, match=r"connections keep .* 6 MiB are the most .*\nHINT: .*--memory"):
             other.read() if act == "read" else other.add(numbers)
         large.add(numbers)
         assert server.statistics().working <= 6 * CHUNK

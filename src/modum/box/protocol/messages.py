@@ -474,7 +474,8 @@ def failure_of(error: Exception) -> Failure:
 
 def exception_of(failure: Failure, server: str) -> Exception:
     """Return the exception that a `Failure` stands for, with the server's address in its text."""
-    text = f"{failure.message} (memory server {server})"
+    what, _, hint = failure.message.partition(". HINT: ")
+    text = f"{what} (memory server {server})" + (f"\nHINT: {hint}" if hint else "")
     kind = getattr(errors, failure.kind, None)
     if isinstance(kind, type) and _is_ours(kind):
         return kind(text)

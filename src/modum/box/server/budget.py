@@ -46,6 +46,6 @@ class Budget:
                 self._notes -= notes
                 raise PoolFullError(
                     f"{what} needs {format_bytes(needed)} here, {format_bytes(max(0, self.limit - before))}"
-                    f" of the pool's {format_bytes(self.limit)} are free. HINT: start the server with a larger"
-                    " --memory, or add servers"
+                    f" of the pool's {format_bytes(self.limit)} are free. HINT: give modum run or modum"
+                    " server a larger --memory, or add servers"
                 )
