@@ -17,6 +17,14 @@ def test_addresses_are_read_as_people_write_them() -> None:
     for bad in ("", ":7500", "host:", "host:0", "host:70000", "host:x"):
         with pytest.raises(ValueError, match="write host:port"):
             parse_address(bad)
+    for bad, right in (("http://host:80/box", "host:80"), ("tcp://host", "host"), ("/run/modum", "127.0.0.1:7500")):
+        with pytest.raises(ValueError, match=f"a URL or a path. HINT: write {right}$"):
+            parse_address(bad)
+
+
+def test_what_is_no_address_is_refused_before_any_server_is_waited_for() -> None:
+    with pytest.raises(ValueError, match="HINT: write host:80"):
+        Box.connect(["192.0.2.1:7500", "http://host:80"])  # the first one would be waited for
 
 
 def test_addresses_are_written_as_they_are_read() -> None:

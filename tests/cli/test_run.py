@@ -442,6 +442,10 @@ def test_an_interrupt_as_soon_as_the_launcher_exists_ends_it(script: Script) -> 
         ("--threads 0 train.py", "threads (0) must be at least 1"),
         ("--memory 8G train.py", "'8G' is not an amount of memory; write it like 512MiB"),
         ("--box 127.0.0.1:7500 --servers 2 train.py", "HINT: leave out --servers and --memory, or --box"),
+        (
+            "--box http://127.0.0.1:7500/ train.py",
+            "is no address of a memory server, but a URL or a path. HINT: write 127.0.0.1:7500",
+        ),
         ("missing.py", "there is no missing.py in"),
         ("--on-failure retry train.py", "'retry' is not one of 'stop', 'continue'"),
         ("", "Missing argument 'SCRIPT'"),

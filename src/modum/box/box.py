@@ -28,6 +28,7 @@ from modum.box.protocol.messages import (
     ServerStatistics,
     encode,
 )
+from modum.box.sockets import parse_address
 from modum.box.transport import Attachment, Transport, check_choice, open_transport
 from modum.errors import BufferExistsError, BufferNotFoundError, MismatchError, ModumError
 from modum.waiting import Deadline
@@ -121,6 +122,8 @@ class Box:
         addresses = [part for part in servers.split(",") if part.strip()] if isinstance(servers, str) else list(servers)
         if not addresses:
             raise ValueError("no memory server was named. HINT: give host:port, as `modum server` prints it")
+        for address in addresses:
+            parse_address(address)  # before the first one is waited for
         if not 0 < timeout < math.inf:
             raise ValueError(f"timeout must be a positive, finite number of seconds, not {timeout}")
         if threads is None:

@@ -24,6 +24,9 @@ def parse_address(text: str) -> tuple[str, int]:
     Raises:
         ValueError: there is no host, or no valid port.
     """
+    if "/" in text:
+        right = text.partition("://")[2].partition("/")[0] or f"127.0.0.1:{DEFAULT_PORT}"
+        raise ValueError(f"{text!r} is no address of a memory server, but a URL or a path. HINT: write {right}")
     host, colon, port = text.strip().rpartition(":")
     if not colon or (port.endswith("]") and ":" in host):
         host, port = text.strip(), str(DEFAULT_PORT)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from modum.box.sockets import parse_address
 from modum.cluster.environment import check_group_size, check_job
 
 __all__ = ["RunConfig"]
@@ -42,3 +43,5 @@ class RunConfig:
                 raise ValueError(f"{name} ({number}) must be at least 1")
         check_group_size(self.group_size, self.workers)
         check_job(self.name)
+        for address in self.box:
+            parse_address(address)
