@@ -43,7 +43,7 @@ def test_only_the_right_token_comes_in(transport: str) -> None:
     with Server(token=token) as server:
         with pytest.raises(AuthenticationError, match=r"wants a token\. HINT: export MODUM_TOKEN"):
             Box.connect(server.address, transport=transport)
-        with pytest.raises(AuthenticationError, match=f"wrong token .memory server {server.address}"):
+        with pytest.raises(AuthenticationError, match=rf"wrong token .memory server {server.address}.\nHINT: give"):
             Box.connect(server.address, transport=transport, token=new_token())
         with Box.connect(server.address, transport=transport, token=token) as box:
             assert box.transports == (transport,)

@@ -177,7 +177,8 @@ def test_a_port_where_nobody_listens_is_said_so() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
     with pytest.raises(
-        (ConnectionLostError, DeadlineError), match=f"memory server {address} could not be reached.*refused"
+        (ConnectionLostError, DeadlineError),
+        match=f"memory server {address} could not be reached.*refused\nHINT: nothing listens",
     ):
         Box.connect(address, timeout=0.3)
 

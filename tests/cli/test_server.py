@@ -11,7 +11,7 @@ import pytest
 from tests.box.processes import line_of
 from tests.box.test_faults import server_process
 
-from modum.box import Box
+from modum.box import Box, Server
 
 
 def modum(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -63,6 +63,13 @@ def test_wrong_options_are_told() -> None:
         failed = modum("server", "--port", address.rpartition(":")[2])
         assert failed.returncode == 1
         assert f"cannot listen on {address}: Address already in use" in failed.stderr
+        assert failed.stderr.rstrip().endswith(
+            f"`ss -ltnp sport = :{address.rpartition(':')[2]}` says who listens on this one"
+        )
+    assert (
+        "HINT: --host takes an address of this machine"
+        in modum("server", "--host", "192.0.2.1", MODUM_TOKEN="t" * 16).stderr
+    )
 
 
 def test_a_server_takes_its_token_from_a_private_file(tmp_path: Path) -> None:
@@ -91,4 +98,13 @@ def test_status_of_nothing_says_what_to_type() -> None:
     failed = modum("status", "127.0.0.1:1")
     assert failed.returncode == 1
     assert "memory server 127.0.0.1:1 could not be reached" in failed.stderr
-    assert "modum status host:port,host:port" in failed.stderr
+    assert failed.stderr.count("HINT: ") == 1
+    assert "HINT: nothing listens there: start `modum server` on that machine" in failed.stderr
+
+
+def test_status_with_the_wrong_token_says_where_the_right_one_is() -> None:
+    with Server(token="right" * 4) as server:
+        failed = modum("status", server.address, MODUM_TOKEN="wrong" * 4)
+    assert failed.returncode == 1
+    assert f"error: wrong token (memory server {server.address})\nHINT: give the token with which" in failed.stderr
+    assert failed.stderr.count("HINT: ") == 1

@@ -1,5 +1,6 @@
 """`modum server`: run a memory server in the foreground."""
 
+import errno
 import os
 import resource
 import select
@@ -20,6 +21,11 @@ app = typer.Typer()
 
 _GOODBYE_SECONDS = 5.0
 _LOOK_SECONDS = 0.02
+_HINTS = {
+    errno.EADDRINUSE: "\nHINT: --port 0 takes a free port; `ss -ltnp sport = :{port}` says who listens on this one",
+    errno.EADDRNOTAVAIL: "\nHINT: --host takes an address of this machine; `ip address` lists them",
+    errno.EACCES: "\nHINT: ports below 1024 are for root: choose another with --port",
+}
 
 
 @app.command()
@@ -75,7 +81,8 @@ def server(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     except OSError as error:
-        print(f"error: cannot listen on {host}:{port}: {error.strerror}", file=sys.stderr)
+        hint = _HINTS.get(error.errno or 0, "").format(port=port)
+        print(f"error: cannot listen on {host}:{port}: {error.strerror}{hint}", file=sys.stderr)
         raise typer.Exit(1) from None
     available = psutil.virtual_memory().available
     if limit > available:

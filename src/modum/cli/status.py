@@ -1,6 +1,5 @@
 """`modum status`: show what a box holds and how busy it is."""
 
-import os
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,7 +30,6 @@ def status(
 
     from modum.box import Box
     from modum.cluster import credentials
-    from modum.errors import ModumError
 
     console = Console()
     try:
@@ -51,10 +49,6 @@ def status(
                     live.update(Group(_servers(before, now), _buffers(client.list())), refresh=True)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    except ModumError as error:
-        if "MODUM_BOX" in os.environ:
-            raise
-        raise ModumError(f"{error}\nHINT: name the servers: modum status host:port,host:port") from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 

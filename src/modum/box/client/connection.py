@@ -33,6 +33,10 @@ _OWN_LIMITS: Final = {
     errno.EADDRNOTAVAIL: "HINT: if the address is right, this machine has no port left for connections to it",
 }
 """Failures to connect that say nothing of the server, and what to do about them."""
+_REFUSED_HINT: Final = (
+    "HINT: nothing listens there: start `modum server` on that machine, or give the address that it printed"
+    " (MODUM_BOX, modum run --box, modum status HOST:PORT)"
+)
 GONE_HINT: Final = "HINT: what it held is lost: start the memory servers and the job again, from saved weights"
 
 
@@ -125,9 +129,10 @@ class Connection:
                     raise self._own_limit(phase, waited, error.errno) from None
                 if gone or left <= _RETRY_PAUSE:
                     known = gone and self.endpoint.server
+                    hint = f"\n{GONE_HINT if known else _REFUSED_HINT}" if error.errno == errno.ECONNREFUSED else ""
                     raise (ConnectionLostError if gone else DeadlineError)(
                         f"{phase}: memory server {self.endpoint.address}{' is gone: it' if known else ''}"
-                        f" could not be reached for {waited:.1f} s: {error}" + (f"\n{GONE_HINT}" if known else "")
+                        f" could not be reached for {waited:.1f} s: {error}{hint}"
                     ) from None
                 time.sleep(_RETRY_PAUSE)
         self._incarnation = welcome.incarnation

@@ -3,12 +3,18 @@
 import socket
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Final
 
 from modum.box.auth import new_nonce, proof, proof_matches
 from modum.box.protocol.frames import Op, Status
 from modum.box.protocol.messages import Challenge, Failure, Greeting, Proof, Welcome, decode, exception_of
 from modum.box.sockets import receive_greeting, send_greeting, tune
 from modum.errors import AuthenticationError, ConnectionLostError, ProtocolError
+
+_TOKEN_HINT: Final = (
+    "HINT: give the token with which the server was started (its MODUM_TOKEN, or its --token-file):"
+    " export MODUM_TOKEN=..., or Box.connect(..., token=...)"
+)
 
 
 @dataclass(slots=True)
@@ -97,7 +103,12 @@ class Endpoint:
         send_greeting(connection, Op.PROVE, answer)
         header, data = receive_greeting(connection, Op.PROVE)
         if header.status is not Status.OK:
-            raise exception_of(decode(data, Failure), self.address)
+            refusal = exception_of(decode(data, Failure), self.address)
+            raise (
+                AuthenticationError(f"{refusal}\n{_TOKEN_HINT}")
+                if isinstance(refusal, AuthenticationError)
+                else refusal
+            )
         welcome = decode(data, Welcome)
         theirs = proof(self.token, "server", *common, welcome.resumed, welcome.incarnation, welcome.applied)
         if not proof_matches(welcome.proof, theirs):
