@@ -304,6 +304,21 @@ class TestAnExistingBox:
             assert f"; 1 memory server ({address})" in result.stderr
             assert read_progress(box) is None
 
+    def test_in_a_variable_does_not_count_and_is_told_with_what_does(
+        self, script: Script, server: tuple[Server, str]
+    ) -> None:
+        script("import os; print(os.environ['MODUM_BOX'])")
+        address, token = server[0].address, server[1]
+        variables = {"MODUM_BOX": address, "MODUM_MEMORY": "1GiB"}
+        own = run("--memory", "16MiB", "train.py", **variables)
+        assert (own.returncode, address in own.stdout) == (0, False), own.stderr
+        assert own.stderr.startswith(
+            f"modum: MODUM_BOX={address} does not count here, only options do\n"
+            f"HINT: give --box {address}, or unset MODUM_BOX\nmodum: 1 worker in"
+        )
+        given = run("--box", address, "train.py", **variables, MODUM_TOKEN=token)
+        assert (given.stdout, given.stderr.count("MODUM_")) == (f"[0] {address}\n", 0), given.stderr
+
     def test_is_shared_by_jobs_of_different_names_and_refuses_a_second_of_one_name(
         self, script: Script, server: tuple[Server, str]
     ) -> None:

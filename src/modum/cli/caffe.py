@@ -280,6 +280,7 @@ def _launch(context: typer.Context, workers: int, group_size: int, box: str) -> 
             "this is a worker of `modum run` already: give -n and --group-size to `modum run` alone"
         )
     launch_and_exit(
+        context,
         Console,
         command=("-m", "modum", "caffe", "train", *_arguments(context)),
         workers=workers,

@@ -2,9 +2,10 @@
 
 import os
 import signal
+import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
 __all__ = ["app", "launch_and_exit"]
 
 app = typer.Typer()
+
+_OF_SERVERS: Final = ("servers", "memory")
+_OPTIONS: Final = {
+    "MODUM_BOX": "box",
+    "MODUM_GROUP_SIZE": "group-size",
+    "MODUM_SERVERS": "servers",
+    "MODUM_MEMORY": "memory",
+}
+"""Variables that count under other launchers, and the options that do so here."""
 
 
 class OnFailure(StrEnum):
@@ -26,6 +36,7 @@ class OnFailure(StrEnum):
 # All that follows the script belongs to the script.
 @app.command(context_settings={"allow_interspersed_args": False})
 def run(
+    context: typer.Context,
     script: Annotated[str, typer.Argument(metavar="SCRIPT", show_default=False, help="What to run: train.py.")],
     arguments: Annotated[
         list[str] | None,
@@ -96,6 +107,7 @@ def run(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     launch_and_exit(
+        context,
         RunConsole,
         command=("-m", script, *(arguments or ())) if module else (script, *(arguments or ())),
         workers=workers,
@@ -109,10 +121,11 @@ def run(
     )
 
 
-def launch_and_exit(console: "type[RunConsole]", *, name: str, **settings: Any) -> NoReturn:
+def launch_and_exit(context: typer.Context, console: "type[RunConsole]", *, name: str, **settings: Any) -> NoReturn:
     """Run a job with the token of this process's environment, and end with its exit status.
 
     Args:
+        context: of the command, whose options count; a variable that has the place of one elsewhere is told.
         console: shows the job.
         name: the job's name; empty: as the environment says.
         **settings: settings of `RunConfig`.
@@ -132,6 +145,14 @@ def launch_and_exit(console: "type[RunConsole]", *, name: str, **settings: Any) 
             config = RunConfig(token=credentials.token(), name=name or os.environ.get(JOB_VARIABLE, ""), **settings)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
+        for variable, option in _OPTIONS.items():
+            value, source = os.environ.get(variable), context.get_parameter_source(option.replace("-", "_"))
+            if value and source is not None and source.name == "DEFAULT" and not (config.box and option in _OF_SERVERS):
+                print(
+                    f"modum: {variable}={value} does not count here, only options do\n"
+                    f"HINT: give --{option} {value}, or unset {variable}",
+                    file=sys.stderr,
+                )
         try:
             status = launch(config, console(config.workers))
         except KeyboardInterrupt:
