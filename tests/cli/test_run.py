@@ -385,6 +385,26 @@ class TestAnExistingBox:
             f"modum: memory server {address} cannot be reached: the run could not go on without its memory\n"
         )
 
+    def test_takes_the_same_job_again_as_soon_as_it_was_stopped(self, script: Script) -> None:
+        script("""
+            import sys, time, modum
+            with modum.connect():
+                print("here", flush=True)
+                time.sleep(float(sys.argv[1]))
+            """)
+        with server_process("--port", "0") as (_, address):
+            command = [*RUN, "-n", "2", "--box", address, "train.py"]
+            with subprocess.Popen([*command, "1000"], stdout=subprocess.PIPE, text=True) as launcher:
+                assert launcher.stdout is not None
+                assert [launcher.stdout.readline()[3:] for _ in range(2)] == [" here\n"] * 2
+                launcher.send_signal(signal.SIGINT)
+                assert launcher.wait(PATIENCE) == 130
+            again = run("-n", "2", "--box", address, "train.py", "0")
+        assert again.returncode == 0, again.stderr
+        assert again.stderr.startswith(
+            "modum: 2 workers of a job without a name in this box: waiting up to 4 s, in case they were just stopped\n"
+        )
+
     def test_that_refuses_the_token_is_told_before_anything_starts(
         self, script: Script, server: tuple[Server, str]
     ) -> None:

@@ -160,18 +160,20 @@ class TestARegistration:
 
     def test_knows_who_is_there(self, server: Server) -> None:
         places = [ByHand(rank=rank, world_size=3, local_rank=rank) for rank in range(3)]
+        said: list[str] = []
         with self.box(server) as first, self.box(server) as second:
             registrations = [Registration(box, place) for box, place in zip((first, second), places[:2], strict=True)]
             assert [registration.others() for registration in registrations] == [[1], [0]]
             assert [registration.run for registration in registrations] == [1, 1]
             with pytest.raises(MismatchError, match=r"2 workers of a job without a name use this box now\nHINT: "):
-                check_free(first, "")
+                check_free(first, "", said.append)
             registrations[1].leave()
             registrations[0].wait_for_others(0.0)
             assert registrations[0].others() == []
         with self.box(server) as box:
-            check_free(box, "")
+            check_free(box, "", said.append)
             assert Registration(box, places[2]).run == 2
+        assert [text.partition(":")[0] for text in said] == ["2 workers of a job without a name in this box"]
 
     def test_refuses_another_world_size_while_somebody_is_there(self, server: Server) -> None:
         with self.box(server) as first, self.box(server) as second:

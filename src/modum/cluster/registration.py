@@ -1,9 +1,11 @@
 """Register every worker of a job in its box, so that jobs cannot be mixed up unnoticed."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final
 
 from modum.box import Box
+from modum.box.protocol.limits import GRACE
 from modum.cluster.environment import ClusterEnvironment
 from modum.coordination import Roster, held
 from modum.errors import DeadlineError, MismatchError
@@ -15,6 +17,8 @@ _RECORD: Final = "modum/job"
 _WORKERS: Final = "modum/worker"
 CLAIM_SECONDS: Final = 10.0  # the entry of a worker that has just died lasts a moment longer
 _SHOWN: Final = 8
+_STOPPED_SECONDS: Final = 2 * GRACE
+"""How long the workers of a job that was stopped may still be there, on a busy server."""
 
 
 class Registration:
@@ -89,21 +93,25 @@ class Registration:
         return int(theirs["run"])
 
 
-def check_free(box: Box, job: str) -> None:
-    """Check that no worker is in `box` now.
+def check_free(box: Box, job: str, say: Callable[[str], None]) -> None:
+    """Check that no worker is in `box`; workers that were stopped a moment ago may be there for the servers' grace.
 
     Args:
         box: the box, in the namespace of the job to start.
         job: name of that namespace.
+        say: is told of the wait, if there is one.
 
     Raises:
-        MismatchError: workers are there.
+        MismatchError: workers are there, and have stayed.
     """
-    if there := len(Roster(box, _WORKERS).alive()):
-        raise MismatchError(
-            f"{count(there, 'worker')} of a job {f'called {job!r}' if job else 'without a name'} "
-            f"use this box now\n{_hint(job)}"
-        )
+    roster = Roster(box, _WORKERS)
+    if not (there := len(roster.alive())):
+        return
+    who = f"{count(there, 'worker')} of a job {f'called {job!r}' if job else 'without a name'}"
+    say(f"{who} in this box: waiting up to {_STOPPED_SECONDS:g} s, in case they were just stopped")
+    roster.wait_until_gone(
+        timeout=_STOPPED_SECONDS, error=lambda _: MismatchError(f"{who} use this box now\n{_hint(job)}")
+    )
 
 
 def _hint(job: str) -> str:

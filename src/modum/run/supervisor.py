@@ -48,7 +48,7 @@ def launch(config: RunConfig, console: RunConsole) -> int:
     """
     if config.box:
         with Box.connect(config.box, token=config.token, transport="tcp", namespace=config.name) as box:
-            check_free(box, config.name)
+            check_free(box, config.name, console.message)
             clear_progress(box)
     with console, Processes() as processes:
         return _Run(config, console, processes).to_its_end()
