@@ -102,6 +102,7 @@ class Job:
         loss: float | None = None,
         exchange_seconds: float = 0.0,
         hidden_seconds: float = 0.0,
+        finished: int | None = None,
     ) -> None:
         """Report what this worker has done since its last report, for `modum status`, without waiting for the network.
 
@@ -112,6 +113,7 @@ class Job:
             loss: the newest loss.
             exchange_seconds: seconds of one exchange; 0: there was none.
             hidden_seconds: how much of that was hidden under compute.
+            finished: samples of the whole job that are known to be done, whoever did them.
 
         Raises:
             ModumError: what writing an earlier report raised.
@@ -123,6 +125,7 @@ class Job:
             loss=loss,
             exchange_seconds=exchange_seconds,
             hidden_seconds=hidden_seconds,
+            finished=finished,
         )
 
     def rendezvous(

@@ -224,6 +224,28 @@ class TestAFailure:
         )
         assert lines[4] == "[0] HINT: give modum run or modum server a larger --memory, or add servers"
 
+    def test_does_not_take_the_samples_of_the_dead_out_of_the_summary(self, script: Script) -> None:
+        script("""
+            import os, signal
+            import modum, modum.observe.progress
+            from modum.groups import Alone
+            from modum.samples import SamplePools
+
+            modum.observe.progress._WRITE_SECONDS = 1000.0  # what is done between two reports is always the last thing
+            with modum.connect() as job:
+                pool = SamplePools(job, "model", Alone()).pool(size=1000, batch_size=10, epochs=2)
+                dead = job.box.counter("dead")
+                if job.rank == 0:
+                    dead.wait(1)
+                for step, _ in enumerate(pool):
+                    if job.rank == 1 and step == 41:
+                        dead.add(1)
+                        os.kill(os.getpid(), signal.SIGKILL)
+            """)
+        result = run("-n", "2", "--on-failure", "continue", "train.py")
+        assert result.returncode == 0, result.stderr
+        assert "modum: 2,000/2,000 samples, " in result.stderr
+
     def test_of_a_memory_server_ends_the_job_and_is_told_by_name(self, script: Script) -> None:
         script("""
             import os, psutil, time

@@ -15,8 +15,21 @@ __all__ = ["JobProgress", "WorkerProgress", "clear_progress", "read_progress"]
 
 _BUFFER = "modum/progress"
 """One row per rank, one column per name below: float64 values, bit for bit in an int64 buffer."""
-_COLUMNS = ("samples", "steps", "total", "losses", "loss", "exchanges", "exchange_seconds", "hidden_seconds", "now")
-_SAMPLES, _STEPS, _TOTAL, _LOSSES, _LOSS, _EXCHANGES, _EXCHANGE_SECONDS, _HIDDEN_SECONDS, _NOW = range(len(_COLUMNS))
+_COLUMNS = (
+    "samples",
+    "steps",
+    "total",
+    "losses",
+    "loss",
+    "exchanges",
+    "exchange_seconds",
+    "hidden_seconds",
+    "now",
+    "finished",
+)
+_SAMPLES, _STEPS, _TOTAL, _LOSSES, _LOSS, _EXCHANGES, _EXCHANGE_SECONDS, _HIDDEN_SECONDS, _NOW, _FINISHED = range(
+    len(_COLUMNS)
+)
 _WRITE_SECONDS = 0.5
 """Seconds between two writes of a worker."""
 
@@ -67,6 +80,7 @@ class WorkerProgress:
         loss: float | None = None,
         exchange_seconds: float = 0.0,
         hidden_seconds: float = 0.0,
+        finished: int | None = None,
     ) -> None:
         """Add the work done since the last report.
 
@@ -77,6 +91,7 @@ class WorkerProgress:
             loss: the newest loss.
             exchange_seconds: seconds of one exchange; 0: there was none.
             hidden_seconds: how much of that was hidden under compute.
+            finished: samples of the whole job that are known to be done, whoever did them.
 
         Raises:
             ModumError: writing an earlier report failed.
@@ -96,6 +111,8 @@ class WorkerProgress:
                 row[_EXCHANGES] += 1
                 row[_EXCHANGE_SECONDS] += exchange_seconds
                 row[_HIDDEN_SECONDS] += hidden_seconds
+            if finished is not None:
+                row[_FINISHED] = finished
             row[_NOW] = self._clock()
             self._changed = True
             if self._thread is None:
@@ -133,7 +150,8 @@ class JobProgress:
     """All workers' reports together."""
 
     samples: int
-    """Samples trained on, by all workers."""
+    """Samples trained on, by all workers. A worker that is killed has not reported those of its last half second; they
+    count once its job's samples have come to their end."""
     steps: int
     """Steps taken, by all workers together."""
     total: int | None
@@ -174,7 +192,7 @@ def read_progress(box: Box) -> JobProgress | None:
         losses = rows[rows[:, _LOSSES] > 0, _LOSS]
         sums = rows.sum(axis=0)
         return JobProgress(
-            samples=int(sums[_SAMPLES]),
+            samples=int(max(sums[_SAMPLES], rows[:, _FINISHED].max())),
             steps=int(sums[_STEPS]),
             total=int(rows[:, _TOTAL].max()) or None,
             loss=float(losses.mean()) if losses.size else None,

@@ -58,6 +58,7 @@ class SamplePools:
             epochs=epochs,
             name=f"{self._name}/samples/{self._count}",
             report=report,
+            ended=lambda: self._job.report(finished=before + shared.total),
             **{"group": self._group, **options},
         )
         self._count += 1

@@ -1,7 +1,7 @@
 """Share a data set's samples out in blocks: faster workers do more, and each sample is done once per epoch."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -55,6 +55,7 @@ class SharedSamples:
         name: name of the pool in the box.
         timeout: seconds to wait at the end for blocks that others still work on.
         report: called with what this worker has done, after each batch.
+        ended: called when this worker finds that all blocks are done, by whomever; in a group, on the leader.
 
     Attributes:
         group: as given.
@@ -81,6 +82,7 @@ class SharedSamples:
         name: str = "samples",
         timeout: float = 600.0,
         report: Report | None = None,
+        ended: Callable[[], None] | None = None,
     ) -> None:
         self.group = group or Alone()
         self.timeout = timeout
@@ -90,6 +92,7 @@ class SharedSamples:
         self.epoch = 0
         self.progress = 0.0
         self._report = report
+        self._ended = ended
         settings = {"size": size, "epochs": epochs, "block": self.permutation.block, "seed": seed}
         agree(box, f"{name}/settings", {"samples": settings})
         self._queue = box.queue(name, self.permutation.blocks)
@@ -137,7 +140,10 @@ class SharedSamples:
         Raises:
             DeadlineError: others still work on the last blocks.
         """
-        return self._queue.take(timeout)
+        block = self._queue.take(timeout)
+        if block is None and self._ended is not None:
+            self._ended()
+        return block
 
     def batches(self, block: int) -> list[NDArray[np.int64]]:
         """Return this member's batches of a taken block, and set `epoch` and `progress` to the block's."""
