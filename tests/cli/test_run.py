@@ -427,6 +427,30 @@ class TestAnExistingBox:
             "modum: 2 workers of a job without a name in this box: waiting up to 4 s, in case they were just stopped\n"
         )
 
+    def test_says_that_a_job_of_this_name_has_ended_there(self, script: Script, server: tuple[Server, str]) -> None:
+        script("""
+            import modum
+            from modum.groups import Alone
+            from modum.samples import SamplePools
+
+            with modum.connect() as job:
+                pools = SamplePools(job, "model", Alone())
+                print(sum(len(batch) for epoch in range(2) for batch in pools.pool(size=1000, batch_size=10)))
+            """)
+        address, token = server[0].address, server[1]
+
+        def started(name: str) -> Result:
+            return run("--box", address, "--name", name, "train.py", MODUM_TOKEN=token)
+
+        first, again, other = started("first"), started("first"), started("other")
+        assert [result.stdout for result in (first, again, other)] == ["[0] 2000\n", "[0] 0\n", "[0] 2000\n"]
+        assert [result.returncode for result in (first, again, other)] == [0, 0, 0]
+        assert [result.stderr.count("an earlier run") for result in (first, again, other)] == [0, 1, 0]
+        assert (
+            "has done, in this box, all 1,000 samples, so nothing is left to train\n"
+            "[0] HINT: to train anew, give the job another name (modum run --name second, "
+        ) in again.stderr
+
     def test_that_refuses_the_token_is_told_before_anything_starts(
         self, script: Script, server: tuple[Server, str]
     ) -> None:

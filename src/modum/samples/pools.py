@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from modum.samples.shared import SharedSamples
@@ -9,6 +10,8 @@ from modum.samples.shared import SharedSamples
 if TYPE_CHECKING:
     from modum.groups import Group
     from modum.job import Job
+
+_log = logging.getLogger("modum.samples")
 
 
 class SamplePools:
@@ -27,6 +30,7 @@ class SamplePools:
         self._name = name
         self._group = group
         self._count = 0
+        self._told = False
         self.total = 0
         """Samples of all pools so far, over all epochs."""
 
@@ -61,6 +65,25 @@ class SamplePools:
             ended=lambda: self._job.report(finished=before + shared.total),
             **{"group": self._group, **options},
         )
+        begun = self._job.box.value(f"{self._name}/samples/{self._count}/run").set_default(self._job.attempt)
+        if begun != self._job.attempt and self._job.rank == 0 and not self._told:
+            self._told = True
+            _tell_of_earlier_run(shared)
         self._count += 1
         self.total += shared.total
         return shared
+
+
+def _tell_of_earlier_run(samples: SharedSamples) -> None:
+    """Say what an earlier run of the job, in the same box, has left to do."""
+    done, blocks = samples.done_blocks, samples.permutation.blocks
+    if done == blocks:
+        left = f"all {samples.total:,} samples, so nothing is left to train"
+    else:
+        left = f"{done} of {blocks} blocks of its {samples.total:,} samples; this run goes on with the rest"
+    _log.warning(
+        "an earlier run of a job of this name has done, in this box, %s\n"
+        "HINT: to train anew, give the job another name (modum run --name second, or MODUM_JOB=second for every"
+        " worker), or start the memory servers anew",
+        left,
+    )

@@ -112,6 +112,11 @@ class SharedSamples:
         """Samples of all epochs."""
         return self.permutation.total
 
+    @property
+    def done_blocks(self) -> int:
+        """Blocks that are done, by all workers; asks the box."""
+        return self._queue.statistics().done
+
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
         for block in self.blocks():
             for batch in block:
