@@ -127,7 +127,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
         size: int | None = None,
         **options: Any,
     ) -> Any:
-        """Return data for `fit`, drawn from one pool by all workers: faster workers do more, none is done twice.
+        """Return data for `fit`, drawn from one pool by all workers: faster workers do more, none is lost.
 
         Pass the same `epochs` to `fit`. An epoch of this worker ends when its next samples belong to the next one, so
         epochs differ in their number of steps; the training ends when all samples of all epochs are done. The next

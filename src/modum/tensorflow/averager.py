@@ -101,7 +101,7 @@ class Averager:
         return self.worker.learning_rate_factor
 
     def share(self, data: Any, *, batch_size: int, epochs: int = 1, size: int | None = None, **options: Any) -> Batches:
-        """Return batches of data, drawn from one pool by all workers: faster workers do more, none is done twice.
+        """Return batches of data, drawn from one pool by all workers: faster workers do more, none is lost.
 
         Args:
             data: an array, or a structure (tuples, lists, dicts) of arrays, with the samples along the first axis; or a

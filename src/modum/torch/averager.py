@@ -124,7 +124,7 @@ class Averager:
     def share(
         self, dataset: Any, *, batch_size: int, epochs: int = 1, size: int | None = None, **options: Any
     ) -> Loader:
-        """Return batches of a data set, drawn from one pool by all workers: faster workers do more, none is done twice.
+        """Return batches of a data set, drawn from one pool by all workers: faster workers do more, none is lost.
 
         Args:
             dataset: a `torch.utils.data.Dataset`; or a tensor or array, or a tuple of them, with the samples along the
