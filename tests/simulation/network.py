@@ -12,6 +12,8 @@ from typing import Any
 from tests.simulation.clockwork import Clockwork, Process
 from tests.simulation.threads import Waiters
 
+_DONTWAIT = int(real.MSG_DONTWAIT)  # enumerations are slow
+_WAITALL = int(real.MSG_WAITALL)
 CAPACITY = 1 << 12
 """Bytes on their way and in the receiver's queue: more are not taken."""
 KEEPALIVE = 30.0
@@ -372,10 +374,10 @@ class Socket:
                 there.incoming.send(part, descriptors)
                 total += len(part)
                 data = data[len(part) :]
-                if not len(data) or flags & real.MSG_DONTWAIT:
+                if not len(data) or flags & _DONTWAIT:
                     return total
                 continue
-            if flags & real.MSG_DONTWAIT:
+            if flags & _DONTWAIT:
                 raise BlockingIOError(errno.EAGAIN, "would block")
             if not self.changed.wait(timeout) and timeout is not None:
                 if total:
@@ -386,7 +388,7 @@ class Socket:
         wanted = count or len(target)
         done = 0
         self._check()
-        if not flags & real.MSG_DONTWAIT:
+        if not flags & _DONTWAIT:
             self.clock.yield_now()
         while True:
             if self.broken and not self.queue:
@@ -398,12 +400,12 @@ class Socket:
                 done += len(part)
                 if self.link is not None:
                     self.link.other(self).changed.wake()
-                if done == wanted or not flags & real.MSG_WAITALL:
+                if done == wanted or not flags & _WAITALL:
                     return done
                 continue
             if self.ended or self.shut:
                 return done
-            if flags & real.MSG_DONTWAIT:
+            if flags & _DONTWAIT:
                 raise BlockingIOError(errno.EAGAIN, "would block")
             if not self.changed.wait(self.receive_timeout) and self.receive_timeout is not None:
                 if done:

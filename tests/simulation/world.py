@@ -273,7 +273,6 @@ class World:
         if self.history.dead:
             return
         self.settle()
-        self.clock.run(GRACE + 40.0)
         process = Process("checker", "10.0.9.9")
         done: list[str] = []
 
@@ -298,6 +297,10 @@ class World:
         """Look at the final state, as a client that comes afterwards."""
         addresses = [f"10.0.0.{index + 1}:{7000 + index}" for index in range(self.count)]
         box = Box.connect(addresses, token=TOKEN, transport="tcp", timeout=max(TIMEOUTS), threads=1)
+        for _ in range(round(GRACE) + 40):  # within so long, servers know who has gone
+            self.clock.sleep(1.0)
+            if all(server.clients == 1 for server in box.statistics().servers):
+                break
         look_at_numbers(box, self.history)
         if "take" in self.kinds or "close_beside" in self.kinds:
             look_at_work(box, "queue", ITEMS, self.history.done["queue"])
