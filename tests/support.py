@@ -86,9 +86,9 @@ class GatedPart(Part):
         self._rule = rule
         self._inner = inner
 
-    def transfer(self, groups: int) -> float:
+    def transfer(self, groups: int, steps: int) -> float:
         assert self._rule.gate.acquire(timeout=10)
-        rate = self._inner.transfer(groups)
+        rate = self._inner.transfer(groups, steps)
         self._rule.clock.now += self._rule.takes
         return rate
 

@@ -47,9 +47,9 @@ class _WatchedPart(Part):
         super().__init__(inner.vector, inner.buffer)
         self._inner = inner
 
-    def transfer(self, groups: int) -> float:
+    def transfer(self, groups: int, steps: int) -> float:
         start = time.perf_counter()
-        rate = self._inner.transfer(groups)
+        rate = self._inner.transfer(groups, steps)
         Watched.transfers.append((start, time.perf_counter()))
         return rate
 

@@ -33,6 +33,6 @@ def difference(box: Box) -> None:
     x = 2 * whole_numbers(SIZE, 1)
     d = x.copy()
     buffer = box.create("b", SIZE)
-    buffer.exchange(d, 0.5, difference=True)
+    buffer.exchange(d, 0.5, leave="difference")
     np.testing.assert_array_equal(d, x / 2)
     np.testing.assert_array_equal(buffer.read(), x / 2)

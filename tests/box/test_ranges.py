@@ -29,7 +29,7 @@ def test_any_range_can_be_read_written_added_and_exchanged(box: Box, data: st.Da
             before[start : start + count] += 2 * x
         case "exchange":
             d = np.float32(0.5) * (x - before[start : start + count])
-            buffer.exchange(x, 0.5, offset=start, difference=True)
+            buffer.exchange(x, 0.5, offset=start, leave="difference")
             np.testing.assert_array_equal(x, d)
             before[start : start + count] += d
         case _:

@@ -52,8 +52,8 @@ class Lying(Part):
         super().__init__(inner.vector, inner.buffer)
         self.inner, self.rate = inner, rate
 
-    def transfer(self, groups: int) -> float:
-        return self.inner.transfer(groups) * self.rate
+    def transfer(self, groups: int, steps: int) -> float:
+        return self.inner.transfer(groups, steps) * self.rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,8 @@ class Rateless(Elastic):
 
 
 class Drifting(Lying):
-    def transfer(self, groups: int) -> float:
-        rate = super().transfer(groups)
+    def transfer(self, groups: int, steps: int) -> float:
+        rate = super().transfer(groups, steps)
         self.vector.staging[0] += 1
         return rate
 

@@ -19,7 +19,7 @@ def test_a_transfer_moves_the_shared_weights_and_leaves_the_correction(rule: Upd
     buffer.write(G[100:900])
     vector = ArrayVector(W[100:900].copy())
     vector.snapshot()
-    assert rule.part(vector, buffer).transfer(groups=1) == 0.3
+    assert rule.part(vector, buffer).transfer(groups=1, steps=1) == 0.3
     expected_W, expected_G = W.copy(), G.copy()
     elastic_reference(expected_W[100:900], expected_G[100:900], 0.3)
     np.testing.assert_allclose(buffer.read(), expected_G[100:900], rtol=0, atol=1e-6)

@@ -93,7 +93,7 @@ def test_a_rule_of_ones_own_is_run_as_it_is(monkeypatch: pytest.MonkeyPatch) -> 
             return Unheard(vector, buffer)
 
     class Unheard(Part):
-        def transfer(self, groups: int) -> float:
+        def transfer(self, groups: int, steps: int) -> float:
             calls.append(groups)
             self.vector.staging[:] = 0
             return 1.0
@@ -131,7 +131,7 @@ def test_a_virtual_buffer_does_what_a_buffer_does(box: Box) -> None:
         moved = x.copy()
         buffer.exchange(moved, 0.25, offset=10)
         correction = x.copy()
-        buffer.exchange(correction, 0.7, offset=40, difference=True)
+        buffer.exchange(correction, 0.7, offset=40, leave="difference")
         results.append([moved, correction, buffer.read(np.empty(100, np.float32)), buffer.read(moved.copy(), offset=5)])
     real.close()
     for one, other in zip(*results, strict=True):

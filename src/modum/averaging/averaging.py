@@ -148,6 +148,7 @@ class Averaging:
         self._transfer = transfer
         self._put_off = 0
         self._late = False
+        self._snapshot = 0
         self.groups = membership.groups
 
     def step(self, steps: int = 1) -> None:
@@ -169,6 +170,7 @@ class Averaging:
     def pull(self) -> None:
         """Take the shared weights, dropping what this worker has learned since its last exchange."""
         self._collected()
+        self._snapshot = self._schedule.steps
         for part in self._parts:
             if self._group.rank == 0:
                 part.vector.read(part.buffer)
@@ -227,8 +229,9 @@ class Averaging:
                 part.vector.subtract_and_snapshot(rate)
             else:
                 part.vector.snapshot()
-        groups = self.groups
-        self._transfer.submit(lambda: [part.transfer(groups) for part in self._parts])
+        groups, steps = self.groups, self._schedule.steps - self._snapshot
+        self._snapshot = self._schedule.steps
+        self._transfer.submit(lambda: [part.transfer(groups, steps) for part in self._parts])
 
     def _collected(self) -> None:
         """Apply the pending exchange, waiting for it if need be."""

@@ -5,13 +5,13 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 import numpy as np
 
 from modum.box.fanout import Fanout
-from modum.box.kernels import FLOATING, STORAGE, TAKES, Array, factor_for, fits, portable
+from modum.box.kernels import FLOATING, STORAGE, TAKES, Array, Leave, factor_for, fits, portable
 from modum.box.parts import Parts
 from modum.box.protocol.frames import Op
 from modum.box.protocol.layout import Layout, Piece, paired_pieces
@@ -167,7 +167,7 @@ class Buffer:
         """
         self._transfer(Op.ADD, self._flat(x, "x"), offset, factor_for(self.dtype, scale))
 
-    def exchange(self, x: Array, moving_rate: float, *, offset: int = 0, difference: bool = False) -> None:
+    def exchange(self, x: Array, moving_rate: float, *, offset: int = 0, leave: Leave = "moved") -> None:
         """Move `x` and the elements g from `offset` on toward each other: d = moving_rate (x - g); x -= d; g += d.
 
         This is elastic averaging (Zhang, Choromanska, LeCun 2015, equations 5 and 6) with the present g.
@@ -176,17 +176,21 @@ class Buffer:
             x: writable array, changed in place. After an error it may be partly changed.
             moving_rate: in [0, 1].
             offset: first element.
-            difference: leave d in `x` instead, for a caller whose own copy has moved on in the meantime.
+            leave: what is in `x` afterwards. "moved": x - d; "difference": d, for a caller whose own copy has moved on
+                in the meantime; "present": the elements as they were before, g.
 
         Raises:
-            ValueError: `moving_rate` is out of its range, the buffer is int64, or one of the reasons of the class.
+            ValueError: `moving_rate` is out of its range, `leave` is none of the three, the buffer is int64, or one of
+                the reasons of the class.
         """
         if self.dtype not in FLOATING:
             raise ValueError(f"exchange needs a floating dtype; buffer {self.name!r} is {self.dtype}")
         if not 0 <= moving_rate <= 1:
             raise ValueError(f"moving_rate must be in [0, 1], not {moving_rate}")
+        if leave not in get_args(Leave):
+            raise ValueError(f"leave must be one of {', '.join(get_args(Leave))}, not {leave!r}")
         flat = self._flat(x, "x", writable=True)
-        self._transfer(Op.EXCHANGE, flat, offset, factor_for(self.dtype, moving_rate), difference)
+        self._transfer(Op.EXCHANGE, flat, offset, factor_for(self.dtype, moving_rate), leave)
 
     # ---- between two buffers
 
@@ -342,7 +346,7 @@ class Buffer:
                 f" which has {self.size} elements"
             )
 
-    def _transfer(self, op: Op, flat: Array, offset: int, factor: Any = 0.0, difference: bool = False) -> None:
+    def _transfer(self, op: Op, flat: Array, offset: int, factor: Any = 0.0, leave: Leave = "moved") -> None:
         offset = _whole(offset, "offset")
         self._check_range(offset, flat.size)
         with self._mutex:
@@ -351,9 +355,7 @@ class Buffer:
             # an operation that has nothing to do elsewhere raises the version with its last request
             at_home = len(cut) == 1 and self._home in cut
             publish = at_home and op is not Op.READ
-            self._servers.run(
-                self._works(op, cut, held, data=flat, factor=factor, difference=difference, publish=publish)
-            )
+            self._servers.run(self._works(op, cut, held, data=flat, factor=factor, leave=leave, publish=publish))
             if op is not Op.READ and not at_home:
                 self._publish(held)
 

@@ -88,7 +88,7 @@ class _Accumulated(Part):
         self._base[:] = self.vector.staging[: self._learning]
         self._version = self.buffer.version
 
-    def transfer(self, groups: int) -> float:
+    def transfer(self, groups: int, steps: int) -> float:
         vector, buffer = self.vector, self.buffer
         vector.arrived()
         x, statistics = vector.staging[: self._learning], vector.staging[self._learning :]
@@ -99,7 +99,7 @@ class _Accumulated(Part):
             buffer.read(self._base, offset=vector.offset)
             _subtract(vector.dtype, x, self._base)
         if statistics.size:
-            buffer.exchange(statistics, STATISTICS_RATE, offset=vector.offset + self._learning, difference=True)
+            buffer.exchange(statistics, STATISTICS_RATE, offset=vector.offset + self._learning, leave="difference")
             self._version += 1
         return STATISTICS_RATE
 

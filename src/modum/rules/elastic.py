@@ -11,9 +11,6 @@ if TYPE_CHECKING:
     from modum.box import Buffer
     from modum.parameters.vector import Vector
 
-AUTO_TOTAL = 0.9
-"""All groups together move the shared weights by this fraction of the way (`beta` of EASGD)."""
-
 AUTO_LIMIT = 0.5
 """The largest moving rate that `"auto"` chooses: local and shared weights meet in the middle."""
 
@@ -38,6 +35,8 @@ class Elastic(UpdateRule):
     """
 
     name: ClassVar[str] = "elastic"
+    total: ClassVar[float] = 0.9
+    """With `"auto"`, all groups together move the shared weights by so many times the way (`beta` of EASGD)."""
 
     moving_rate: float | Auto = "auto"
     interval: int | Auto = "auto"
@@ -51,7 +50,7 @@ class Elastic(UpdateRule):
     def rate(self, groups: int) -> float:
         """Return the moving rate of an exchange while `groups` groups are alive."""
         if self.moving_rate == "auto":
-            return min(AUTO_LIMIT, AUTO_TOTAL / max(1, groups))
+            return min(AUTO_LIMIT, self.total / max(1, groups))
         return self.moving_rate
 
     def part(self, vector: Vector, buffer: Buffer) -> Part:
@@ -68,9 +67,9 @@ class _Exchanged(Part):
         super().__init__(vector, buffer)
         self._rule = rule
 
-    def transfer(self, groups: int) -> float:
+    def transfer(self, groups: int, steps: int) -> float:
         vector, rate = self.vector, self._rule.rate(groups)
         vector.arrived()
         if vector.staging.size:
-            self.buffer.exchange(vector.staging, rate, offset=vector.offset, difference=True)
+            self.buffer.exchange(vector.staging, rate, offset=vector.offset, leave="difference")
         return rate

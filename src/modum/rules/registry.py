@@ -6,12 +6,13 @@ from typing import Any, Final
 import msgspec
 
 from modum.rules.downpour import Downpour
+from modum.rules.drift import Drift
 from modum.rules.elastic import Elastic
 from modum.rules.rule import UpdateRule
 
 __all__ = ["RULES", "rule_from_text"]
 
-RULES: Final[dict[str, type[UpdateRule]]] = {rule.name: rule for rule in (Elastic, Downpour)}
+RULES: Final[dict[str, type[UpdateRule]]] = {rule.name: rule for rule in (Elastic, Drift, Downpour)}
 """The asynchronous rules. Add your own rule here to plan and simulate it like them."""
 
 

@@ -29,7 +29,7 @@ class Part(ABC):
         self.buffer = buffer
 
     @abstractmethod
-    def transfer(self, groups: int) -> float:
+    def transfer(self, groups: int, steps: int) -> float:
         """Exchange the snapshot that the vector took; runs on the background thread.
 
         On return the vector's staging holds the correction, which the worker subtracts from its current
@@ -37,6 +37,7 @@ class Part(ABC):
 
         Args:
             groups: number of live groups.
+            steps: local steps since the snapshot before, or since `pulled`.
 
         Returns:
             The rate of this exchange, greater than 0 and at most 1: how far statistics move toward the shared ones.

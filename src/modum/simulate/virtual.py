@@ -13,7 +13,7 @@ import simpy
 from numpy.typing import NDArray
 
 from modum.averaging.averaging import Transferred
-from modum.box.kernels import portable
+from modum.box.kernels import Leave, portable
 from modum.groups import Alone
 
 if TYPE_CHECKING:
@@ -114,12 +114,10 @@ class VirtualBuffer:
         self._combined()
         self._acknowledge()
 
-    def exchange(
-        self, x: NDArray[np.float32], moving_rate: float, *, offset: int = 0, difference: bool = False
-    ) -> None:
+    def exchange(self, x: NDArray[np.float32], moving_rate: float, *, offset: int = 0, leave: Leave = "moved") -> None:
         """Move `x` and the shared weights toward each other; see `modum.box.Buffer.exchange`."""
         self._cross(self._incoming, x.size)
-        kernel = portable.difference if difference else portable.exchange
+        kernel = {"moved": portable.exchange, "difference": portable.difference, "present": portable.present}[leave]
         kernel(DTYPE, self._weights[offset : offset + x.size], x, np.float32(moving_rate))
         self._combined()
         self._acknowledge()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from modum.averaging.averaging import Averaging
 from modum.averaging.background import BackgroundTransfer
 from modum.box import Box, Buffer
+from modum.box.kernels import Leave
 from modum.groups import Alone
 from modum.parameters import ArrayVector
 from modum.rules import UpdateRule
@@ -79,7 +80,7 @@ def _check_part(rule: UpdateRule, buffer: Buffer) -> None:
     part = rule.part(vector, cast(Buffer, counted))
     part.pulled()
     vector.snapshot()
-    rate = part.transfer(2)
+    rate = part.transfer(2, 1)
     assert 0 < rate <= 1, f"transfer returned a rate of {rate}, which must be greater than 0 and at most 1"
     assert np.allclose(vector.staging, 0, atol=1e-6), "a worker that has learned nothing gets a correction"
     assert np.allclose(buffer.read(), shared, atol=1e-6), "a worker that has learned nothing moves the shared weights"
@@ -87,7 +88,7 @@ def _check_part(rule: UpdateRule, buffer: Buffer) -> None:
     learned = vector.weights[-STATISTICS:] + np.float32(1)
     vector.weights[-STATISTICS:] = learned
     vector.snapshot()
-    rate = part.transfer(2)
+    rate = part.transfer(2, 1)
     moved = buffer.read()[-STATISTICS:] - shared[-STATISTICS:]
     assert np.allclose(moved, rate, atol=1e-5), (
         f"statistics are mixed with the rate that transfer returns: a difference of 1 moved the shared ones by "
@@ -107,7 +108,7 @@ def _check_part(rule: UpdateRule, buffer: Buffer) -> None:
     counted.moved = (0, 0)
     vector.weights += 1
     vector.snapshot()
-    part.transfer(2)
+    part.transfer(2, 1)
     legs = rule.traffic(vector.weights.nbytes)
     due = sum(leg.out for leg in legs), sum(leg.back for leg in legs)
     assert counted.moved == due, f"traffic() says {due} bytes out and back, but an exchange moved {counted.moved}"
@@ -197,10 +198,10 @@ class _Counted:
         self._count(x.nbytes, 0)
         self._buffer.add(x, scale, offset=offset)
 
-    def exchange(self, x: Array, moving_rate: float, *, offset: int = 0, difference: bool = False) -> None:
+    def exchange(self, x: Array, moving_rate: float, *, offset: int = 0, leave: Leave = "moved") -> None:
         """Count the bytes of both directions."""
         self._count(x.nbytes, x.nbytes)
-        self._buffer.exchange(x, moving_rate, offset=offset, difference=difference)
+        self._buffer.exchange(x, moving_rate, offset=offset, leave=leave)
 
     def _count(self, out: int, back: int) -> None:
         self.moved = (self.moved[0] + out, self.moved[1] + back)

@@ -198,8 +198,19 @@ def check_exchange_leaves_the_difference(box: Box, scale: Scale) -> None:
     buffer = box.create("b", x.size)
     buffer.write(g)
     d = np.float32(0.3) * (x - g)
-    buffer.exchange(x, 0.3, difference=True)
+    buffer.exchange(x, 0.3, leave="difference")
     _same(x, d, "d")
+    _same(buffer.read(), g + d, "g + d")
+
+
+def check_exchange_leaves_what_was_there(box: Box, scale: Scale) -> None:
+    """Check that an exchange can leave the numbers that the buffer had before."""
+    x, g = whole_numbers(scale.elements, 1), whole_numbers(scale.elements, 2)
+    buffer = box.create("b", x.size)
+    buffer.write(g)
+    d = np.float32(0.3) * (x - g)
+    buffer.exchange(x, 0.3, leave="present")
+    _same(x, g, "g")
     _same(buffer.read(), g + d, "g + d")
 
 
@@ -215,6 +226,10 @@ def check_bfloat16_rounds_once(box: Box, scale: Scale) -> None:
     _same(moved, _bits(_rounded(x - d)), "x - d in bfloat16")
     sums = _rounded(g + d)
     _same(buffer.read(), _bits(sums), "g + d in bfloat16")
+    there = _bits(x)
+    buffer.exchange(there, 0.3, leave="present")
+    _same(there, _bits(sums), "g in bfloat16")
+    sums = _rounded(sums + _rounded(np.float32(0.3) * (x - sums)))
     buffer.add(_bits(x), 2.0)
     _same(buffer.read(), _bits(_rounded(sums + np.float32(2) * x)), "g + 2 x in bfloat16")
 
@@ -397,6 +412,7 @@ CHECKS: Final[tuple[Callable[[Box, Scale], None], ...]] = (
     check_ranges,
     check_exchange_moves_both_sides,
     check_exchange_leaves_the_difference,
+    check_exchange_leaves_what_was_there,
     check_bfloat16_rounds_once,
     check_operations_within_the_box,
     check_adds_of_many_clients,

@@ -32,7 +32,7 @@ def same(dtype: str, a: Any, b: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", list(STORAGE))
-@pytest.mark.parametrize("name", ["add", "exchange", "difference", "subtract", "scale"])
+@pytest.mark.parametrize("name", ["add", "exchange", "difference", "present", "subtract", "scale"])
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_fused_and_portable_give_the_same_bits(name: str, dtype: str, data: st.DataObject) -> None:

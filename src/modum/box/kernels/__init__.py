@@ -16,7 +16,7 @@ single precision and rounded to nearest even once for every d and every value th
 
 import math
 import sys
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,10 @@ TAKES: Final = {
 """What numbers of Python become elements, in words for an error: see `fits`."""
 
 
+Leave = Literal["moved", "difference", "present"]
+"""What an exchange leaves with the caller: see `modum.box.Buffer.exchange`."""
+
+
 class Kernels(Protocol):
     """What `fused` and `portable` have in common.
 
@@ -63,6 +67,9 @@ class Kernels(Protocol):
 
     def difference(self, dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
         """Compute d = moving_rate (x - target); x = d; target += d."""
+
+    def present(self, dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
+        """Compute g = target; target += moving_rate (x - target); x = g."""
 
     def subtract(self, dtype: str, x: Array, d: Array) -> None:
         """Compute x -= d."""

@@ -128,6 +128,23 @@ def _difference_bfloat16(target: Any, x: Any, rate: Any) -> None:
 
 
 @_compile
+def _present(target: Any, x: Any, rate: Any) -> None:
+    for i in range(target.size):
+        g = target[i]
+        target[i] = g + rate * (x[i] - g)
+        x[i] = g
+
+
+@_compile
+def _present_bfloat16(target: Any, x: Any, rate: Any) -> None:
+    for i in range(target.size):
+        g = target[i]
+        theirs = _widen(g)
+        target[i] = _narrow(theirs + _widen(_narrow(rate * (_widen(x[i]) - theirs))))
+        x[i] = g
+
+
+@_compile
 def _subtract(x: Any, d: Any) -> None:
     for i in range(x.size):
         x[i] -= d[i]
@@ -164,6 +181,7 @@ def prepare(dtype: str) -> None:
         x = np.zeros(1, STORAGE[dtype])
         exchange(dtype, target, x, factor)
         difference(dtype, target, x, factor)
+        present(dtype, target, x, factor)
         subtract(dtype, target, x)
 
 
@@ -180,6 +198,11 @@ def exchange(dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
 def difference(dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
     """Compute d = moving_rate (x - target); x = d; target += d."""
     (_difference_bfloat16 if dtype == "bfloat16" else _difference)(target, x, moving_rate)
+
+
+def present(dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
+    """Compute g = target; target += moving_rate (x - target); x = g."""
+    (_present_bfloat16 if dtype == "bfloat16" else _present)(target, x, moving_rate)
 
 
 def subtract(dtype: str, x: Array, d: Array) -> None:

@@ -62,6 +62,14 @@ def difference(dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
 
 
 @_quiet
+def present(dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
+    """Compute g = target; target += moving_rate (x - target); x = g."""
+    before = target.copy()
+    difference(dtype, target, x, moving_rate)
+    x[:] = before
+
+
+@_quiet
 def subtract(dtype: str, x: Array, d: Array) -> None:
     """Compute x -= d."""
     if dtype == "bfloat16":

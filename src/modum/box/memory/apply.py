@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from modum.box.kernels import STORAGE, Array, Kernels
+from modum.box.kernels import STORAGE, Array, Kernels, Leave
 from modum.box.memory.locks import STUCK, Locks, Pause
 from modum.box.memory.segment import VERSION, WAITING, Mapping
 from modum.box.protocol.frames import Op
@@ -88,7 +88,7 @@ def apply(
     data: Array | None = None,
     source: Party | None = None,
     factor: Any = None,
-    difference: bool = False,
+    leave: Leave = "moved",
     check: Callable[[], None] = lambda: None,
 ) -> None:
     """Run one operation on pieces of `target`, each under its chunks' locks; come back to those that are busy.
@@ -102,7 +102,7 @@ def apply(
         data: the caller's 1-D array for READ, WRITE, ADD and EXCHANGE, in the dtype of the segment.
         source: the other segment for COPY, SCALE and AXPY.
         factor: scalar from `factor_for`.
-        difference: EXCHANGE leaves d in `data` rather than the moved values.
+        leave: what EXCHANGE leaves in `data`: the moved values, the difference, or what the segment had before.
         check: called before each piece, with its chunks locked, and while waiting for locks; what it raises ends the
             operation there.
 
@@ -114,7 +114,7 @@ def apply(
     target.mapping.check(target.name)
     if source is not None:
         source.mapping.check(source.name)
-    act = _action(kernels, op, target, data, source, factor, difference)
+    act = _action(kernels, op, target, data, source, factor, leave)
     pause: Pause | None = None
     while waiting:
         progress = False
@@ -178,7 +178,7 @@ def _action(
     data: Array | None,
     source: Party | None,
     factor: Any,
-    difference: bool,
+    leave: Leave,
 ) -> Callable[[Piece], None]:
     """Return what to do with a locked piece."""
     dtype = target.dtype
@@ -216,5 +216,6 @@ def _action(
         case Op.ADD:
             return lambda piece: kernels.add(dtype, *from_caller(piece), factor)
         case _:
-            move = kernels.difference if difference else kernels.exchange
+            moves = {"moved": kernels.exchange, "difference": kernels.difference, "present": kernels.present}
+            move = moves[leave]
             return lambda piece: move(dtype, *from_caller(piece), factor)

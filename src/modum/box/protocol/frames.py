@@ -42,7 +42,9 @@ PUBLISH: Final = 2
 """The buffer's version goes up by one."""
 STAGED: Final = 4
 """The numbers are not in the frame but in the slot's ring, one-sidedly: see transport/rdma.py."""
-FLAGS: Final = LAST | PUBLISH | STAGED
+PRESENT: Final = 8
+"""The reply to EXCHANGE has what the segment had before, in place of the difference."""
+FLAGS: Final = LAST | PUBLISH | STAGED | PRESENT
 
 
 class Status(enum.IntEnum):
@@ -66,7 +68,7 @@ class Header:
         op: what is asked for, or was.
         sequence: number of the request in its slot; a reply repeats it.
         payload: bytes that follow.
-        flags: `LAST`, `PUBLISH`, `STAGED`.
+        flags: `LAST`, `PUBLISH`, `STAGED`, `PRESENT`.
         status: how it ended; OK in a request.
         segment: number of the segment that is read or changed.
         offset: where in it, in bytes.
@@ -168,5 +170,7 @@ def check_request(header: Header) -> None:
         expected = header.count if header.op in CARRIES_NUMBERS and not header.flags & STAGED else 0
         if header.payload != expected:
             raise ProtocolError(f"{header.op.name} of {header.count} bytes has {header.payload} bytes of payload")
+        if header.flags & PRESENT and header.op is not Op.EXCHANGE:
+            raise ProtocolError(f"{header.op.name} has no present numbers to answer with")
         if header.op in _HAS_SOURCE and header.source_offset % CHUNK + header.count > CHUNK:
             raise ProtocolError(f"the source at {header.source_offset} is not within one chunk of {CHUNK} bytes")

@@ -14,7 +14,7 @@ import numpy as np
 
 from modum.box.kernels import FLOATING, STORAGE, Array, factor_for, portable
 from modum.box.memory.apply import Party, apply
-from modum.box.protocol.frames import LAST, PUBLISH, STAGED, Header, Op, Status
+from modum.box.protocol.frames import LAST, PRESENT, PUBLISH, STAGED, Header, Op, Status
 from modum.box.protocol.layout import Piece
 from modum.box.protocol.limits import CHUNK, MAX_DIMENSIONS, MAX_NAME, MAX_WAIT, WINDOW
 from modum.box.protocol.messages import (
@@ -177,7 +177,7 @@ class Dispatch:
                 data=data,
                 source=source,
                 factor=factor_for(target.dtype, header.factor),
-                difference=True,
+                leave="present" if header.flags & PRESENT else "difference",
                 check=caller.check,
             )
             slot.moved += header.count

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from modum.box.client.connection import Connection
 from modum.box.client.pending import Pending
 from modum.box.client.pool import ConnectionPool
-from modum.box.kernels import Array
+from modum.box.kernels import Array, Leave
 from modum.box.protocol.frames import Header, Op
 from modum.box.protocol.layout import Piece
 from modum.box.protocol.limits import MAX_WAIT
@@ -49,7 +49,7 @@ class Work:
         data: the caller's 1-D contiguous array for READ, WRITE, ADD, EXCHANGE; the pieces' `start` counts in its bytes.
         source: the other segment of COPY, SCALE, AXPY.
         factor: scale, moving rate or factor; a scalar from `factor_for`.
-        difference: EXCHANGE leaves d in `data`.
+        leave: what EXCHANGE leaves in `data`: see `modum.box.Buffer.exchange`.
         publish: the version of the buffer goes up when this is done.
         timeout: seconds without any progress after which to give up.
     """
@@ -60,7 +60,7 @@ class Work:
     data: Array | None = None
     source: Attachment | None = None
     factor: Any = 0.0
-    difference: bool = False
+    leave: Leave = "moved"
     publish: bool = False
     timeout: float
 

@@ -168,7 +168,7 @@ class LocalTransport(Transport):
             data=work.data,
             source=_party(work.source) if work.source else None,
             factor=work.factor,
-            difference=work.difference,
+            leave=work.leave,
         )
 
 

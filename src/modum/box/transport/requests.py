@@ -6,7 +6,7 @@ import numpy as np
 
 from modum.box.client.pending import Pending
 from modum.box.kernels import STORAGE, portable
-from modum.box.protocol.frames import CARRIES_NUMBERS, LAST, PUBLISH, STAGED, Header, Op
+from modum.box.protocol.frames import CARRIES_NUMBERS, LAST, PRESENT, PUBLISH, STAGED, Header, Op
 from modum.box.protocol.layout import Piece
 from modum.box.protocol.limits import CHUNK, WINDOW
 from modum.box.transport.base import Work
@@ -32,7 +32,7 @@ def frames(work: Work, pieces: Sequence[Piece] | None = None, *, staged: bool = 
     # the differences of an exchange land here, and are subtracted while they are in the cache; what is staged may
     # land before its turn
     largest = min(CHUNK, max(piece.nbytes for piece in pieces))
-    rooms = (WINDOW if staged else 1) if op is Op.EXCHANGE and not work.difference else 0
+    rooms = (WINDOW if staged else 1) if op is Op.EXCHANGE and work.leave == "moved" else 0
     scratch = [memoryview(bytearray(largest)) for _ in range(rooms)]
     for index, piece in enumerate(pieces):
         last = index == len(pieces) - 1
@@ -57,7 +57,9 @@ def frames(work: Work, pieces: Sequence[Piece] | None = None, *, staged: bool = 
         elif op in CARRIES_NUMBERS:
             pending.header.payload = piece.nbytes
             pending.payload = part
-        if op is Op.READ or work.difference:
+        if work.leave == "present":
+            pending.header.flags |= PRESENT
+        if op is Op.READ or (op is Op.EXCHANGE and not scratch):
             pending.sink = part
         elif scratch:
             pending.sink = scratch[index % rooms][: piece.nbytes]
