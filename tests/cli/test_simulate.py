@@ -52,7 +52,7 @@ def test_a_job_that_died_out_is_an_error() -> None:
     ("arguments", "message"),
     [
         (("-n", "20000"), "at most 10000"),
-        (("--rule", "easgd"), "elastic, downpour, allreduce"),
+        (("--rule", "easgd"), "elastic, drift, downpour, allreduce"),
         (("--stragglers", "1xfast"), "fast"),
         (("--plot", "job.pdf"), ".png"),
         (("--join", "4@soon"), "not a time"),

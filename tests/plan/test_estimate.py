@@ -131,7 +131,7 @@ def test_the_queue_against_known_networks() -> None:
         (lambda: estimate(Cluster(), 0, 0.2), "at least 1 byte"),
         (lambda: estimate(Cluster(), 1, 0.0), "step time"),
         (lambda: estimate(Cluster(), 1, 0.2, interval=0), "interval"),
-        (lambda: estimate(Cluster(), 1, 0.2, rule="easgd"), "elastic, downpour, allreduce"),
+        (lambda: estimate(Cluster(), 1, 0.2, rule="easgd"), "elastic, drift, downpour, allreduce"),
     ],
 )
 def test_mistakes_are_told_with_the_value_and_the_limit(make: object, message: str) -> None:

@@ -159,7 +159,7 @@ def test_ten_thousand_workers_are_the_most() -> None:
         ({"slowdown": 0.5}, "slowdown"),
         ({"stragglers": 9}, r"stragglers \(9\) must be at most workers \(8\)"),
         ({"joiners": 8}, "joiners"),
-        ({"rule": "easgd"}, "elastic, downpour, allreduce"),
+        ({"rule": "easgd"}, "elastic, drift, downpour, allreduce"),
         ({"distribution": "normal"}, "lognormal, exponential"),
         ({"interval": 0}, "interval"),
         ({"rule": "allreduce", "failure_seconds": 5.0}, "replace_seconds"),
