@@ -196,7 +196,7 @@ class Box:
             name: at most 255 bytes, the namespace included.
             shape: extents, each at least 1.
             dtype: "float32", "bfloat16" or "int64".
-            meta: anything that msgpack can hold, for those who open it.
+            meta: texts to anything that a small value may be (`Value`), for those who open it; at most 4 MiB.
 
         Returns:
             The buffer, open.

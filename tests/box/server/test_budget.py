@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from modum.box import Box, Server
-from modum.box.protocol.limits import CHUNK, PAGE_BYTES, SMALL_CHANGE
+from modum.box.protocol.limits import CHUNK, MAX_MESSAGE, MAX_META, PAGE_BYTES, SMALL_CHANGE
 from modum.box.server.budget import Budget
 from modum.box.server.pages import first_page
 from modum.box.server.sessions import Session, Slot
@@ -62,8 +62,19 @@ def test_a_list_that_is_longer_than_a_message_comes_in_pages(box: Box) -> None:
     for name in names:
         box.create(name, 1, meta={"m": bytes(1 << 20)})
     assert [info.name for info in box.list()] == names
+    box.create("large", 1, meta={"m": bytes(MAX_META - 16)})
+    assert [info.name for info in box.list()] == [*names, "large"]
     assert list(first_page([PAGE_BYTES, 1], lambda size: size)) == [PAGE_BYTES]
     assert list(first_page([1, 1], lambda size: size)) == [1, 1]
+
+
+def test_what_is_said_of_a_buffer_is_less_than_a_message(box: Box) -> None:
+    """With what goes before it in a page, it would be an answer that nobody can take."""
+    box.create("a", 1, meta={"m": bytes(PAGE_BYTES - 200)})
+    for nbytes in (MAX_META, MAX_MESSAGE - 400):
+        with pytest.raises(ValueError, match=rf"meta has \d+ bytes, the limit is {MAX_META}"):
+            box.create("b", 1, meta={"m": bytes(nbytes)})
+    assert [info.name for info in box.list()] == ["a"]
 
 
 def test_a_slot_keeps_as_much_as_has_come(server: Server) -> None:
@@ -77,6 +88,10 @@ def test_a_slot_keeps_as_much_as_has_come(server: Server) -> None:
     with Box.connect(server.address, transport="tcp", timeout=10) as box:
         box.create("b", 1).add(np.ones(1, np.float32))
         assert server.statistics().working < 1000
+        box.value("v").set(MIB[16:])
+        for _ in range(5):
+            box.value("v").get()  # the last four answers may be asked for again
+        assert 4 * len(MIB[16:]) <= server.statistics().working < 4 * len(MIB) + 1000
 
 
 @pytest.mark.parametrize("act", ["read", "add"])

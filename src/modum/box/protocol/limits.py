@@ -30,6 +30,8 @@ MAX_BUFFER: Final = 1 << 62
 """Bytes of a buffer on all servers together; sizes of files, and of what crosses the wire, have 64 bits."""
 MAX_VALUE: Final = 1 << 20
 """Bytes of one small shared value, packed as msgpack."""
+MAX_META: Final = 4 << 20
+"""Bytes of what is said of a buffer, as msgpack: a page of a list, and one more, fit into a message."""
 
 # ---- a server
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from modum.box.kernels import STORAGE
 from modum.box.memory.segment import Mapping, Traffic, create_memfd, file_bytes
-from modum.box.protocol.limits import MAX_BUFFER
+from modum.box.protocol.limits import MAX_BUFFER, MAX_META
 from modum.box.protocol.messages import Create, SegmentInfo, decode
 from modum.box.server.budget import Budget
 from modum.box.server.pages import first_page
@@ -246,6 +246,10 @@ def check_create(spec: Create) -> None:
     Raises:
         ValueError: dtype, shape and sizes do not fit together, or the incarnation is no number of a segment.
     """
+    if len(spec.meta) > MAX_META:
+        raise ValueError(
+            f"meta has {len(spec.meta)} bytes, the limit is {MAX_META}: larger things belong into a buffer"
+        )
     try:
         decode(spec.meta, dict[str, Any])
     except ProtocolError as error:

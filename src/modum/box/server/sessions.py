@@ -73,6 +73,11 @@ class ReplyCache:
         self._replies[sequence % WINDOW] = reply
         self.last = sequence
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the answers to calls; numbers lie in the rooms of the slot."""
+        return sum(len(each.payload) for each in self._replies if each and isinstance(each.payload, bytes))
+
     def reply_to(self, sequence: int) -> Reply:
         """Return what was answered to an earlier request.
 
@@ -162,8 +167,8 @@ class Slot:
 
     @property
     def working(self) -> int:
-        """Bytes that the slot keeps for what is under way."""
-        return sum(map(len, self._rooms)) + (WINDOW * CHUNK if self.ring else 0)
+        """Bytes that the slot keeps for what is under way, and what was answered."""
+        return sum(map(len, self._rooms)) + (WINDOW * CHUNK if self.ring else 0) + self.replies.nbytes
 
     def party(self, segments: Segments, number: int) -> Party:
         """Return this slot's own hold on a segment.
