@@ -1,12 +1,16 @@
 """What clients have a server keep is counted, and lists of it come in pages."""
 
+import socket
 from contextlib import ExitStack
 
 import numpy as np
 import pytest
 
 from modum.box import Box, Server
+from modum.box.client.connection import Connection
+from modum.box.client.endpoint import Endpoint
 from modum.box.protocol.limits import CHUNK, MAX_MESSAGE, MAX_META, PAGE_BYTES, SMALL_CHANGE
+from modum.box.protocol.messages import Welcome
 from modum.box.server.budget import Budget
 from modum.box.server.pages import first_page
 from modum.box.server.sessions import Session, Slot
@@ -114,3 +118,31 @@ def test_what_all_slots_keep_together_is_limited_and_who_has_room_goes_on(
         first.close()
         other.write(numbers)  # the connection that was refused something goes on, too
         assert other.read().sum() == numbers.size
+
+
+def test_who_is_refused_in_the_middle_of_sending_hears_it_and_does_not_try_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server closes with numbers unread, which resets the connection: what it said before must be read."""
+    connects: list[object] = []
+    connect, dial = Connection.connect, Endpoint.dial
+
+    def counted(self: Connection, timeout: float, phase: object, *, risky: bool = False) -> Welcome:
+        connects.append(phase)
+        return connect(self, timeout, phase, risky=risky)
+
+    def with_little_room(self: Endpoint, timeout: float) -> socket.socket:
+        connection = dial(self, timeout)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK // 16)
+        return connection
+
+    monkeypatch.setattr("modum.box.server.server.MIN_WORKING", CHUNK // 4)
+    monkeypatch.setattr(Endpoint, "dial", with_little_room)
+    with Server(memory=CHUNK) as server, Box.connect(server.address, transport="tcp", timeout=10) as box:
+        server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CHUNK // 16)
+        buffer = box.create("b", CHUNK // 8)
+        monkeypatch.setattr(Connection, "connect", counted)
+        for _ in range(50):
+            with pytest.raises(PoolFullError):
+                buffer.write(np.ones(buffer.size, np.float32))
+        assert len(connects) == 49  # before each, the connection that was refused something is settled

@@ -215,6 +215,8 @@ class Connection:
                     answered.append(header)
                     failure = self._settle(pending, answered, carrier, failure)
                 failure = self._settle(pending, answered, carrier, failure)
+                if flow.broken is not None:
+                    raise flow.broken
                 now = time.monotonic()
                 if flow.progress:
                     deadline = now + timeout

@@ -23,6 +23,8 @@ class Flow:
         self.queue = deque(queue)
         self.progress = False
         """Whether anything has moved since this was last set to False."""
+        self.broken: OSError | None = None
+        """Why nothing more can be sent; what the server said before that may still be received."""
         self._carrier = carrier
         self._parts: list[bytes | memoryview] = []
         self._start = memoryview(bytearray(HEADER_BYTES))
@@ -51,6 +53,9 @@ class Flow:
             try:
                 sent = connection.sendmsg(self._parts, (), socket.MSG_DONTWAIT)
             except BlockingIOError:
+                return
+            except OSError as error:
+                self.broken = error
                 return
             self.progress = True
             self._parts = [] if sent == sum(map(len, self._parts)) else unsent(self._parts, sent)
