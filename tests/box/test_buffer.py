@@ -9,7 +9,7 @@ import pytest
 
 from modum.box import Box, Buffer, Server
 from modum.box.kernels import factor_for
-from modum.box.protocol.limits import MAX_BUFFER
+from modum.box.protocol.limits import CHUNK, MAX_BUFFER
 from modum.errors import BufferNotFoundError
 
 
@@ -87,6 +87,7 @@ def test_what_fits_is_accepted(small: Box, dtype: str, x: Any, stored: list[floa
         (np.frombuffer(bytes(8), np.float32), "x is read-only, and would be changed in place: pass a copy"),
         (np.zeros(2, ">f4"), "x is big-endian"),
         ([0.0, 0.0], "x must be a NumPy array, not list"),
+        (np.ma.masked_array(np.zeros(2, np.float32), [True, False]), "x is a masked array, and buffers have no masks"),
     ],
 )
 def test_an_array_that_cannot_be_changed_in_place_is_refused(small: Box, x: Any, reason: str) -> None:
@@ -96,6 +97,24 @@ def test_an_array_that_cannot_be_changed_in_place_is_refused(small: Box, x: Any,
     with pytest.raises((ValueError, TypeError), match=reason.replace("x ", "out ", 1)):
         buffer.read(x)
     assert is_unchanged(buffer)
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+@pytest.mark.parametrize("transport", ["tcp", "local"])
+def test_an_array_that_stays_2d_is_taken_for_its_elements(server: Server, transport: str) -> None:
+    """Slices of a matrix are rows: larger ones were sent as what the frames did not announce."""
+    numbers = np.arange(3 * CHUNK // 4, dtype=np.float32)
+    with Box.connect(server.address, transport=transport, timeout=10) as box:
+        buffer = box.create("b", numbers.size)
+        buffer.write(np.matrix(numbers))
+        buffer.add(np.matrix(numbers))
+        seen = np.matrix(np.zeros_like(numbers))
+        buffer.read(seen)
+        np.testing.assert_array_equal(np.asarray(seen)[0], 2 * numbers)
+        x = np.matrix(np.zeros_like(numbers))
+        buffer.exchange(x, 0.5)
+        np.testing.assert_array_equal(np.asarray(x)[0], numbers)
+        np.testing.assert_array_equal(buffer.read(), numbers)
 
 
 @pytest.mark.parametrize("offset", [0.5, 1.0, "1", None])

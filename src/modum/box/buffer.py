@@ -294,6 +294,10 @@ class Buffer:
             x = self._converted(x, label)
         if not isinstance(x, np.ndarray):
             raise TypeError(f"{label} must be a NumPy array, not {type(x).__name__}")
+        if type(x) is not np.ndarray:
+            if np.ma.isMaskedArray(x):
+                raise TypeError(f"{label} is a masked array, and buffers have no masks: pass {label}.filled(...)")
+            x = np.asarray(x)  # a subclass may count otherwise: np.matrix stays 2-D, whatever one does
         storage = STORAGE[self.dtype]
         if x.dtype != storage:
             if x.dtype.newbyteorder("=") == storage:
