@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,13 +13,13 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from tests.box.parties import box_of
+from tests.box.parties import box_of, raw_transport
 from tests.box.processes import client_process, line_of
 
 from modum.box import Box, Server
 from modum.box.memory.apply import apply
-from modum.box.protocol.limits import CHUNK
-from modum.box.protocol.messages import Open, SegmentInfo
+from modum.box.protocol.limits import CHUNK, STALL_SECONDS
+from modum.box.protocol.messages import Create, Open, SegmentInfo, encode
 from modum.errors import ConnectionLostError, DeadlineError
 
 HOLDS_A_CHUNK = """
@@ -130,6 +131,22 @@ def test_a_server_that_does_not_answer_is_named_when_time_is_up() -> None:
                 Box.connect(address, timeout=0.3)
         finally:
             process.send_signal(signal.SIGCONT)
+
+
+def test_a_server_that_does_not_hand_its_memory_over_is_named_when_time_is_up() -> None:
+    with server_process("--port", "0") as (process, address), raw_transport(address, "local") as transport:
+        made = transport.call(Create("b", [1], "float32", 4, 4, encode({})), SegmentInfo, 10)
+        stop(process)
+        try:
+            began = time.monotonic()
+            with pytest.raises(
+                DeadlineError, match=f"attach to buffer 'b': memory server {address} did not answer for"
+            ):
+                transport.attach(made, 0.2)
+            assert time.monotonic() - began < STALL_SECONDS / 2
+        finally:
+            process.send_signal(signal.SIGCONT)
+        transport.attach(made, 10).close()
 
 
 def test_a_server_that_is_gone_is_named(server: Server) -> None:

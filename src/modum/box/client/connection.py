@@ -253,7 +253,8 @@ class Connection:
         Raises:
             BufferNotFoundError: the segment is gone.
             ConnectionLostError: the server is gone.
-            DeadlineError: this process could not take a descriptor for so long, as it has too many.
+            DeadlineError: the server did not answer, or this process could not take a descriptor for so long, as it
+                has too many.
         """
         deadline = Deadline(timeout)
         while True:
@@ -280,12 +281,23 @@ class Connection:
         self._last += 1
         try:
             send_frame(self.socket, Header(Op.ATTACH, self._last, segment=segment))
+            self._wake_at(HEADER_BYTES)
+            self._poll.modify(self.socket, select.POLLIN)
+            deadline = Deadline(timeout)
+            while not self._poll.poll(deadline.left * 1000):
+                if deadline.passed:
+                    raise DeadlineError(
+                        f"{phase}: memory server {self.endpoint.address} did not answer for {timeout:g} s"
+                    )
             data, descriptors, _, _ = socket.recv_fds(self.socket, HEADER_BYTES, 1)
             if len(data) < HEADER_BYTES:
                 raise ConnectionError("the connection has ended")
             header = parse_header(data)
             payload = memoryview(bytearray(header.payload))
             receive_exactly(self.socket, payload)
+        except ModumError:
+            self.close()
+            raise
         except OSError as error:
             self.close()
             raise ConnectionLostError(
