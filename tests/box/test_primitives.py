@@ -2,12 +2,15 @@
 
 import threading
 import time
+from typing import Any
 
+import numpy as np
 import pytest
 from tests.box.cutting import CuttingProxy
 from tests.box.processes import client_process, line_of
 
 from modum.box import Box, Server
+from modum.box.protocol.messages import LeaseRelease
 from modum.errors import DeadlineError, LeaseLostError
 
 HOLDER = """
@@ -64,6 +67,37 @@ def test_a_lease_that_is_not_renewed_is_lost(box: Box) -> None:
             lease.renew()
         with pytest.raises(LeaseLostError, match="'l'"):
             lease.release()
+
+
+def test_nothing_is_left_of_a_lease_that_was_released_or_is_known_to_be_lost(box: Box) -> None:
+    with box.lock("l", ttl=60) as lease:
+        assert 0 < lease.left <= 60
+    assert lease.left == 0
+    lost = box.lock("l", ttl=60)
+    with Box.connect(box.servers, transport=box.transports[0]) as other:
+        other._servers.call_home("l", LeaseRelease("l", lost._grant), type(None))
+    with pytest.raises(LeaseLostError, match="'l'"):
+        lost.renew()
+    assert lost.left == 0
+
+
+@pytest.mark.parametrize("number", [1.0, 0.5, "1", None, float("nan")])
+def test_what_is_counted_is_a_whole_number(box: Box, number: Any) -> None:
+    of_numpy: Any = np.int64
+    queue = box.queue("q", of_numpy(2))
+    assert queue.take() == 0
+    for act in (
+        lambda: box.counter("c").add(number),
+        lambda: box.counter("c").wait(number, timeout=0),
+        lambda: queue.done(number),
+        lambda: box.queue("r", number),
+    ):
+        with pytest.raises(TypeError):
+            act()
+    queue.done(of_numpy(0))
+    assert queue.statistics().done == 1
+    assert box.counter("c").wait(of_numpy(0)) == 0
+    assert box.lock("l", ttl=of_numpy(1)).left <= 1
 
 
 def test_a_killed_process_loses_its_lease_and_its_work(client: Box) -> None:

@@ -345,7 +345,9 @@ class Box:
 
         Raises:
             ValueError: `size` is below 1, or the queue is there with another size.
+            TypeError: `size` is no whole number.
         """
+        size = operator.index(size)
         if size < 1:
             raise ValueError(f"a work queue has at least 1 item, not {size}")
         return WorkQueue(self._servers, self._prefix + name, size)
@@ -371,7 +373,7 @@ class Box:
         """
         if not 0 < ttl < math.inf:
             raise ValueError(f"ttl must be a positive, finite number of seconds, not {ttl}")
-        return Lease.acquire(self._servers, self._prefix + name, ttl, timeout)
+        return Lease.acquire(self._servers, self._prefix + name, float(ttl), timeout)
 
     def leases(self, prefix: str = "") -> builtins.list[LeaseInfo]:
         """Return the leases of this namespace that are held now and whose names start with `prefix`, by name."""

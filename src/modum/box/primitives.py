@@ -65,8 +65,10 @@ class Counter:
             The value, which is at least `at_least`.
 
         Raises:
+            TypeError: `at_least` is no whole number.
             DeadlineError: it was not reached in time; the message has the value.
         """
+        at_least = operator.index(at_least)
         return self._servers.call_until(
             self.name,
             lambda wait: CounterWait(self.name, at_least, wait),
@@ -137,7 +139,10 @@ class Lease:
 
     @property
     def left(self) -> float:
-        """Seconds for which the lease lasts for certain, if the session does: counted from when it was asked for."""
+        """Seconds for which the lease lasts for certain, if the session does: counted from when it was asked for.
+
+        None are left once it was released, or is known to be lost.
+        """
         return max(0.0, self._end - time.monotonic())
 
     def renew(self) -> None:
@@ -147,7 +152,11 @@ class Lease:
             LeaseLostError: it is not held any more.
         """
         asked = time.monotonic()
-        self._servers.call_home(self.name, LeaseRenew(self.name, self._grant), type(None))
+        try:
+            self._servers.call_home(self.name, LeaseRenew(self.name, self._grant), type(None))
+        except LeaseLostError:
+            self._end = asked
+            raise
         self._end = asked + self._ttl
 
     def release(self) -> None:
@@ -156,6 +165,7 @@ class Lease:
         Raises:
             LeaseLostError: it was not held any more.
         """
+        self._end = time.monotonic()
         self._servers.call_home(self.name, LeaseRelease(self.name, self._grant), type(None))
 
     def __enter__(self) -> "Lease":
@@ -225,9 +235,10 @@ class WorkQueue:
             item: one that this session has taken.
 
         Raises:
+            TypeError: `item` is no whole number.
             LeaseLostError: the item is not this session's: it was away too long, and another has it.
         """
-        self._servers.call_home(self.name, QueueDone(self.name, item), type(None))
+        self._servers.call_home(self.name, QueueDone(self.name, operator.index(item)), type(None))
 
     def statistics(self) -> QueueStatistics:
         """Return how far the queue is."""
