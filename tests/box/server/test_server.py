@@ -23,6 +23,9 @@ ASKS: dict[str, Callable[[Box], object]] = {
     "lease": lambda box: box.lock("l"),
     "queue": lambda box: box.queue("q", 1),
     "value": lambda box: box.value("v").set(1),
+    "a name without a letter": lambda box: box.counter("").add(1),
+    "list": lambda box: box.list(),
+    "leases": lambda box: box.leases(),
 }
 
 

@@ -199,9 +199,9 @@ class Dispatch:
     def _call(self, caller: Caller, request: Any) -> Any:
         segments, shared, slot = self._segments, self._primitives, caller.slot
         session = slot.session
-        if name := getattr(request, "name", ""):
-            if len(name.encode()) > MAX_NAME:
-                raise ValueError(f"names have at most {MAX_NAME} bytes, this one has {len(name.encode())}")
+        if len(name := getattr(request, "name", "").encode()) > MAX_NAME:
+            raise ValueError(f"names have at most {MAX_NAME} bytes, this one has {len(name)}")
+        if not isinstance(request, Join | Look | Bye):
             self._check_box(session)
         wait = getattr(request, "wait", 0.0)
         if not 0 <= wait < math.inf:
