@@ -66,6 +66,27 @@ def world() -> World:
     return World(clock, ended, Sessions(2, lambda session: ended.append(session.name), lambda: None, clock))
 
 
+def test_what_a_session_held_goes_back_before_its_name_can_come_again() -> None:
+    """What the next one of the name is given must not be taken back for the one before."""
+    clock = Clock()
+    order: list[str] = []
+    sessions = Sessions(2, lambda _: order.append("taken back"), lambda: None, clock)
+
+    class Reconnecting(Line):
+        def shutdown(self, how: int) -> None:
+            with sessions.entered("a", proof(1, attempt=len(order)), Line()):
+                order.append("again")
+
+    with sessions.entered("a", proof(), Reconnecting()) as (slot, _):
+        pass
+    clock.now += 3
+    sessions.end_silent_ones()
+    assert order == ["taken back", "again"]
+    with sessions.entered("b", proof(), Reconnecting()) as (slot, _):
+        sessions.end(slot.session)
+        assert order == ["taken back", "again", "taken back", "again"]
+
+
 def test_rooms_of_a_window_are_different_memory_and_come_again() -> None:
     slot = Slot(Session("a", 0.0), acknowledged=0)
     for sequence in range(1, 1 + WINDOW):

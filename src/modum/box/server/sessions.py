@@ -275,7 +275,7 @@ class Sessions:
 
     Args:
         grace: seconds without any connection after which a session ends.
-        ended: called with each session that has ended.
+        ended: called with each session that has ended, before there can be another one of its name.
         disturbed: called when a connection has become void, so that waits on its behalf may end.
         clock: seconds of a monotonic clock.
         working: bytes that all slots together may keep for requests under way and their replies.
@@ -416,10 +416,10 @@ class Sessions:
             but: a slot that stays until its connection ends, so that the goodbye can be answered.
         """
         with self._mutex:
-            if self._sessions.get(session.name) is session:
-                del self._sessions[session.name]
-            session.ended = True
-        self._finish(session, but)
+            self._take_out(session)
+        for slot in list(session.slots.values()):
+            if slot is not but:
+                slot.close()
 
     def end_silent_ones(self) -> None:
         """End every session whose grace has gone by."""
@@ -427,10 +427,10 @@ class Sessions:
         with self._mutex:
             silent = [each for each in self._sessions.values() if not each.connected and each.since < limit]
             for session in silent:
-                del self._sessions[session.name]
-                session.ended = True
+                self._take_out(session)
         for session in silent:
-            self._finish(session)
+            for slot in list(session.slots.values()):
+                slot.close()
 
     def close(self) -> None:
         """End all sessions."""
@@ -439,8 +439,9 @@ class Sessions:
         for session in sessions:
             self.end(session)
 
-    def _finish(self, session: Session, but: Slot | None = None) -> None:
-        for slot in list(session.slots.values()):
-            if slot is not but:
-                slot.close()
+    def _take_out(self, session: Session) -> None:
+        """Forget a session and take back what it held, before another one of its name can hold anything."""
+        if self._sessions.get(session.name) is session:
+            del self._sessions[session.name]
+        session.ended = True
         self._ended(session)
