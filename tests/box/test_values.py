@@ -2,7 +2,10 @@
 
 import threading
 from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -11,8 +14,8 @@ from tests.box.parties import raw_transport
 
 from modum.box import Box, Buffer, Server
 from modum.box.protocol.layout import home_of
-from modum.box.protocol.limits import MAX_VALUE
-from modum.box.protocol.messages import Create, SegmentInfo
+from modum.box.protocol.limits import MAX_MESSAGE, MAX_VALUE
+from modum.box.protocol.messages import Create, Look, SegmentInfo
 from modum.errors import BufferNotFoundError, DeadlineError, MismatchError
 
 
@@ -111,13 +114,23 @@ def test_what_cannot_be_a_value_is_refused_and_changes_nothing(box: Box) -> None
     value.set("kept")
     with pytest.raises(ValueError, match=r"value 'v' has \d+ bytes, the limit is \d+: larger things belong into a buf"):
         value.set(b"x" * MAX_VALUE)
+    with pytest.raises(ValueError, match=rf"request ValuePut has \d+ bytes, and {MAX_MESSAGE} are the most"):
+        value.set(b"x" * MAX_MESSAGE)
     with pytest.raises(ValueError, match=r"value 'v' cannot be set to None.*delete\(\)"):
         value.set(None)
     with pytest.raises(ValueError, match="value 'v' cannot be set to None"):
         value.set_default(None)
-    with pytest.raises(TypeError):
-        value.set(object())
+    # msgspec would make a list, or a text, of some of them
+    for thing in (object(), {1, 2}, frozenset([1]), UUID(int=1), Decimal(1), date(2000, 1, 1), np.float32(1), Look()):
+        for holder in (thing, [1, (thing,)], {"a": {"b": thing}}):
+            with pytest.raises(TypeError, match=f"no type for a value of {type(thing).__name__}"):
+                value.set(holder)
+            with pytest.raises(TypeError, match="no type for"):
+                value.compare_and_set("kept", holder)
+        with pytest.raises(TypeError, match=f"no type for a value of {type(thing).__name__}"):
+            box.create("b", 1, meta={"a": [thing]})
     assert value.get() == "kept"
+    assert box.list() == []
     value.set(b"x" * (MAX_VALUE - 8))
 
 

@@ -26,6 +26,7 @@ from modum.box.protocol.messages import (
     Request,
     SegmentInfo,
     ServerStatistics,
+    check_plain,
     encode,
 )
 from modum.box.sockets import parse_address
@@ -223,6 +224,7 @@ class Box:
             raise ValueError(
                 f"a buffer has at most {MAX_BUFFER} bytes, not {nbytes} (shape {tuple(extents)} of {dtype})"
             )
+        check_plain(meta)
         return self._attach(self._parts.make(name, extents, dtype, nbytes, encode(meta or {})))
 
     def open(self, name: str) -> Buffer:

@@ -20,6 +20,7 @@ from modum.box.protocol.messages import (
     QueueTake,
     ValueGet,
     ValuePut,
+    check_plain,
     decode,
     packed,
 )
@@ -350,7 +351,10 @@ class Value:
 
 def _packed(value: Any) -> bytes:
     """Return `value` as msgpack, with the keys of dicts in order; nothing for None."""
-    return b"" if value is None else packed(_encoder, value)
+    if value is None:
+        return b""
+    check_plain(value)
+    return packed(_encoder, value)
 
 
 def _unpacked(data: bytes) -> Any:

@@ -429,6 +429,26 @@ def packed(encoder: msgspec.msgpack.Encoder, message: Any) -> bytes:
         raise ValueError(f"a whole number does not fit in 64 bits: {error}") from None
 
 
+def check_plain(value: Any) -> None:
+    """Check that a value comes back as what it is: the encoder knows more types, and makes others of them.
+
+    Args:
+        value: that somebody is to read.
+
+    Raises:
+        TypeError: a set, say, would come back as a list, and a date as a text.
+    """
+    if isinstance(value, dict):
+        for key, each in value.items():
+            check_plain(key)
+            check_plain(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            check_plain(each)
+    elif not (value is None or isinstance(value, int | float | str | bytes | bytearray | memoryview)):
+        raise TypeError(f"msgpack has no type for a value of {type(value).__name__}")
+
+
 def decode(data: bytes | bytearray | memoryview, kind: type[T]) -> T:
     """Read msgpack as a value of the type `kind`.
 

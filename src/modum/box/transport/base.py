@@ -18,7 +18,7 @@ from modum.box.client.pool import ConnectionPool
 from modum.box.kernels import Array, Leave
 from modum.box.protocol.frames import Header, Op
 from modum.box.protocol.layout import Piece
-from modum.box.protocol.limits import MAX_WAIT
+from modum.box.protocol.limits import MAX_MESSAGE, MAX_WAIT
 from modum.box.protocol.messages import Bye, Publish, Request, SegmentInfo, Version, Welcome, decode, encode
 
 T = TypeVar("T")
@@ -193,6 +193,11 @@ class Transport(ABC):
 def call(connection: Connection, request: Request, kind: type[T], timeout: float) -> T:
     """Make a request over one connection, and return its answer of the type `kind`."""
     payload = encode(request)
+    if len(payload) > MAX_MESSAGE:
+        raise ValueError(
+            f"request {type(request).__name__} has {len(payload)} bytes, and {MAX_MESSAGE} are the most: larger things"
+            " belong into a buffer"
+        )
     pending = Pending(Header(Op.CALL, 0, len(payload)), payload)
     connection.transact([pending], timeout, f"request {type(request).__name__}")
     return decode(pending.reply, kind)
