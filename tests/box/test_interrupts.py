@@ -13,10 +13,11 @@ from tests.box.parties import box_of
 
 from modum.box import Box, Buffer, Server
 from modum.box.calls import Calls
+from modum.box.client.pool import ConnectionPool
 from modum.box.memory.apply import apply
 from modum.box.protocol.frames import Op
 from modum.box.protocol.limits import CHUNK
-from modum.box.transport import Work
+from modum.box.transport import Transport, Work
 from modum.waiting import Deadline
 
 
@@ -196,3 +197,26 @@ def test_a_call_that_no_thread_can_be_started_for_is_made_once(server: Server, m
     with Server(memory=64 << 20) as two, box_of([server.address, two.address]) as (_, fanout):
         assert fanout.each(act) == [0, 1]
         assert sorted(made) == [0, 1]
+
+
+@pytest.mark.parametrize("where", [(Transport, "leave"), (Buffer, "close"), (ConnectionPool, "close")], ids=str)
+def test_a_client_whose_goodbye_was_interrupted_is_gone_all_the_same(
+    server: Server, client: Box, where: tuple[type, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = Box.connect(server.address, transport=client.transports[0], timeout=10)
+    buffers = [box.create(name, 1) for name in "ab"]
+    box.lock("l", ttl=600)
+
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*where, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            box.close()
+    box.close()
+    for buffer in buffers:
+        with pytest.raises(ValueError, match="was closed here"):
+            buffer.read()
+    client.lock("l", timeout=10)
+    box.close()

@@ -66,9 +66,6 @@ class Poll:
 
     modify = register
 
-    def unregister(self, connection: Socket) -> None:
-        del self._sockets[connection]
-
     def poll(self, milliseconds: float | None = None) -> list[tuple[int, int]]:
         if (found := self._ready()) or milliseconds == 0:
             return found

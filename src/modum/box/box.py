@@ -161,15 +161,13 @@ class Box:
         """Say goodbye to the servers: leases and unfinished work items go back at once. Buffers stay in the box."""
         if self._closed:
             return
+        with ExitStack() as stack:  # the last one first, and all of them, whatever is raised meanwhile: Ctrl-C, say
+            stack.callback(self._servers.close)
+            for way in self._servers.transports:
+                stack.callback(_say_goodbye, way)
+            for buffer in tuple(self._buffers):
+                stack.callback(buffer.close)
         self._closed = True
-        for buffer in tuple(self._buffers):
-            buffer.close()
-        for way in self._servers.transports:
-            try:
-                way.leave(_GOODBYE_TIMEOUT)
-            except (ModumError, OSError) as error:
-                log.info("goodbye failed: %s", error)
-        self._servers.close()
 
     def __enter__(self) -> "Box":
         return self
@@ -400,6 +398,13 @@ class Box:
         """Return what every server holds and has done."""
         looks = self._servers.each(lambda _, transport: transport.call(Look(), ServerStatistics, self._servers.timeout))
         return BoxStatistics(tuple(looks), self.transports)
+
+
+def _say_goodbye(way: Transport) -> None:
+    try:
+        way.leave(_GOODBYE_TIMEOUT)
+    except (ModumError, OSError) as error:
+        log.info("goodbye failed: %s", error)
 
 
 def _extents(shape: int | Sequence[int]) -> list[int]:

@@ -62,7 +62,6 @@ class Connection:
     def close(self) -> None:
         """Close the socket; the server still knows the slot for a while."""
         if self.socket is not None:
-            self._poll.unregister(self.socket)
             self.socket.close()
             self.socket = None
 
@@ -138,6 +137,7 @@ class Connection:
         self._incarnation = welcome.incarnation
         self.socket = connection
         self._low_water = 1
+        self._poll = select.poll()  # the last one knows a socket that was closed
         self._poll.register(connection, select.POLLIN)
         return welcome
 
