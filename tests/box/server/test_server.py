@@ -4,6 +4,7 @@ import re
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import psutil
@@ -127,3 +128,13 @@ def test_memory_is_bytes_or_a_text_with_a_unit() -> None:
     for wrong in (1.5e9, None, b"64MiB"):
         with pytest.raises(TypeError, match=re.escape(f"memory ({wrong!r}) must be a whole number of bytes, or")):
             Server(memory=wrong)  # type: ignore[arg-type]
+
+
+def test_a_grace_is_a_number_of_seconds() -> None:
+    for grace in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"grace must be a number of seconds of at least 0, not {grace}"):
+            Server(grace=grace)
+    wrong: Any
+    for wrong in ("2", None):
+        with pytest.raises(TypeError):
+            Server(grace=wrong)

@@ -53,8 +53,8 @@ class Server:
         identifier: random; it names this run of the server.
 
     Raises:
-        ValueError: no token, and not loopback; or a limit below one byte, or a text that is none.
-        TypeError: the limit is neither a whole number nor a text.
+        ValueError: no token, and not loopback; or a limit below one byte, or a text that is none; or a grace below 0.
+        TypeError: the limit is neither a whole number nor a text, or the grace is no number.
         OSError: the address cannot be listened on.
         ModumError: memory cannot be shared on this machine.
     """
@@ -75,6 +75,8 @@ class Server:
             raise TypeError(f"memory ({memory!r}) must be a whole number of bytes, or a text like '512MiB' or '8GiB'")
         if memory < 1:
             raise ValueError(f"memory must be at least 1 byte, not {memory}")
+        if not grace >= 0:  # NaN, too: a session that never ends keeps its leases for ever
+            raise ValueError(f"grace must be a number of seconds of at least 0, not {grace}")
         if trouble := shared_memory_trouble():
             raise ModumError(f"memory cannot be shared on this machine: {trouble}. HINT: modum doctor")
         self.identifier = secrets.token_hex(8)
