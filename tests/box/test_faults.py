@@ -276,3 +276,38 @@ def test_an_operation_during_which_the_server_dies_is_not_acknowledged(monkeypat
         monkeypatch.setattr("modum.box.transport.local.apply", dying)
         with pytest.raises(ConnectionLostError, match=f"add on buffer 'b': memory server {address} is gone"):
             buffer.add(np.ones(10, np.float32))
+
+
+FORKS = """
+import os, sys
+import numpy as np
+from modum.box import Box
+from modum.errors import ModumError
+address, transport = sys.argv[1:]
+with Box.connect(address, transport=transport, timeout=10) as box:
+    buffer, counter = box.create("b", 8), box.counter("c")
+    counter.add(1)
+    buffer.add(np.ones(8, np.float32))
+    lease = box.lock("l")
+    child = os.fork()
+    if not child:
+        for act in (lambda: counter.add(1), lambda: buffer.add(np.ones(8, np.float32)), lambda: buffer.read()):
+            try:
+                act()
+            except ModumError as error:
+                print(error)
+        box.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    lease.renew()
+    buffer.add(np.ones(8, np.float32))
+    print(counter.add(1), buffer.read()[0])
+"""
+
+
+@pytest.mark.parametrize("transport", ["local", "tcp"])
+def test_a_fork_is_told_to_connect_and_its_parent_goes_on(server: Server, transport: str) -> None:
+    with client_process(FORKS, server.address, transport) as process:
+        for _ in range(3):
+            assert line_of(process).endswith("of which this one is a fork: connect a box of its own here")
+        assert line_of(process) == "1 2.0"

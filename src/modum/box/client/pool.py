@@ -1,5 +1,6 @@
 """The connections of one client to one server."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +8,7 @@ from dataclasses import replace
 
 from modum.box.client.connection import Connection
 from modum.box.client.endpoint import Endpoint
-from modum.errors import ConnectionLostError
+from modum.errors import ConnectionLostError, ModumError
 
 
 class ConnectionPool:
@@ -28,6 +29,19 @@ class ConnectionPool:
         self._mutex = threading.Lock()
         self._settling = threading.Lock()
         self._closed = False
+        self._process = os.getpid()
+
+    def check_process(self) -> None:
+        """Check that this is no fork of the process that connected: both would number requests of the same slots.
+
+        Raises:
+            ModumError: it is one.
+        """
+        if os.getpid() != self._process:
+            raise ModumError(
+                f"memory server {self.endpoint.address} was connected by process {self._process}, of which this one"
+                " is a fork: connect a box of its own here"
+            )
 
     def redirected(self, target: tuple[str, int] | str) -> "ConnectionPool":
         """Return a pool to the same server and session at another target, whose slots come after those of this one."""
@@ -49,9 +63,11 @@ class ConnectionPool:
             The connection, for this thread alone. A new one is not connected yet.
 
         Raises:
+            ModumError: this process is a fork of the one that connected.
             ConnectionLostError: the pool was closed, or the server is gone.
             DeadlineError: the server could not be reached to drop what is on its way.
         """
+        self.check_process()
         self._settle(timeout, phase)
         with self._mutex:
             if self._closed:

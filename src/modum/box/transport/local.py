@@ -106,6 +106,7 @@ class LocalTransport(Transport):
     def run(self, work: Work) -> None:
         """Run the kernels on the mapped memory: see `Transport.run`."""
         target = _party(work.target)
+        self.connections.check_process()  # a fork shares the locks, which would keep neither out
         if self._gone:
             self._check(work)
         waiting = deque(work.pieces)
@@ -129,6 +130,7 @@ class LocalTransport(Transport):
 
     def publish(self, attachment: Attachment, timeout: float) -> None:
         """Raise the version in the mapped memory."""
+        self.connections.check_process()
         awaited = _party(attachment).publish(timeout)
         self._check(f"publish on buffer {attachment.info.name!r}")
         if awaited:
