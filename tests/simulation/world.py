@@ -21,6 +21,8 @@ from tests.simulation.network import Link, Network, Socket
 
 TOKEN = "the token of this world"
 MEMORY = 1 << 20
+PATIENCE = 30.0
+"""Seconds after which the final look gives up: whoever was stopped goes on before."""
 LONGEST = 400.0
 """Seconds within which all clients of a world must have come to an end."""
 logging.getLogger("modum").setLevel(logging.CRITICAL)
@@ -296,7 +298,7 @@ class World:
     def look(self) -> None:
         """Look at the final state, as a client that comes afterwards."""
         addresses = [f"10.0.0.{index + 1}:{7000 + index}" for index in range(self.count)]
-        box = Box.connect(addresses, token=TOKEN, transport="tcp", timeout=max(TIMEOUTS), threads=1)
+        box = Box.connect(addresses, token=TOKEN, transport="tcp", timeout=PATIENCE, threads=1)
         for _ in range(round(GRACE) + 40):  # within so long, servers know who has gone
             self.clock.sleep(1.0)
             if all(server.clients == 1 for server in box.statistics().servers):

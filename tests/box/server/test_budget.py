@@ -9,11 +9,12 @@ import pytest
 from modum.box import Box, Server
 from modum.box.client.connection import Connection
 from modum.box.client.endpoint import Endpoint
+from modum.box.protocol.frames import Header, Op
 from modum.box.protocol.limits import CHUNK, MAX_MESSAGE, MAX_META, PAGE_BYTES, SMALL_CHANGE
 from modum.box.protocol.messages import Welcome
 from modum.box.server.budget import Budget
 from modum.box.server.pages import first_page
-from modum.box.server.sessions import Session, Slot
+from modum.box.server.sessions import Reply, Session, Slot
 from modum.errors import PoolFullError
 
 
@@ -98,12 +99,46 @@ def test_a_slot_keeps_as_much_as_has_come(server: Server) -> None:
         assert 4 * len(MIB[16:]) <= server.statistics().working < 4 * len(MIB) + 1000
 
 
+def test_clients_that_take_turns_need_no_more_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an operation leaves with the server goes when another client needs it, and only then."""
+    numbers = np.ones(4 * CHUNK // 4, np.float32)
+    monkeypatch.setattr("modum.box.server.server.MIN_WORKING", 6 * CHUNK)
+    with Server(memory=16 * CHUNK) as server, ExitStack() as stack:
+        boxes = [stack.enter_context(Box.connect(server.address, transport="tcp", timeout=10)) for _ in range(5)]
+        buffers = [box.open_or_create("large", numbers.size) for box in boxes]
+        for turn in range(2):
+            for buffer in buffers:
+                buffer.add(numbers)
+                assert buffer.read().max() > turn * len(buffers)
+                assert 4 * CHUNK <= server.statistics().working <= 6 * CHUNK
+        assert buffers[0].read().tolist() == [10.0] * numbers.size
+
+
+def test_a_slot_gives_nothing_back_that_may_be_asked_for_again() -> None:
+    slot = Slot(Session("a", 0.0), 0)
+    slot.begin()
+    slot.room(1, CHUNK)
+    slot.replies.remember(1, Reply(Header(Op.CALL, 1), b"answer"))
+    slot.shrink()
+    slot.settle(0)  # the client has not got it yet
+    slot.shrink()
+    assert slot.replies.reply_to(1).payload == b"answer"
+    slot.settle(1)
+    slot.begin()
+    slot.shrink()
+    assert slot.working == CHUNK + len(b"answer")
+    slot.settle(1)
+    slot.shrink()
+    assert slot.working == 0
+
+
 @pytest.mark.parametrize("act", ["read", "add"])
 def test_what_all_slots_keep_together_is_limited_and_who_has_room_goes_on(
     act: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = np.ones(4 * CHUNK // 4, np.float32)
     monkeypatch.setattr("modum.box.server.server.MIN_WORKING", 6 * CHUNK)
+    monkeypatch.setattr("modum.box.server.sessions.Slot.settle", lambda slot, sequence: None)
     with Server(memory=16 * CHUNK) as server, ExitStack() as stack:
         first, second = (
             stack.enter_context(Box.connect(server.address, transport="tcp", timeout=10)) for _ in range(2)

@@ -17,7 +17,7 @@ from modum.box.client.endpoint import Endpoint
 from modum.box.client.flow import Flow
 from modum.box.client.pending import NAP_SECONDS, Carrier, Pending
 from modum.box.protocol.frames import STAGED, Header, Op, Status, parse_header
-from modum.box.protocol.limits import HEADER_BYTES, REFUSED_SECONDS, WINDOW
+from modum.box.protocol.limits import CHUNK, HEADER_BYTES, REFUSED_SECONDS, WINDOW
 from modum.box.protocol.messages import Failure, Welcome, decode, exception_of
 from modum.box.sockets import receive_exactly, send_frame, tune
 from modum.errors import ConnectionLostError, DeadlineError, ForgottenError, ModumError
@@ -186,12 +186,13 @@ class Connection:
         flow = Flow((), carrier)
         # a ring that the server made anew is empty, so a slot with one cannot be begun again either
         sent, expired = carrier is not None, False
-        spin = 0.0
+        spin, moved = 0.0, 0
         deadline = time.monotonic() + timeout
         while True:
             while len(pending) < WINDOW and failure is None and (request := next(source, None)) is not None:
                 self._last += 1
                 request.header.sequence = self._last
+                moved += request.header.count
                 pending.append(request)
                 flow.queue.append(request)
                 if carrier is not None:
@@ -238,6 +239,19 @@ class Connection:
                 self.close()  # and connect again, in the next round
         if failure is not None:
             raise failure
+        if moved >= CHUNK:  # a word for what is not worth a word would slow it down
+            self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        """Tell the server that it need not keep the replies of this slot; it does not answer."""
+        if self.socket is None:
+            return
+        try:
+            sent = self.socket.send(Header(Op.ACKNOWLEDGE, self._acknowledged).pack(), socket.MSG_DONTWAIT)
+        except OSError:
+            return  # it keeps them, and this connection is found lost when it is used next
+        if sent < HEADER_BYTES:
+            self.close()
 
     def take_descriptor(self, segment: int, timeout: float, phase: object) -> int:
         """Have the server pass a descriptor of a segment's memory; only over a Unix socket.

@@ -26,6 +26,7 @@ class Op(enum.IntEnum):
     AXPY = 7
     CALL = 16
     ATTACH = 17
+    ACKNOWLEDGE = 18
     GREET = 32
     PROVE = 33
 
@@ -166,6 +167,8 @@ def check_request(header: Header) -> None:
     """
     if header.status is not Status.OK:
         raise ProtocolError(f"a request must have status 0, this one has {header.status}")
+    if header.op is Op.ACKNOWLEDGE and header.payload:
+        raise ProtocolError(f"ACKNOWLEDGE has no payload, and this one has {header.payload} bytes")
     if header.op < Op.CALL:
         expected = header.count if header.op in CARRIES_NUMBERS and not header.flags & STAGED else 0
         if header.payload != expected:

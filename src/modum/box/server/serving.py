@@ -122,6 +122,10 @@ def serve_slot(connection: socket.socket, caller: Caller, dispatch: Dispatch) ->
         try:
             header = parse_header(start)
             check_request(header)
+            if header.op is Op.ACKNOWLEDGE:
+                slot.settle(header.sequence)
+                continue
+            slot.begin()
             repeated = header.sequence <= replies.last
             if not repeated and header.sequence != replies.last + 1:
                 raise ProtocolError(f"request {header.sequence} came after request {replies.last}")

@@ -73,6 +73,10 @@ class ReplyCache:
         self._replies[sequence % WINDOW] = reply
         self.last = sequence
 
+    def forget(self) -> None:
+        """Drop the replies: the client has them all."""
+        self._replies = [None] * WINDOW
+
     @property
     def nbytes(self) -> int:
         """Bytes of the answers to calls; numbers lie in the rooms of the slot."""
@@ -136,6 +140,8 @@ class Slot:
         self.moved = 0
         self.ring: Ring | None = None
         self._rooms = [bytearray()] * WINDOW  # as large as what has come so far
+        self._settled = False  # nothing is under way, and the client has every reply
+        self._mutex = threading.Lock()
         self._parties: dict[int, Party] = {}
 
     def room(self, sequence: int, nbytes: int, *, staged: bool = False) -> memoryview:
@@ -164,6 +170,23 @@ class Slot:
             with self.growing(size - len(room)):
                 room = self._rooms[index] = bytearray(size)
         return memoryview(room)[:nbytes]
+
+    def begin(self) -> None:
+        """Note that a request is under way."""
+        with self._mutex:
+            self._settled = False
+
+    def settle(self, sequence: int) -> None:
+        """Note that the client has the replies up to this number."""
+        with self._mutex:
+            self._settled = sequence == self.replies.last
+
+    def shrink(self) -> None:
+        """Give back what is kept for requests, if none is under way and every reply has arrived."""
+        with self._mutex:
+            if self._settled:
+                self._rooms = [bytearray()] * WINDOW
+                self.replies.forget()
 
     @property
     def working(self) -> int:
@@ -390,6 +413,9 @@ class Sessions:
     def _growing(self, nbytes: int) -> Iterator[None]:
         """Check that a slot may take so much more, and let no other one take any meanwhile."""
         with self._growth:
+            if nbytes and self.working + nbytes > self._limit:
+                for slot in self.slots():
+                    slot.shrink()
             if nbytes and self.working + nbytes > self._limit:
                 raise PoolFullError(
                     f"this server's {len(self.slots())} connections keep {format_bytes(self.working)} for requests that"
