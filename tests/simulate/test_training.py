@@ -13,7 +13,7 @@ from modum.plan import Cluster
 from modum.rules import RULES, Elastic, Part
 from modum.simulate import Report, Scenario, simulate
 from modum.simulate.links import SharedLink
-from modum.simulate.training import LEARNING_RATE, Task, Trainer
+from modum.simulate.training import LEARNING_RATE, Classifier, Moment, Task
 from modum.simulate.virtual import VirtualBuffer
 
 
@@ -37,9 +37,9 @@ def test_the_gradient_is_that_of_the_loss() -> None:
 
 
 def test_a_step_is_sgd_with_the_mean_gradient_of_all_members() -> None:
-    trainer = Trainer(0)
+    trainer = Classifier(0)
     before = trainer.shared.copy()
-    trainer.step(trainer.shared, 4)
+    trainer.learner(trainer.shared, 4).step(Moment(0.0, 0, 1))
     assert 0 < np.abs(trainer.shared - before).max() < LEARNING_RATE
 
 

@@ -3,5 +3,6 @@
 from modum.simulate.report import Report
 from modum.simulate.run import simulate
 from modum.simulate.scenario import Scenario
+from modum.simulate.training import Learner, Moment, Trainer
 
-__all__ = ["Report", "Scenario", "simulate"]
+__all__ = ["Learner", "Moment", "Report", "Scenario", "Trainer", "simulate"]

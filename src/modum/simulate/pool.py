@@ -13,13 +13,18 @@ class StepPool:
 
     def __init__(self, environment: simpy.Environment, steps: int) -> None:
         self._environment = environment
-        self._left = steps
+        self._steps = self._left = steps
         self._unconfirmed = steps
         self._change = environment.event()
         self.done = 0
         """Steps that are in the shared weights."""
         self.finished: float | None = None
         """When a group confirmed last, with all steps in the shared weights."""
+
+    @property
+    def progress(self) -> float:
+        """How many of the steps were handed out, 0 to 1."""
+        return 1 - self._left / self._steps
 
     def take(self, steps: int, members: int) -> int:
         """Take up to `steps` steps for each of `members` workers; return how many, 0 when none is left."""

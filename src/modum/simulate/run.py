@@ -13,7 +13,7 @@ from modum.simulate.report import Report
 from modum.simulate.scenario import Scenario
 from modum.simulate.synchronous import synchronous_job
 from modum.simulate.trained import TrainedGroup
-from modum.simulate.training import Trainer
+from modum.simulate.training import Classifier, Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -24,20 +24,21 @@ EVALUATIONS = 60
 """How often to measure the accuracy in the job's time without waiting."""
 
 
-def simulate(scenario: Scenario, *, train: bool = False) -> Report:
+def simulate(scenario: Scenario, *, train: bool | Trainer = False) -> Report:
     """Run a scenario to its end, in virtual time; the same scenario gives exactly the same report.
 
     Args:
         scenario: the scenario to run.
-        train: whether the workers compute real gradients of a small classifier and average as a job's workers do;
-            the report then has its accuracy over virtual seconds. What crosses the links is still `scenario.nbytes`.
+        train: whether the workers compute real gradients, of a small classifier or by a trainer, and average as
+            a job's workers do; the report then has the accuracy over virtual seconds. What crosses the links is still
+            `scenario.nbytes`.
 
     Returns:
         What happened, in virtual time.
     """
     environment = simpy.Environment()
     record = Record()
-    trainer = Trainer(scenario.seed) if train else None
+    trainer = train if isinstance(train, Trainer) else Classifier(scenario.seed) if train else None
     ideal = scenario.steps * scenario.cluster.workers / scenario.speed
     if trainer is not None:
         environment.process(_watch(environment, trainer, ideal / EVALUATIONS))

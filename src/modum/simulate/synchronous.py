@@ -8,6 +8,7 @@ import numpy as np
 
 from modum.plan.estimate import all_reduce_step
 from modum.simulate.steps import StepTimes, slowdowns, time_to_failure
+from modum.simulate.training import Moment
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -33,6 +34,7 @@ def synchronous_job(
     workers = cluster.workers
     record.changed(0.0, workers)
     dies = time_to_failure(scenario, workers, generator)
+    learner = trainer.learner(trainer.shared, workers) if trainer else None
     done = 0
     while done < scenario.steps:
         local = times.take(1)
@@ -53,5 +55,5 @@ def synchronous_job(
         record.exchange_seconds.append(step - local)
         record.intervals.append(1)
         record.staleness.append(0)
-        if trainer is not None:
-            trainer.step(trainer.shared, workers)
+        if learner is not None:
+            learner.step(Moment((done - 1) / scenario.steps, done - 1, 1))

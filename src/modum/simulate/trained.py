@@ -8,7 +8,7 @@ import simpy
 from modum.averaging.averaging import Averaging
 from modum.parameters import ArrayVector
 from modum.simulate.groups import AsynchronousJob, Group
-from modum.simulate.training import Trainer
+from modum.simulate.training import Moment, Trainer
 from modum.simulate.virtual import VirtualBuffer, VirtualGroup, VirtualTransfer, pause, running
 
 if TYPE_CHECKING:
@@ -51,8 +51,9 @@ class TrainedGroup(Group):
         trainer: Trainer,
     ) -> None:
         super().__init__(job, place, factors, generator)
-        self._trainer = trainer
         self._weights = trainer.shared.copy()
+        self._learner = trainer.learner(self._weights, job.members)
+        self._done = 0
         self._snapshots = 0.0
         """Seconds spent on snapshots, which the schedule does not count as steps."""
         self._alive = _Alive(job)
@@ -75,7 +76,7 @@ class TrainedGroup(Group):
         )
         self._averaging = Averaging(
             job.rule,
-            [ArrayVector(self._weights)],
+            [ArrayVector(self._weights, trainer.statistics)],
             [cast("Buffer", self._buffer)],
             VirtualGroup(job.members),
             self._alive,
@@ -103,7 +104,8 @@ class TrainedGroup(Group):
             if not self._doing:
                 return
             pause(self._pass(self.times.take(1) + job.group_average))
-            self._trainer.step(self._weights, job.members)
+            self._learner.step(Moment(job.pool.progress, self._done, self._averaging.groups))
+            self._done += 1
             self._stepped(1)
             late = self._averaging.statistics().put_off
             self._averaging.step()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from array import array
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,30 +103,90 @@ class Curve:
         return next((t for t, value in zip(self.seconds, self.accuracy, strict=True) if value >= accuracy), None)
 
 
-class Trainer:
-    """Computes the gradients of all workers, and keeps the shared weights.
+class Moment(NamedTuple):
+    """When a step is done, as far as the learning rate may depend on it."""
+
+    progress: float
+    """How much of the job's steps were handed out before, 0 to 1."""
+    step: int
+    """Steps that the group has done before."""
+    groups: int
+    """Groups alive, as the group last counted them."""
+
+
+class Learner(ABC):
+    """What one group keeps from step to step, such as its optimizer's momentum."""
+
+    @abstractmethod
+    def step(self, moment: Moment) -> None:
+        """Take a step with the mean gradient of the group's workers, each with its own batch, in place."""
+
+
+class Trainer(ABC):
+    """What virtual workers train: the shared weights, and how they are made better.
+
+    Args:
+        shared: the shared weights; float32, 1-D.
+        statistics: how many elements at their end are statistics, which are mixed and not trained.
+
+    Attributes:
+        shared: as given.
+        statistics: as given.
+        curve: accuracy of the shared weights so far.
+    """
+
+    def __init__(self, shared: Vector, statistics: int = 0) -> None:
+        self.shared = shared
+        self.statistics = statistics
+        self.curve = Curve()
+
+    @abstractmethod
+    def learner(self, weights: Vector, workers: int) -> Learner:
+        """Return a group's learner, which changes `weights` in place; it has so many workers."""
+
+    @abstractmethod
+    def accuracy(self) -> float:
+        """Return how good the shared weights are; larger is better."""
+
+    def evaluate(self, now: float) -> None:
+        """Note the accuracy of the shared weights at a virtual time."""
+        self.curve.seconds.append(now)
+        self.curve.accuracy.append(self.accuracy())
+
+
+class Classifier(Trainer):
+    """Trains the small classifier of `Task` by plain SGD.
 
     Args:
         seed: seed of the task, the initial weights and the batches.
 
     Attributes:
         task: the task to learn.
-        shared: the shared weights; float32, 1-D.
-        curve: accuracy of the shared weights so far.
     """
 
     def __init__(self, seed: int) -> None:
         self.task = Task(seed)
-        self.shared = self.task.start.copy()
-        self.curve = Curve()
+        super().__init__(self.task.start.copy())
         self._generator = np.random.default_rng([seed, 2])
 
-    def step(self, weights: Vector, workers: int) -> None:
-        """Take a step of SGD, in place, with the mean gradient of several workers, each with its own batch."""
-        batch = self._generator.integers(TRAINING, size=BATCH * workers)
-        weights -= LEARNING_RATE * self.task.gradient(weights, batch)
+    def learner(self, weights: Vector, workers: int) -> Learner:
+        """See `Trainer`."""
+        return _Descending(self.task, weights, workers, self._generator)
 
-    def evaluate(self, now: float) -> None:
-        """Note the accuracy of the shared weights at a virtual time."""
-        self.curve.seconds.append(now)
-        self.curve.accuracy.append(self.task.accuracy(self.shared))
+    def accuracy(self) -> float:
+        """Return the fraction of test samples that are classified correctly, 0 to 1."""
+        return self.task.accuracy(self.shared)
+
+
+class _Descending(Learner):
+    """Keeps nothing."""
+
+    def __init__(self, task: Task, weights: Vector, workers: int, generator: np.random.Generator) -> None:
+        self._task = task
+        self._weights = weights
+        self._workers = workers
+        self._generator = generator
+
+    def step(self, moment: Moment) -> None:
+        batch = self._generator.integers(TRAINING, size=BATCH * self._workers)
+        self._weights -= LEARNING_RATE * self._task.gradient(self._weights, batch)
