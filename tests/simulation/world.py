@@ -295,18 +295,23 @@ class World:
         if done[0]:
             raise BrokenPromiseError(done[0])
 
+    def wait_until_alone(self, box: Box) -> None:
+        """Wait for as long as servers may take to know who has gone."""
+        for _ in range(round(GRACE) + 40):
+            self.clock.sleep(1.0)
+            if all(server.clients == 1 for server in box.statistics().servers):
+                return
+
     def look(self) -> None:
         """Look at the final state, as a client that comes afterwards."""
         addresses = [f"10.0.0.{index + 1}:{7000 + index}" for index in range(self.count)]
         box = Box.connect(addresses, token=TOKEN, transport="tcp", timeout=PATIENCE, threads=1)
-        for _ in range(round(GRACE) + 40):  # within so long, servers know who has gone
-            self.clock.sleep(1.0)
-            if all(server.clients == 1 for server in box.statistics().servers):
-                break
+        self.wait_until_alone(box)
         look_at_numbers(box, self.history)
         if "take" in self.kinds or "close_beside" in self.kinds:
             look_at_work(box, "queue", ITEMS, self.history.done["queue"])
         look_at_names(box, NAMES, NUMBERS)
+        self.wait_until_alone(box)  # a connection that was under way may have come since
         look_at_what_is_held(box)
         box.close()
 
