@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rdma soak guards chaos fuzz lint docs bench figures clean
+.PHONY: help demo test test-rdma soak guards chaos fuzz lint docs bench rules figures clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -46,6 +46,9 @@ docs: .venv/installed-docs ## Build the documentation site in build/site, and ch
 
 bench: .venv/installed-bench ## Measure speed against peers and print the table
 	$(BIN)/python -m bench
+
+rules: .venv/installed-figures ## Train by every update rule in virtual time, and compare what comes out (hours)
+	$(BIN)/python -m bench.rules
 
 figures: .venv/installed-figures ## Measure the figures of docs/figures.md on an emulated cluster (root)
 	$(BIN)/python -m bench.figures

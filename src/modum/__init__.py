@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from modum.box import Box, Server
     from modum.job import Job, connect
     from modum.pipeline import Pipeline
-    from modum.rules import Downpour, Elastic, Hybrid
+    from modum.rules import Downpour, Drift, Elastic, Hybrid
     from modum.samples import SharedSamples
 
 __all__ = [
     "Box",
     "Downpour",
+    "Drift",
     "Elastic",
     "Hybrid",
     "Job",
@@ -35,7 +36,7 @@ __getattr__, __dir__ = attach(
         "modum.box": ("Box", "Server"),
         "modum.job": ("Job", "connect"),
         "modum.pipeline": ("Pipeline",),
-        "modum.rules": ("Downpour", "Elastic", "Hybrid"),
+        "modum.rules": ("Downpour", "Drift", "Elastic", "Hybrid"),
         "modum.samples": ("SharedSamples",),
     },
     subpackages=(
