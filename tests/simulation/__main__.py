@@ -6,6 +6,7 @@ python -m tests.simulation --replay 1234        one world again, with what happe
 """
 
 import argparse
+import gc
 import os
 import sys
 import time
@@ -20,7 +21,9 @@ BATCH = 50
 
 def batch(first: int, count: int) -> list[Result]:
     """Play some worlds."""
-    return [play(seed) for seed in range(first, first + count)]
+    played = [play(seed) for seed in range(first, first + count)]
+    gc.collect()  # what is left of the worlds: they end with collections turned off
+    return played
 
 
 def main() -> int:
