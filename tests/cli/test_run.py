@@ -80,7 +80,7 @@ class TestAWorker:
     def test_is_told_its_place_the_box_and_its_arguments(self, script: Script) -> None:
         script("import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))")
         options = ["-n", "4", "--group-size", "2", "--servers", "2"]
-        result = run(*options, "train.py", "--help", "-n", "9", "--", "x")
+        result = run(*options, "train.py", "--", "--help", "-n", "9", "--", "x")  # the first -- is for people
         assert result.returncode == 0, result.stderr
         lines = [re.fullmatch(r"\[(\d)\] (.*)", line) for line in result.stdout.splitlines()]
         told = {int(line[1]): json.loads(line[2]) for line in lines if line}

