@@ -98,6 +98,7 @@ class Clockwork:
         self.failed: list[Task] = []
         self._due: list[tuple[int, int, Callable[[], None]]] = []
         self._order = itertools.count()
+        self._tasks: list[Task] = []
         self._hub = getcurrent()
 
     # ---- for the world
@@ -109,6 +110,7 @@ class Clockwork:
     def spawn(self, process: Process, work: Callable[[], object], name: str) -> Task:
         """Start a task."""
         task = Task(process, work, name, self._hub)
+        self._tasks.append(task)
         self.wake(task, 0)
         return task
 
@@ -136,20 +138,28 @@ class Clockwork:
         """End the world: tasks that are left end where they wait."""
         self.closed = True
         self._due.clear()
+        for task in self._tasks:
+            if task.greenlet:  # it stands still, and what it refers to could never be collected
+                task.greenlet.throw(Gone)
+        self._tasks.clear()
 
     # ---- for tasks
 
     @property
     def dead(self) -> bool:
         """Whether the task that runs now does nothing but clean up: its process is dead, or the world has ended."""
+        if self.closed:
+            return True
         found: Task = getcurrent().task  # type: ignore[attr-defined]
-        return self.closed or not found.process.alive
+        return not found.process.alive
 
     @property
     def task(self) -> Task:
         """The task that runs now."""
+        if self.closed:
+            raise Gone
         found: Task = getcurrent().task  # type: ignore[attr-defined]
-        if self.closed or not found.process.alive:
+        if not found.process.alive:
             raise Gone
         return found
 
