@@ -81,8 +81,9 @@ GUARDS = {
     ),
     "missing parts are made by who opens": Guard(
         "box/parts.py",
-        "infos[server] = self._servers.call(server, part, SegmentInfo)",
-        "infos[server] = self._servers.call(server, Open(name), SegmentInfo)",
+        "SegmentInfo)\n            try:\n                return self._complete(made)",
+        "SegmentInfo)\n            try:\n                servers = range(len(self._servers))\n"
+        "                return [self._servers.call(server, Open(name), SegmentInfo) for server in servers]",
     ),
     "a doubtful buffer is not deleted": Guard(
         "box/parts.py",
