@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -10,13 +10,14 @@ import torch
 from modum.averaging import LearningRateScale, Worker
 from modum.rules import Hybrid
 from modum.samples import SamplePools
-from modum.torch.bucket import Bucket
 from modum.torch.flat import flatten, shared_tensors
+from modum.torch.gradients import Gradients
 from modum.torch.group import group_of
 from modum.torch.loader import Loader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from types import TracebackType
     from typing import Self
 
@@ -44,8 +45,11 @@ class Averager:
     trainable parameters and float buffers are then views of one flat tensor per dtype; move or cast the model before,
     not after.
 
-    Inside a group, a step is taken by all members or by none. An enabled `torch.amp.GradScaler`, which skips steps by
-    each worker's own gradients, therefore works only where every worker is its own group.
+    Inside a group, gradients are averaged under the backward pass: when `backward()` returns, all members have the
+    means of what each has accumulated, as with `DistributedDataParallel(find_unused_parameters=True)`; so clip them,
+    log their norms, unscale them as usual. Gradients that no backward pass has made are averaged at the step. A step is
+    taken by all members or by none, after the same number of backward passes; each of them must reach a parameter of
+    the model.
 
     Args:
         job: from `modum.connect`.
@@ -97,22 +101,9 @@ class Averager:
             self._group = group
             self._pools = SamplePools(job, name, group)
             self._unscaled: list[tuple[dict[str, Any], Any]] = []
-            self._gradients: list[tuple[Bucket, list[nn.Parameter]]] = []
-            if group.size > 1:
-                for vector in vectors:
-                    assert vector.scratch is not None
-                    learning = [shared for shared in vector.tensors if shared.trainable]
-                    self._gradients.append(
-                        (
-                            Bucket(
-                                vector.views(vector.scratch)[: len(learning)],
-                                vector.scratch[: vector.size + len(learning)],
-                                group,
-                                [shared.name for shared in learning],
-                            ),
-                            [shared.tensor for shared in learning],  # type: ignore[misc]
-                        )
-                    )
+            self._gradients = Gradients(vectors, group) if group.size > 1 else None
+            if self._gradients is not None:
+                self._hooks.callback(self._gradients.close)
             for hook in (
                 optimizer.register_step_pre_hook(self._before_step),
                 optimizer.register_step_post_hook(self._after_step),
@@ -186,8 +177,20 @@ class Averager:
         Use it to evaluate or save the model, in any one worker. No step is allowed inside. It allocates another copy
         of the model for that time.
         """
-        with self.worker.shared_weights():
+        with self.worker.shared_weights(), self.no_sync():
             yield
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """Accumulate gradients inside the `with` block without averaging them in the group.
+
+        As `DistributedDataParallel.no_sync`, it saves traffic where several backward passes make one step; the first
+        backward pass after it averages all that was accumulated. All members of a group leave out the same passes. In a
+        group of one it does nothing.
+
+        Returns:
+            The context manager.
+        """
+        return nullcontext() if self._gradients is None else self._gradients.no_sync()
 
     def statistics(self) -> AveragingStatistics:
         """Return the steps and exchanges so far, their times, and the interval and moving rate in force."""
@@ -218,36 +221,29 @@ class Averager:
         self._unscaled = [(group, group["lr"]) for group in optimizer.param_groups if factor != 1.0]
         for group, learning_rate in self._unscaled:
             group["lr"] = learning_rate * factor
-        if not self._gradients:
+        if self._gradients is None:
             return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
-            self._average_gradients()
+            self._gradients.settle()
             return None
-        return (args[0], self._averaged(closure)), {}
+        return (args[0], self._averaged(closure, self._gradients)), {}
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         for group, learning_rate in self._unscaled:
             group["lr"] = learning_rate
         self.worker.stepped()
 
-    def _averaged(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+    def _averaged(self, closure: Callable[[], Any], gradients: Gradients) -> Callable[[], Any]:
         """Return the closure of an optimizer that evaluates the loss itself, with the group's means."""
 
         def evaluate() -> Any:
             loss = torch.as_tensor(closure()).detach().clone()
-            self._average_gradients()
+            gradients.settle()
             self._group.reduce(loss)
             return loss
 
         return evaluate
-
-    def _average_gradients(self) -> None:
-        for bucket, parameters in self._gradients:
-            means = bucket.average([parameter.grad for parameter in parameters])
-            for parameter, mean in zip(parameters, means, strict=True):
-                if parameter.grad is None:
-                    parameter.grad = mean
 
 
 def _check_optimizer(optimizer: Optimizer, shared: set[int]) -> None:

@@ -23,31 +23,20 @@ class Bucket:
     member gets the mean.
 
     Args:
-        views: parts of `memory`, one for each tensor and of its shape.
-        memory: 1-D floating tensor; its last `len(views)` elements hold the flags.
+        like: tensors of the shapes to average.
         group: the members.
-        names: names of the tensors, for error messages; default: their numbers.
     """
 
-    def __init__(
-        self, views: Sequence[Tensor], memory: Tensor, group: TorchGroup, names: Sequence[str] | None = None
-    ) -> None:
-        self._views = list(views)
-        self._names = [str(number) for number in range(len(self._views))] if names is None else list(names)
-        self._memory = memory
-        self._group = group
-        self._present = memory[memory.numel() - len(self._views) :]
-
-    @classmethod
-    def like(cls, tensors: Sequence[Tensor], group: TorchGroup) -> Bucket:
-        """Create a bucket with its own memory for tensors of these shapes."""
-        memory = tensors[0].new_zeros(sum(tensor.numel() for tensor in tensors) + len(tensors))
-        views, start = [], 0
-        for tensor in tensors:
-            part = memory[start : start + tensor.numel()]
-            views.append(part.as_strided(tensor.shape, dense_strides(tensor), part.storage_offset()))
+    def __init__(self, like: Sequence[Tensor], group: TorchGroup) -> None:
+        self._memory = like[0].new_zeros(sum(tensor.numel() for tensor in like) + len(like))
+        self._views: list[Tensor] = []
+        start = 0
+        for tensor in like:
+            part = self._memory[start : start + tensor.numel()]
+            self._views.append(part.as_strided(tensor.shape, dense_strides(tensor), part.storage_offset()))
             start += tensor.numel()
-        return cls(views, memory, group)
+        self._present = self._memory[start:]
+        self._group = group
 
     @torch.no_grad()
     def average(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -62,11 +51,11 @@ class Bucket:
         Raises:
             ValueError: a tensor is sparse; nothing was averaged.
         """
-        for name, tensor, view in zip(self._names, tensors, self._views, strict=True):
+        for number, (tensor, view) in enumerate(zip(tensors, self._views, strict=True)):
             if tensor is None:
                 view.zero_()
             elif tensor.is_sparse:
-                raise ValueError(f"the gradient of {name} is sparse: groups need dense ones (sparse=False)")
+                raise ValueError(f"the gradient of {number} is sparse: groups need dense ones (sparse=False)")
             else:
                 view.copy_(tensor)
         self._present.copy_(torch.tensor([tensor is not None for tensor in tensors]))

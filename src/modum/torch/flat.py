@@ -124,8 +124,8 @@ class FlatVector(Vector):
         pinned = device.type == "cuda"
         self._host = torch.zeros(layout.own, dtype=dtype, pin_memory=pinned)
         self.staging = as_numpy(self._host)
-        self.scratch = self.flat.new_zeros(layout.size + len(self.tensors)) if group.size > 1 else None
-        """A flat vector, and an element for each tensor. Nothing stays in it after a call, but for `save`."""
+        self.scratch = torch.zeros_like(self.flat) if group.size > 1 else None
+        """A flat vector. Nothing stays in it after a call or a backward pass, but for `save`."""
         self._copied = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
         self._statistics = self.flat[layout.trainable :]
         self._statistics_sent = torch.empty_like(self._statistics)
@@ -166,7 +166,7 @@ class FlatVector(Vector):
         correction = self._host.to(self.flat.device, non_blocking=True)
         if self.scratch is not None:
             lengths = [high - low for low, high in zip(self.bounds, self.bounds[1:], strict=False)]
-            correction = self._group.gather(correction, lengths, out=self.scratch[: self.size])
+            correction = self._group.gather(correction, lengths, out=self.scratch)
         self.flat[: self.trainable].sub_(correction[: self.trainable])
         self._mix(rate, correction[self.trainable :])
 
@@ -211,7 +211,7 @@ class FlatVector(Vector):
 
     @torch.no_grad()
     def save(self) -> None:
-        self._saved = self.flat.clone() if self.scratch is None else self.scratch[: self.size].copy_(self.flat)
+        self._saved = self.flat.clone() if self.scratch is None else self.scratch.copy_(self.flat)
 
     @torch.no_grad()
     def restore(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -78,7 +78,7 @@ class TorchGroup(Group[Tensor]):
         means: list[Tensor | None] = list(arrays)
         for dtype in dict.fromkeys(array.dtype for array in like):
             places = [place for place, array in enumerate(like) if array.dtype == dtype]
-            found = Bucket.like([like[place] for place in places], self).average([arrays[place] for place in places])
+            found = Bucket([like[place] for place in places], self).average([arrays[place] for place in places])
             for place, mean in zip(places, found, strict=True):
                 means[place] = mean
         return means
@@ -88,6 +88,19 @@ class TorchGroup(Group[Tensor]):
         if self.size > 1 and tensor.numel():
             dist.all_reduce(tensor, group=self._process_group)
             tensor.div_(self.size)
+
+    def begin_sum(self, tensor: Tensor) -> dist.Work:
+        """Begin to replace `tensor` by its sum over the members (collective); ends with `wait` of what is returned."""
+        return self._begin(tensor, dist.ReduceOp.SUM)
+
+    def begin_largest(self, tensor: Tensor) -> dist.Work:
+        """Begin to replace `tensor` by its element-wise maximum over the members (collective), as `begin_sum` does."""
+        return self._begin(tensor, dist.ReduceOp.MAX)
+
+    def _begin(self, tensor: Tensor, operation: Any) -> dist.Work:
+        work: dist.Work | None = dist.all_reduce(tensor, operation, group=self._process_group, async_op=True)
+        assert work is not None, "this process is a member"
+        return work
 
     def align(self, arrays: Sequence[Tensor], *, purpose: str = "align") -> list[Tensor]:
         if self.size > 1:
