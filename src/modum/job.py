@@ -16,7 +16,9 @@ from modum.cluster import ClusterEnvironment, credentials, detect
 from modum.cluster.bootstrap import Bootstrap
 from modum.cluster.environment import check_group_size, check_place
 from modum.cluster.interfaces import interface_to_box
+from modum.cluster.modum_run import ModumRun
 from modum.cluster.registration import Registration
+from modum.cluster.torch_variables import replace_torch_variables, torch_variables
 from modum.coordination.rendezvous import Rendezvous
 from modum.errors import ConnectionLostError, DeadlineError, ModumError
 from modum.observe.progress import WorkerProgress
@@ -196,6 +198,7 @@ class _LaunchedJob(Job):
         embedded: Server | None = None,
         hosted: ServerProcesses | None = None,
         registration: Registration | None = None,
+        master: tuple[str, int] | None = None,
     ) -> None:
         super().__init__(
             box,
@@ -211,6 +214,9 @@ class _LaunchedJob(Job):
         self._hosted = hosted
         self._registration = registration
         self._process = os.getpid()
+        self._torch = contextlib.ExitStack()
+        if place.world_size > 1 and not isinstance(place, ModumRun):  # which has set them itself
+            self._torch.callback(replace_torch_variables(torch_variables(place, master)))
         atexit.register(self.close)
 
     def close(self) -> None:
@@ -247,6 +253,7 @@ class _LaunchedJob(Job):
             if wait and self._hosted is not None:
                 self._hosted.finish()  # workers of other hosts may still be about to say goodbye
         finally:
+            self._torch.close()
             if self._hosted is not None:
                 self._hosted.close()
             if self._embedded is not None:
@@ -269,6 +276,10 @@ def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:
     MODUM_INTERFACE and MODUM_JOB change that (docs/how-to/launching.md). All workers call this; it returns once all
     have joined. A script started alone (`python train.py`) uses the box that MODUM_BOX names, or else starts a
     memory server in its own process, so the same script runs every way.
+
+    Until the job is closed, `RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR` and `MASTER_PORT` in this process's
+    environment are those of this worker's group: trainers that read them would else make one DistributedDataParallel of
+    all workers. In a group of one, and where the workers do not meet before the box, they are not set.
 
     Args:
         transport: `"auto"`, `"local"`, `"rdma"` or `"tcp"`, as in `Box.connect`; `"auto"` follows MODUM_TRANSPORT.
@@ -306,7 +317,14 @@ def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:
         problem: Exception | None = None
         try:
             box = _box(place, bootstrap.servers, bootstrap.token, transport, timeout)
-            job = _enter(place, box, address=bootstrap.address, interface=bootstrap.interface, hosted=bootstrap.hosted)
+            job = _enter(
+                place,
+                box,
+                address=bootstrap.address,
+                interface=bootstrap.interface,
+                hosted=bootstrap.hosted,
+                master=bootstrap.master,
+            )
             failing.callback(job.leave, wait=False)
         except (ConnectionLostError, DeadlineError) as error:
             problem = bootstrap.unreachable(error)
@@ -337,14 +355,22 @@ def _box(place: ClusterEnvironment, servers: tuple[str, ...], token: str | None,
 
 
 def _enter(
-    place: ClusterEnvironment, box: Box, *, address: str, interface: str, hosted: ServerProcesses | None = None
+    place: ClusterEnvironment,
+    box: Box,
+    *,
+    address: str,
+    interface: str,
+    hosted: ServerProcesses | None = None,
+    master: tuple[str, int] | None = None,
 ) -> _LaunchedJob:
     try:
         registration = Registration(box, place) if place.checks_in else None
     except BaseException:
         box.close()
         raise
-    return _LaunchedJob(place, box, address=address, interface=interface, hosted=hosted, registration=registration)
+    return _LaunchedJob(
+        place, box, address=address, interface=interface, hosted=hosted, registration=registration, master=master
+    )
 
 
 def _end_at_our_frames(traceback: TracebackType | None) -> None:

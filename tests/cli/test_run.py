@@ -87,16 +87,27 @@ class TestAWorker:
         assert sorted(told) == [0, 1, 2, 3]
         for rank, (arguments, environment) in told.items():
             assert arguments == ["--help", "-n", "9", "--", "x"]
-            assert environment["RANK"] == environment["LOCAL_RANK"] == str(rank)
-            assert environment["WORLD_SIZE"] == environment["LOCAL_WORLD_SIZE"] == "4"
+            assert environment["MODUM_RANK"] == environment["MODUM_LOCAL_RANK"] == str(rank)
+            assert environment["MODUM_WORLD_SIZE"] == environment["MODUM_LOCAL_WORLD_SIZE"] == "4"
             assert environment["MODUM_GROUP_SIZE"] == "2"
-            assert environment["MASTER_ADDR"] == "127.0.0.1"
             assert re.fullmatch(r"127\.0\.0\.1:\d+,127\.0\.0\.1:\d+", environment["MODUM_BOX"])
-        for name in ("MODUM_BOX", "MODUM_TOKEN", "MASTER_PORT"):
+        for name in ("MODUM_BOX", "MODUM_TOKEN"):
             assert len({environment[name] for _, environment in told.values()}) == 1
         assert told[0][1]["MODUM_TOKEN"] not in result.stderr
         assert result.stderr.startswith("modum: 4 workers in 2 groups; 2 memory servers (127.0.0.1:")
         assert result.stderr.endswith("modum: 4/4 workers done\n")
+
+    def test_finds_its_own_group_in_the_variables_of_torch_and_nobody_in_a_group_of_one(self, script: Script) -> None:
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
+        script(f"import json, os; print(json.dumps([os.environ.get(name) for name in {names}]))")
+        outer = dict.fromkeys(names, "7")
+        alone = run("-n", "2", "train.py", **outer).stdout.splitlines()
+        assert sorted(alone) == [f"[{rank}] [null, null, null, null, null, null]" for rank in range(2)]
+        lines = sorted(run("-n", "4", "--group-size", "2", "train.py", **outer).stdout.splitlines())
+        told = [json.loads(line[4:]) for line in lines]
+        ports = [one.pop(4) for one in told]
+        assert told == [[str(rank % 2), "2", str(rank), "127.0.0.1", None] for rank in range(4)]
+        assert ports[0] == ports[1] != ports[2] == ports[3]
 
     @pytest.mark.parametrize(
         ("options", "variables", "expected"),
@@ -162,7 +173,7 @@ class TestAFailure:
         script(f"""
             import os, sys, time
             print("ready", flush=True)
-            if os.environ["RANK"] != "1":
+            if os.environ["MODUM_RANK"] != "1":
                 time.sleep(1000)
             print("noise", file=sys.stderr)
             {code}
@@ -249,7 +260,7 @@ class TestAFailure:
     def test_of_a_memory_server_ends_the_job_and_is_told_by_name(self, script: Script) -> None:
         script("""
             import os, psutil, time
-            if os.environ["RANK"] == "1":
+            if os.environ["MODUM_RANK"] == "1":
                 servers = [p for p in psutil.Process().parent().children() if "server" in p.cmdline()]
                 print(len(servers))
                 servers[-1].kill()

@@ -17,7 +17,13 @@ pytestmark = pytest.mark.usefixtures("bare_environment")
 
 BOX = {"MODUM_BOX": "10.0.0.1:7500, 10.0.0.2:7500", "MODUM_TOKEN": "secret", "MODUM_JOB": "night-3"}
 BY_HAND = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MODUM_GROUP_SIZE": "2"}
-MODUM_RUN = {**BY_HAND, "MODUM_LAUNCHER": "modum run"}
+MODUM_RUN = {
+    "MODUM_RANK": "5",
+    "MODUM_WORLD_SIZE": "8",
+    "MODUM_LOCAL_RANK": "1",
+    "MODUM_GROUP_SIZE": "2",
+    "MODUM_LAUNCHER": "modum run",
+}
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "x",
     "MASTER_ADDR": "10.0.0.1",

@@ -1,5 +1,7 @@
 """One line joins a worker to its job, however it was started."""
 
+import os
+
 import pytest
 
 from modum.box import Server, new_token
@@ -55,6 +57,20 @@ def test_as_one_of_many_it_has_its_launchers_numbers(monkeypatch: pytest.MonkeyP
         with connect() as job:
             assert (job.rank, job.world_size, job.local_rank) == (5, 6, 2)
             assert (job.group, job.groups) == (GroupPlace(1, 3, 2), 2)
+
+
+@pytest.mark.parametrize("group_size", ["1", "3"])
+def test_while_it_has_a_job_it_is_nobody_elses_rank(group_size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside = {"RANK": "5", "WORLD_SIZE": "6", "LOCAL_RANK": "2", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
+    with Server(token=(token := new_token()), memory=2**20) as server:
+        box = {"MODUM_BOX": server.address, "MODUM_TOKEN": token, "MODUM_GROUP_SIZE": group_size}
+        for name, value in {**outside, **box}.items():
+            monkeypatch.setenv(name, value)
+        for _ in range(2):
+            with connect() as job:
+                assert (job.rank, job.world_size, job.local_rank) == (5, 6, 2)
+                assert not outside.keys() & os.environ.keys()
+            assert {name: os.environ[name] for name in outside} == outside
 
 
 def test_one_of_many_without_a_box_is_told_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,7 @@ class TestABootstrap:
         all_there = threading.Barrier(3)
 
         def use(bootstrap: Bootstrap) -> tuple[tuple[str, ...], str | None, int]:
+            assert bootstrap.master is None
             with Box.connect(bootstrap.servers, token=bootstrap.token) as box:
                 box.counter("here").add(1)
                 bootstrap.agree(None)
@@ -108,8 +109,12 @@ class TestABootstrap:
         assert results == [(servers, token, 3)] * 3
         assert len(servers) == 4
         assert token
-        assert os.environ.pop("MASTER_ADDR") == "127.0.0.1"
-        assert int(os.environ.pop("MASTER_PORT")) > 0
+
+    def test_knows_where_the_members_of_each_group_can_meet(self, server: Server) -> None:
+        places = [ByHand(rank=rank, world_size=4, local_rank=rank, group_size=2) for rank in range(4)]
+        masters = self.bootstrap(server, *places, then=lambda bootstrap: bootstrap.master)
+        assert masters[0] == masters[1] != masters[2] == masters[3]
+        assert [address for address, _ in masters] == ["127.0.0.1"] * 4
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -151,7 +156,6 @@ class TestABootstrap:
 
         first, second = self.bootstrap(server, *places, then=fail)
         assert (str(first), str(second)) == ("rank 1: no luck", "no luck")
-        del os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
 
 
 class TestARegistration:

@@ -69,15 +69,14 @@ class _Offer(_Answer, kw_only=True):
     servers: list[str]
     interface: str
     store: tuple[str, int] | None
-    """Where rank 0 will keep the store of torch.distributed."""
+    """Where the first member of a group will keep the group's store of torch.distributed."""
 
 
 class Bootstrap:
     """What the workers of a job agreed on before joining their box, and the memory servers that this one runs.
 
     All workers go through the same rounds, and one that cannot continue tells the others, so that all fail at once
-    with its reason. Sets MASTER_ADDR and MASTER_PORT, if they are not set, for scripts that use
-    torch.distributed themselves.
+    with its reason.
 
     Args:
         place: this worker's place.
@@ -89,6 +88,7 @@ class Bootstrap:
         address: where the other workers reach this host.
         interface: name of the network interface that has this address; empty if the job is on one host.
         hosted: the memory servers that this worker runs for its host, if any.
+        master: where the members of this worker's group can keep a store of torch.distributed; None in a group of one.
 
     Raises:
         MismatchError: world size, group size or placement do not fit together.
@@ -108,10 +108,7 @@ class Bootstrap:
             self._offers = self._gather(self._offer(), _Offer)
             self.servers = self.servers or tuple(server for offer in self._offers for server in offer.servers)
             self.address, self.interface = self._own_address()
-            if "MASTER_ADDR" not in os.environ:
-                store = self._offers[0].store
-                assert store is not None
-                os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = store[0], str(store[1])
+            self.master = self._offers[place.rank - place.group_rank].store
         except BaseException:
             self.close()
             raise
@@ -172,13 +169,17 @@ class Bootstrap:
         """Start this host's servers, if this worker is the one to do so."""
         place = self._place
         starts = place.local_rank == 0
-        if not starts and place.rank != 0:
+        leads = place.group_size > 1 and place.group_rank == 0
+        if not starts and not leads and place.rank != 0:
             return _Offer(servers=[], interface="", store=None)
         try:
-            interface = self._interface()
             store = None
-            if place.rank == 0 and "MASTER_ADDR" not in os.environ:
-                store = (interface.address, free_port(interface.address))
+            if leads:
+                address, _ = self._own_address()
+                store = (address, free_port(address))
+            if not starts and place.rank != 0:
+                return _Offer(servers=[], interface="", store=store)
+            interface = self._interface()
             if starts and not self.servers:
                 assert self.token is not None
                 number = integer_variable("MODUM_SERVERS", "set it to the number of memory servers on each host", 1)

@@ -20,6 +20,8 @@ class ByHand(ClusterEnvironment):
     """
 
     name: ClassVar[str] = "environment variables"
+    numbers: ClassVar[tuple[str, str, str]] = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    """The variables that are read."""
 
     @classmethod
     def detect(cls) -> bool:
@@ -27,16 +29,17 @@ class ByHand(ClusterEnvironment):
 
     @classmethod
     def read(cls) -> Self:
+        rank, world_size, local_rank = (integer_variable(name, _HINT) for name in cls.numbers)
         return cls(
-            rank=integer_variable("RANK", _HINT),
-            world_size=integer_variable("WORLD_SIZE", _HINT),
-            local_rank=integer_variable("LOCAL_RANK", _HINT),
+            rank=rank,
+            world_size=world_size,
+            local_rank=local_rank,
             group_size=integer_variable(GROUP_VARIABLE, "set it to the number of workers in a group", default=1),
             **common_variables(),
         )
 
     def own_variables(self) -> dict[str, str]:
-        return _variables(self)
+        return dict(zip(self.numbers, _variables(self).values(), strict=True))
 
 
 def check_by_hand(place: ClusterEnvironment) -> None:

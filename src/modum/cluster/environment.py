@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BOX_VARIABLE",
     "GROUP_VARIABLE",
+    "HOST_VARIABLE",
     "JOB_VARIABLE",
     "ClusterEnvironment",
     "check_group_size",
@@ -29,6 +30,8 @@ __all__ = [
 BOX_VARIABLE: Final = "MODUM_BOX"
 JOB_VARIABLE: Final = "MODUM_JOB"
 GROUP_VARIABLE: Final = "MODUM_GROUP_SIZE"
+HOST_VARIABLE: Final = "MODUM_LOCAL_WORLD_SIZE"
+"""How many workers `modum run` has started on this host."""
 _JOB: Final = re.compile(r"[A-Za-z0-9._-]{0,64}")
 
 
@@ -228,7 +231,7 @@ def check_job(job: str) -> None:
 
 def workers_on_host() -> int:
     """Return how many workers share this host, as `modum run` and torchrun set it; else 1."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return int(os.environ.get(HOST_VARIABLE) or os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def host_group(local_world_size: int) -> "_Group":

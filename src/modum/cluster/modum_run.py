@@ -15,9 +15,10 @@ _VALUE: Final = "modum run"
 
 @dataclass(frozen=True, kw_only=True)
 class ModumRun(ByHand):
-    """Reads the same variables, set by `modum run`."""
+    """Reads MODUM_RANK, MODUM_WORLD_SIZE and MODUM_LOCAL_RANK, set by `modum run`: RANK and the like are torch's."""
 
     name: ClassVar[str] = "modum run"
+    numbers: ClassVar[tuple[str, str, str]] = ("MODUM_RANK", "MODUM_WORLD_SIZE", "MODUM_LOCAL_RANK")
 
     @classmethod
     def detect(cls) -> bool:

@@ -2,9 +2,9 @@
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
-__all__ = ["free_port", "held_port"]
+__all__ = ["free_port", "free_ports", "held_port"]
 
 
 @contextmanager
@@ -17,5 +17,11 @@ def held_port(host: str = "127.0.0.1") -> Iterator[int]:
 
 def free_port(host: str = "127.0.0.1") -> int:
     """Return a TCP port of this host's address `host` that is free now."""
-    with held_port(host) as port:
-        return port
+    return free_ports(1, host)[0]
+
+
+def free_ports(number: int, host: str = "127.0.0.1") -> list[int]:
+    """Return so many TCP ports of this host's address `host` that are free now, all different."""
+    with ExitStack() as stack:
+        return [stack.enter_context(held_port(host)) for _ in range(number)]
+    raise AssertionError("unreachable")

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from modum.box import Box, Server, new_token
-from modum.cluster.by_hand import ByHand
+from modum.cluster.modum_run import ModumRun
 from modum.observe.progress import JobProgress, read_progress
 from modum.waiting import poll
 
@@ -54,7 +54,7 @@ def measure_step(command: Sequence[str], environment: Mapping[str, str]) -> floa
         OSError: it cannot be started.
     """
     with Server(token=(token := new_token())) as server, Box.connect(server.address, token=token) as box:
-        place = ByHand(rank=0, world_size=1, local_rank=0, box_servers=(server.address,), token=token)
+        place = ModumRun(rank=0, world_size=1, local_rank=0, box_servers=(server.address,), token=token)
         variables = {**environment, **place.variables()}
         with subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, start_new_session=True) as process:
             try:

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from modum.cluster.environment import HOST_VARIABLE
 from modum.cluster.modum_run import ModumRun
+from modum.cluster.torch_variables import TORCH_VARIABLES, torch_variables
 from modum.run.config import RunConfig
 
 __all__ = ["worker_command", "worker_environment"]
@@ -21,7 +23,7 @@ def worker_command(config: RunConfig) -> list[str]:
 
 
 def worker_environment(
-    config: RunConfig, rank: int, box: Sequence[str], token: str | None, port: int
+    config: RunConfig, rank: int, box: Sequence[str], token: str | None, ports: Sequence[int]
 ) -> dict[str, str]:
     """Return the launcher's own environment plus one worker's place in the job.
 
@@ -33,12 +35,13 @@ def worker_environment(
         rank: the worker's.
         box: addresses of the memory servers.
         token: the box's.
-        port: where a script that uses torch.distributed itself finds the other workers.
+        ports: for each group, where a script that uses torch.distributed itself finds the other members.
 
     Returns:
         All of its environment variables.
     """
-    environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1", **os.environ}
+    inherited = {name: value for name, value in os.environ.items() if name not in TORCH_VARIABLES}
+    environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1", **inherited}
     if config.threads is not None:
         environment["OMP_NUM_THREADS"] = str(config.threads)
     threads = environment["OMP_NUM_THREADS"].split(",")[0]  # nested levels have numbers of their own
@@ -55,7 +58,6 @@ def worker_environment(
     )
     return environment | {
         **place.variables(),
-        "LOCAL_WORLD_SIZE": str(config.workers),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        **torch_variables(place, ("127.0.0.1", ports[place.group])),
+        HOST_VARIABLE: str(config.workers),
     }

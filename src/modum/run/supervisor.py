@@ -10,7 +10,7 @@ from modum.box import Box, new_token
 from modum.box.server.process import START_SECONDS, ready_address, server_command
 from modum.box.sockets import parse_address
 from modum.cluster.credentials import child_environment
-from modum.cluster.ports import free_port
+from modum.cluster.ports import free_ports
 from modum.cluster.registration import check_free
 from modum.observe.console import RunConsole
 from modum.observe.progress import JobProgress, clear_progress
@@ -127,13 +127,13 @@ class _Run:
             f"{count(config.workers, 'worker')} in {count(groups, 'group')}; "
             f"{count(len(servers), 'memory server')} ({', '.join(servers)}{limit})"
         )
-        port = free_port()
+        ports = free_ports(groups)
         width = len(f"[{config.workers - 1}]")
         for rank in range(config.workers):
             worker = self._processes.start(
                 f"rank {rank}",
                 worker_command(config),
-                worker_environment(config, rank, servers, token, port),
+                worker_environment(config, rank, servers, token, ports),
                 partial(self._console.output, f"[{rank}]".ljust(width), rank),
             )
             self._workers.append(worker)

@@ -65,8 +65,9 @@ class Averager:
 
     Raises:
         MismatchError: the model (names, shapes, dtypes, memory order) or the settings differ from the first worker's.
-        ValueError: a tensor has another dtype, nothing is trainable, the optimizer is for another model, or the rule
-            does not support groups and the job was launched with groups.
+        ValueError: a tensor has another dtype, nothing is trainable, the optimizer is for another model, the rule
+            does not support groups and the job was launched with groups, or the model is distributed by something else
+            (DistributedDataParallel, FSDP, DTensors).
         DeadlineError: another worker did not come within `timeout`. After any of these errors nothing of this worker is
             left in the box.
     """

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from modum.parameters import FlatLayout, TensorSpec, Vector, check_specs
+from modum.torch.wrappers import plain_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,18 +68,19 @@ def shared_tensors(model: nn.Module) -> list[SharedTensor]:
 
     Raises:
         ValueError: a tensor's dtype is neither float32 nor bfloat16, tensors lie on several devices, or nothing is
-            trainable.
+            trainable. Or something else distributes the model: see `plain_names`.
     """
+    plain = plain_names(model)
     saved = model.state_dict().keys()
     found = [
-        SharedTensor(name=name.replace("_orig_mod.", ""), tensor=parameter, trainable=True)
+        SharedTensor(name=plain(name), tensor=parameter, trainable=True)
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     ]
     if not found:
         raise ValueError("the model has no trainable parameter (requires_grad is False everywhere)")
     found += [
-        SharedTensor(name=name.replace("_orig_mod.", ""), tensor=buffer, trainable=False)
+        SharedTensor(name=plain(name), tensor=buffer, trainable=False)
         for name, buffer in model.named_buffers()
         if name in saved and buffer.is_floating_point() and bool(buffer.isfinite().all())
     ]
