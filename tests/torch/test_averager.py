@@ -252,6 +252,50 @@ def test_the_scaled_learning_rate_lasts_for_the_step_and_schedulers_see_their_ow
     assert seen == [0.5, 0.25, 0.125, 0.0625]
 
 
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_a_step_that_raises_leaves_the_learning_rate_as_it_was(scheduled: bool, box: Box, averager: Make) -> None:
+    model = nn.Linear(1, 1, bias=False)
+    optimizer = sgd(model, lr=0.1)
+    ours = averager(model, optimizer, box, Elastic(interval=1000), learning_rate_scale=2.0)
+    if scheduled:
+        torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    inside = []
+
+    def fail() -> float:
+        inside.append(optimizer.param_groups[0]["lr"])
+        raise ZeroDivisionError
+
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            optimizer.step(fail)
+        assert optimizer.param_groups[0]["lr"] == 0.1
+    assert inside == [0.2] * 3
+    with ours.shared_weights(), pytest.raises(RuntimeError, match="leave the context first"):
+        optimizer.step()
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    ours.close()
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step(fail)
+    assert inside[3:] == [0.1]
+    assert scheduled or "step" not in vars(optimizer)
+
+
+def test_a_constructor_that_fails_leaves_no_group_and_no_hook(connect: Connect, averager: Make) -> None:
+    class Unhooked(torch.optim.SGD):
+        def register_step_post_hook(self, hook: Any) -> Any:
+            raise ZeroDivisionError
+
+    model, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    optimizer = Unhooked(model.parameters(), lr=0.1)
+    with pytest.raises(ZeroDivisionError):
+        averager(model, optimizer, connect(), learning_rate_scale=2.0)
+    second = averager(other, sgd(other), connect(), learning_rate_scale=2.0)
+    assert second.statistics().groups == 1
+    second.finish(timeout=0)
+    train(model, optimizer, torch.randn(4, 2))
+    assert optimizer.param_groups[0]["lr"] == 0.1
+
+
 def test_shared_weights_are_there_inside_and_the_local_ones_after(connect: Connect, averager: Make) -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     optimizer = sgd(model)

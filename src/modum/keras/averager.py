@@ -203,6 +203,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
     # ---- what Keras calls
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._training.close()  # of a fit that an error has ended
         model, prefetch = self.model, self._prefetch
         if prefetch is not None and not prefetch.done:
             if (epochs := self.params["epochs"]) < prefetch.samples.epochs:
@@ -228,6 +229,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
             members=f"{self._name}/fit/{self._fits}",
         )
         self._training.callback(self._worker.close)
+        self._training.callback(self._restore_rate)
         self._fits += 1
         self._in_fit = True
         if self._group.size > 1:
@@ -243,9 +245,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
             self.model.optimizer.learning_rate = self._unscaled * factor
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        if self._unscaled is not None:
-            self.model.optimizer.learning_rate = self._unscaled
-            self._unscaled = None
+        self._restore_rate()
         steps, ends_epoch = self.model.steps_per_execution, False
         if self._prefetch is not None and not self._prefetch.done:
             steps, ends_epoch = self._prefetch.trained()
@@ -276,6 +276,11 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
         self._training.close()
 
     # ---- inside
+
+    def _restore_rate(self) -> None:
+        if self._unscaled is not None:
+            self.model.optimizer.learning_rate = self._unscaled
+            self._unscaled = None
 
     def _lend(self) -> None:
         if self._in_fit and not self._is_lent:

@@ -90,10 +90,10 @@ class Averager:
             )
             """This worker's part in sharing the variables, for inspection."""
             stack.callback(self.worker.close)
+            self._group = group
+            self._name = name
+            self._pools = SamplePools(job, name, group)
             self._stack = stack.pop_all()
-        self._group = group
-        self._name = name
-        self._pools = SamplePools(job, name, group)
 
     @property
     def learning_rate_factor(self) -> float:

@@ -14,6 +14,7 @@ from modum.torch.flat import flatten, shared_tensors
 from modum.torch.gradients import Gradients
 from modum.torch.group import group_of
 from modum.torch.loader import Loader
+from modum.torch.scaling import scale_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,8 +59,8 @@ class Averager:
         rule: how the weights move together. `Hybrid()`, the default, is elastic averaging between the groups that the
             job was launched with (groups of one worker by default).
         name: name of the shared model in the box. All workers that use it train one model.
-        learning_rate_scale: see `LearningRateScale`. Applied only around each step, so that learning rate schedulers
-            see their own values.
+        learning_rate_scale: see `LearningRateScale`. Applied only during each step, however it ends, so that learning
+            rate schedulers see their own values.
         warmup_steps: see `LearningRateScale`.
         timeout: seconds to wait for the worker that creates the shared weights.
 
@@ -90,6 +91,7 @@ class Averager:
         _check_optimizer(optimizer, {id(shared.tensor) for shared in tensors if shared.trainable})
         self._hooks = ExitStack()
         with ExitStack() as stack:
+            stack.callback(self._hooks.close)
             group = group_of(job, rule, tensors[0].tensor.device)
             stack.callback(group.close)
             vectors = flatten(tensors, group)
@@ -101,7 +103,6 @@ class Averager:
             stack.callback(self.worker.close)
             self._group = group
             self._pools = SamplePools(job, name, group)
-            self._unscaled: list[tuple[dict[str, Any], Any]] = []
             self._gradients = Gradients(vectors, group) if group.size > 1 else None
             if self._gradients is not None:
                 self._hooks.callback(self._gradients.close)
@@ -110,7 +111,8 @@ class Averager:
                 optimizer.register_step_post_hook(self._after_step),
             ):
                 self._hooks.callback(hook.remove)
-            stack.callback(self._hooks.close)
+            if scale.scale is not None:
+                self._hooks.callback(scale_steps(optimizer, lambda: self.worker.learning_rate_factor))
             self._stack = stack.pop_all()
 
     def share(
@@ -218,10 +220,6 @@ class Averager:
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self.worker.check_own_weights()
-        factor = self.worker.learning_rate_factor
-        self._unscaled = [(group, group["lr"]) for group in optimizer.param_groups if factor != 1.0]
-        for group, learning_rate in self._unscaled:
-            group["lr"] = learning_rate * factor
         if self._gradients is None:
             return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
@@ -231,8 +229,6 @@ class Averager:
         return (args[0], self._averaged(closure, self._gradients)), {}
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        for group, learning_rate in self._unscaled:
-            group["lr"] = learning_rate
         self.worker.stepped()
 
     def _averaged(self, closure: Callable[[], Any], gradients: Gradients) -> Callable[[], Any]:

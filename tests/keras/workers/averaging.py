@@ -281,6 +281,18 @@ def the_learning_rate_is_scaled_around_each_step_only(box: Box, directory: Path)
         fit(model, averager, data, [watch])
     assert [weight for weight, _ in seen] == [-0.5, -1.5, -3.0, -4.5]
     assert {rate for _, rate in seen} == {0.5}
+
+    class Failing(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+            raise ZeroDivisionError
+
+    model = line(0.0)
+    with Averager(Job(box), rule, name="failing", learning_rate_scale=3.0) as averager:
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                fit(model, averager, averager.share(np.ones((4, 1), "float32"), np.ones((4, 1))), [Failing()])
+        averager.close()
+        assert float(model.optimizer.learning_rate) == 0.5
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
     with Averager(Job(box), rule, name="other", learning_rate_scale="sqrt") as averager:
         with pytest.raises(ValueError, match="multiply the schedule itself"):
