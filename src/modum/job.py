@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -19,6 +20,7 @@ from modum.cluster.interfaces import interface_to_box
 from modum.cluster.modum_run import ModumRun
 from modum.cluster.registration import Registration
 from modum.cluster.torch_variables import replace_torch_variables, torch_variables
+from modum.coordination.control import Control
 from modum.coordination.rendezvous import Rendezvous
 from modum.errors import ConnectionLostError, DeadlineError, ModumError
 from modum.observe.progress import WorkerProgress
@@ -88,6 +90,8 @@ class Job:
         self.address = address
         self.interface = interface
         self.attempt = attempt
+        self.counts: Counter[str] = Counter()
+        """How often this worker has done what is numbered, by name: the n-th time of all workers is one thing."""
         self._progress: WorkerProgress | None = None
         self._mutex = threading.Lock()
         self._closed = False
@@ -152,6 +156,17 @@ class Job:
         return Rendezvous(
             self.box, f"modum/rendezvous/{self.attempt}/{where}/{name}", rank=rank, size=size, timeout=timeout
         )
+
+    def control(self, training: str) -> Control:
+        """Return what the workers of a training decide for all of them: to stop, and the learning rate.
+
+        Args:
+            training: its name: in a loop of one's own, that of the shared model ("model" by default).
+
+        Returns:
+            The same values for all workers that give this name, in this run of the job.
+        """
+        return Control(self.box, f"modum/control/{self.attempt}/{training}")
 
     def flush(self) -> None:
         """Write all pending reports into the box, and wait until they are there."""

@@ -9,6 +9,7 @@ from itertools import chain, islice
 
 import numpy as np
 import pytest
+from tests.support import until
 
 from modum.box import Box
 from modum.errors import DeadlineError
@@ -183,3 +184,59 @@ def test_members_of_a_group_train_on_their_parts_of_the_same_batches(together: i
             if together == 1:
                 assert sorted(first + second) == list(range(100))
         assert Counter(sample for loop in loops for sample in loop.samples) == dict.fromkeys(range(100), 3)
+
+
+def test_the_end_of_a_pass_ends_a_thread_that_waits_for_the_last_blocks(box: Box) -> None:
+    feed = Prefetch(SharedSamples(box, size=2, batch_size=1, epochs=2, block=1))
+    got: list[int] = []
+
+    def fetch() -> None:
+        for batch in feed.batches():
+            got.append(batch.item())  # noqa: PERF401 - the test looks on
+
+    thread = threading.Thread(target=fetch)
+    thread.start()
+    until(lambda: len(got) == 4)  # and none of them is trained on, so it cannot end by itself
+    feed.end_pass()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert [batch.item() for batch in islice(feed.batches(), 4)] == got
+
+
+def test_the_epochs_before_the_first_one_are_left_out_and_count_as_done(box: Box) -> None:
+    done: list[int] = []
+    samples = SharedSamples(
+        box, size=40, batch_size=5, epochs=3, block=20, report=lambda samples, total: done.append(samples)
+    )
+    feed = Prefetch(samples)
+    next(feed.batches())  # somebody looks at a batch of the first epoch
+    feed.begin(2)
+    loop = Loop(feed)
+    loop.run()
+    assert [sorted(epoch) for epoch in loop.epochs] == [list(range(40))]
+    assert samples.done_blocks == samples.permutation.blocks == 6
+    assert sum(done) == 120
+
+
+def test_a_loop_that_nobody_follows_may_look_and_is_told_before_it_waits(box: Box) -> None:
+    for blocks in (1, 20):
+        name = f"samples{blocks}"
+        feed = Prefetch(SharedSamples(box, size=4 * blocks, batch_size=1, block=4, name=name), unfollowed="follow me")
+        assert len(list(islice(feed.batches(), 3))) == 3
+        with pytest.raises(RuntimeError, match="follow me"):
+            list(feed.batches())
+        feed.followed = True
+        assert feed.left()
+        loop = Loop(feed)
+        loop.run()
+        assert sorted(loop.samples) == list(range(4 * blocks))
+        feed.end()
+        with pytest.raises(RuntimeError, match="HINT: call share again"):
+            next(feed.batches())
+
+
+def test_a_loop_that_comes_too_late_may_still_look(box: Box) -> None:
+    Loop(Prefetch(SharedSamples(box, size=4, batch_size=2))).run()
+    feed = Prefetch(SharedSamples(box, size=4, batch_size=2), unfollowed="follow me")
+    assert [batch.tolist() for batch in feed.batches()] == [[0]]
+    assert not feed.left()

@@ -208,3 +208,18 @@ def test_a_block_smaller_than_a_batch_is_refused(box: Box) -> None:
 def test_a_batch_that_leaves_members_without_samples_is_refused(box: Box) -> None:
     with pytest.raises(ValueError, match="a batch may have 2 samples, fewer than the group's 4 members"):
         SharedSamples(box, size=100, batch_size=2, group=Member(0, 4, []))
+
+
+def test_no_block_is_handed_out_after_a_stop_and_a_wait_for_the_last_ones_ends(box: Box) -> None:
+    looks: list[bool] = []
+
+    def stopped() -> bool:
+        looks.append(True)
+        return len(looks) > 4
+
+    samples = SharedSamples(box, size=8, batch_size=2, block=4, stopped=stopped)
+    assert samples.take(0) == 0
+    assert samples.take(0) == 1
+    assert samples.take(600) is None  # though the last blocks are not done
+    assert samples.take(600) is None
+    assert samples.done_blocks == 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from modum.coordination import held, open_alike
 from modum.errors import BufferExistsError, BufferNotFoundError, DeadlineError, LeaseLostError
-from modum.waiting import Deadline
+from modum.waiting import Deadline, poll
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,9 @@ _FENCED: Final = (BufferExistsError, BufferNotFoundError, LeaseLostError)
 """What a worker meets whose lease was lost while it made the buffers."""
 
 
-def join(box: Box, name: str, vectors: Sequence[Vector], meta: dict[str, Any], timeout: float) -> list[Buffer]:
+def join(
+    box: Box, name: str, vectors: Sequence[Vector], meta: dict[str, Any], timeout: float, *, creates: bool = True
+) -> list[Buffer]:
     """Open the shared vectors of `name`, one per dtype; the first worker makes them and writes its weights.
 
     One worker at a time does this. If the first one dies, or is stopped for long, before its weights are written, the
@@ -41,6 +43,7 @@ def join(box: Box, name: str, vectors: Sequence[Vector], meta: dict[str, Any], t
         meta: what must be equal in all workers.
         timeout: seconds to wait for the worker that makes the buffers; one that was stopped meanwhile waits as long
             again.
+        creates: whether this worker may be the first one; else it makes the buffers only if nobody has after `timeout`.
 
     Returns:
         The buffers, in the order of the vectors.
@@ -49,6 +52,13 @@ def join(box: Box, name: str, vectors: Sequence[Vector], meta: dict[str, Any], t
         MismatchError: `meta` differs from the first worker's.
         DeadlineError: others took longer than `timeout` seconds.
     """
+    if not creates:
+        with suppress(DeadlineError):
+            return poll(
+                lambda: _open(box, name, vectors, meta),
+                timeout=timeout,
+                error=lambda: DeadlineError(f"nobody has made the shared vectors of {name!r}"),
+            )
     deadline = Deadline(timeout)
     while True:
         last = deadline.passed

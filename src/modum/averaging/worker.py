@@ -65,6 +65,7 @@ class Worker:
         timeout: float = 60.0,
         members: str | None = None,
         steps: int = 0,
+        creates: bool = True,
     ) -> Worker:
         """Join. On return the vectors hold the shared weights: at first those of the first worker.
 
@@ -79,6 +80,7 @@ class Worker:
             timeout: seconds to wait for the worker that makes the shared weights.
             members: name under which the groups count each other, if not the model's.
             steps: local steps taken in an earlier run that this one continues, so that the learning rate warms up once.
+            creates: whether this worker may be the first one; else it waits `timeout` seconds for another one to be.
 
         Returns:
             The running worker; `close` leaves.
@@ -90,7 +92,7 @@ class Worker:
         """
         settings = {**rule.settings(), "learning_rate_scale": scale.scale, "warmup_steps": scale.warmup_steps}
         with ExitStack() as stack:
-            buffers = join(job.box, name, vectors, {**model, "settings": settings}, timeout)
+            buffers = join(job.box, name, vectors, {**model, "settings": settings}, timeout, creates=creates)
             for buffer in buffers:
                 stack.callback(buffer.close)
             membership = Membership(job.box, members or name, leader=group.rank == 0)

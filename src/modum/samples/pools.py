@@ -17,7 +17,7 @@ _log = logging.getLogger("modum.samples")
 class SamplePools:
     """Numbers the pools of a job: the first pools of all workers are the same pool, and so are the second ones.
 
-    A loop may make one for each epoch.
+    A loop may make one for each epoch. Pools of one name are numbered through the whole job, whoever makes them.
 
     Args:
         job: whose workers share the samples.
@@ -29,10 +29,13 @@ class SamplePools:
         self._job = job
         self._name = name
         self._group = group
-        self._count = 0
         self._told = False
-        self.total = 0
-        """Samples of all pools so far, over all epochs."""
+        self._control = job.control(name)
+
+    @property
+    def total(self) -> int:
+        """Samples of all pools of the job so far, over all epochs."""
+        return self._job.counts["samples"]
 
     def pool(self, *, size: int, batch_size: int, epochs: int = 1, **options: Any) -> SharedSamples:
         """Make the next pool, and report progress through it to the job.
@@ -41,7 +44,8 @@ class SamplePools:
             size: number of samples.
             batch_size: samples in a batch of the whole group.
             epochs: how many times each sample is handed out.
-            **options: `block`, `seed`, `timeout` and `group` of `SharedSamples`.
+            **options: `block`, `seed`, `timeout`, `group` and `stopped` of `SharedSamples`; by default, `Job.control`
+                of the pools' name stops them.
 
         Returns:
             The pool.
@@ -50,7 +54,8 @@ class SamplePools:
             ValueError: an argument is out of its range.
             MismatchError: other workers made the pool of this number with other settings.
         """
-        before = self.total
+        pools = f"{self._name}/samples"
+        before, number = self.total, self._job.counts[pools]
 
         def report(*, samples: int, total: int) -> None:
             self._job.report(samples=samples, total=before + total)
@@ -60,17 +65,17 @@ class SamplePools:
             size=size,
             batch_size=batch_size,
             epochs=epochs,
-            name=f"{self._name}/samples/{self._count}",
+            name=f"{pools}/{number}",
             report=report,
             ended=lambda: self._job.report(finished=before + shared.total),
-            **{"group": self._group, **options},
+            **{"group": self._group, "stopped": lambda: self._control.should_stop, **options},
         )
-        begun = self._job.box.value(f"{self._name}/samples/{self._count}/run").set_default(self._job.attempt)
+        begun = self._job.box.value(f"{pools}/{number}/run").set_default(self._job.attempt)
         if begun != self._job.attempt and self._job.rank == 0 and not self._told:
             self._told = True
             _tell_of_earlier_run(shared)
-        self._count += 1
-        self.total += shared.total
+        self._job.counts[pools] += 1
+        self._job.counts["samples"] += shared.total
         return shared
 
 

@@ -2,15 +2,16 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modum.coordination.consistency import agree
-from modum.errors import LeaseLostError
+from modum.errors import DeadlineError, LeaseLostError
 from modum.groups import Alone, Group
 from modum.samples.permutation import Permutation
+from modum.waiting import Deadline
 
 if TYPE_CHECKING:
     from modum.box import Box
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["Report", "SharedSamples"]
 
 _log = logging.getLogger("modum.samples")
+
+
+_LOOK_SECONDS: Final = 1.0
+"""How often a worker that waits for the last blocks looks whether the training was stopped."""
 
 
 class Report(Protocol):
@@ -36,10 +41,11 @@ class SharedSamples:
     """Batches of sample indices, drawn by all workers of a job from one pool.
 
     Workers take the blocks of a `Permutation`, the same for all, from a queue of the box. Iterating yields the batches
-    block by block, as 1-D int64 index arrays, until all blocks of all epochs are done. A block counts as done when the
-    batch after its last one is requested; if its worker dies in it (or leaves), the whole block is handed out again. So
-    within an epoch no sample is lost, and none is done twice except those of a block that was begun by a worker that
-    died, or that was cut off from the box for longer than the servers' grace; it logs a warning and goes on.
+    block by block, as 1-D int64 index arrays, until all blocks of all epochs are done, or the training was stopped. A
+    block counts as done when the batch after its last one is requested; if its worker dies in it (or leaves), the whole
+    block is handed out again. So within an epoch no sample is lost, and none is done twice except those of a block that
+    was begun by a worker that died, or that was cut off from the box for longer than the servers' grace; it logs a
+    warning and goes on.
 
     In a group, the leader takes the block, each member gets its part of every batch, and all take equally many steps.
 
@@ -56,6 +62,7 @@ class SharedSamples:
         timeout: seconds to wait at the end for blocks that others still work on.
         report: called with what this worker has done, after each batch.
         ended: called when this worker finds that all blocks are done, by whomever; in a group, on the leader.
+        stopped: asked before each block, on the leader: if it says so, no more is handed out here.
 
     Attributes:
         group: as given.
@@ -83,6 +90,7 @@ class SharedSamples:
         timeout: float = 600.0,
         report: Report | None = None,
         ended: Callable[[], None] | None = None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self.group = group or Alone()
         self.timeout = timeout
@@ -93,6 +101,7 @@ class SharedSamples:
         self.progress = 0.0
         self._report = report
         self._ended = ended
+        self._stopped = stopped
         settings = {"size": size, "epochs": epochs, "block": self.permutation.block, "seed": seed}
         agree(box, f"{name}/settings", {"samples": settings})
         self._queue = box.queue(name, self.permutation.blocks)
@@ -140,12 +149,21 @@ class SharedSamples:
             timeout: seconds to wait for the last blocks.
 
         Returns:
-            The block's number, or None when all are done.
+            The block's number, or None when all are done, or the training was stopped.
 
         Raises:
             DeadlineError: others still work on the last blocks.
         """
-        block = self._queue.take(timeout)
+        deadline = Deadline(timeout)
+        while True:
+            if self._stopped():
+                return None
+            try:
+                block = self._queue.take(min(deadline.left, _LOOK_SECONDS))
+                break
+            except DeadlineError:
+                if deadline.passed:
+                    raise
         if block is None and self._ended is not None:
             self._ended()
         return block

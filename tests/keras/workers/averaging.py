@@ -19,7 +19,6 @@ import pytest
 from keras import layers
 
 import modum.keras
-from modum.averaging import Membership
 from modum.box import Box, Server
 from modum.errors import MismatchError
 from modum.job import Job
@@ -34,12 +33,12 @@ QUICK = Elastic(moving_rate=0.5, interval=1, overlap=False)
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 
-def line(weight: float = 4.0, dtype: str = "float32") -> Any:
+def line(weight: float = 4.0, dtype: str = "float32", optimizer: Any = None) -> Any:
     """One weight, whose gradient is the mean of the inputs, and a learning rate of a half."""
     dense = layers.Dense(1, use_bias=False, name="dense", dtype=dtype)
     model = keras.Sequential([keras.Input((1,)), dense], name="line")
     model.set_weights([np.array([[weight]])])
-    model.compile(keras.optimizers.SGD(0.5), loss=lambda y, prediction: prediction)
+    model.compile(optimizer or keras.optimizers.SGD(0.5), loss=lambda y, prediction: prediction, jit_compile=False)
     return model
 
 
@@ -54,7 +53,15 @@ def net(name: str = "net", width: int = 8, **options: Any) -> Any:
         name=name,
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(**{"optimizer": keras.optimizers.Adam(0.01), "loss": loss, "metrics": ["accuracy"], **options})
+    model.compile(
+        **{
+            "optimizer": keras.optimizers.Adam(0.01),
+            "loss": loss,
+            "metrics": ["accuracy"],
+            "jit_compile": False,
+            **options,
+        }
+    )
     return model
 
 
@@ -82,6 +89,12 @@ class Watch(keras.callbacks.Callback):  # type: ignore[misc]
         super().__init__()
         for name in names:
             setattr(self, name, lambda *args, name=name, **kwargs: act(name, self.model))
+
+
+def seeing(name: str) -> tuple[Watch, list[list[Any]]]:
+    """A callback that notes the model's weights at every event of this name, and where it does."""
+    seen: list[list[Any]] = []
+    return Watch(lambda _, model: seen.append(weights(model)), name), seen
 
 
 def one_worker_follows_a_hand_computation(box: Box, directory: Path) -> None:
@@ -240,18 +253,206 @@ def shared_weights_are_in_the_model_between_epochs(box: Box, directory: Path) ->
     np.save(directory / "prediction.npy", model.predict(X, verbose=0))
 
 
-def an_early_stop_ends_this_worker_and_leaves_its_samples_to_others(box: Box, directory: Path) -> None:
-    stop = keras.callbacks.EarlyStopping("loss", patience=0, mode="max")
+def the_final_model_is_the_moving_average_of_the_shared_weights(box: Box, directory: Path) -> None:
+    """W, its average A, and the shared ones of both: G and S. Learning rate, momentum and moving rate are 1/2."""
+    W = G = A = S = 4.0
+    averages = []
+    for step in range(4):
+        W -= 0.5
+        A = W if step == 0 else (A + W) / 2
+        (W, G), (A, S) = ((W + G) / 2,) * 2, ((A + S) / 2,) * 2
+        averages.append(S)
+    S += (A - S) / 2  # the last exchange
+    for swap in (False, True):
+        optimizer = keras.optimizers.SGD(0.5, use_ema=True, ema_momentum=0.5)
+        model = line(optimizer=optimizer)
+        swaps = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if swap else []
+        watch, seen = seeing("on_epoch_end")
+        name = f"ema{swap}"
+        with Averager(Job(box), QUICK, name=name) as averager:
+            ones = averager.share(np.ones((1, 1), "float32"), np.ones((1, 1)), batch_size=1, epochs=4)
+            fit(model, averager, ones, [*swaps, watch], epochs=4)
+        assert weights(model)[0].item() == S
+        assert shared(box, f"{name}/float32")[[0, 16]].tolist() == [G, S]
+        if swap:
+            assert [each[0].item() for each in seen] == averages
+        (meta,) = (info.meta for info in box.list() if info.name == f"{name}/float32")
+        assert [path for path, _ in meta["tensors"]] == ["line/dense/kernel", "line/dense/kernel/average"]
+    many = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.5, use_ema=True)))
+    for number, optimizer in enumerate(
+        (keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5, use_ema=True)), many)
+    ):
+        model = line(optimizer=optimizer)
+        with Averager(Job(box), QUICK, name=f"wrapped{number}") as averager:
+            fit(model, averager, np.ones((4, 1), "float32"), y=np.ones((4, 1)), batch_size=1)
+        assert weights(model)[0].item() == shared(box, f"wrapped{number}/float32")[16]
+
+
+def another_box(box: Box) -> Box:
+    """The box of another worker."""
+    return Box.connect(box.servers)
+
+
+class DiesError(Exception):
+    pass
+
+
+class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
+    """Notes which epochs begin, and fails at the beginning of `dies`."""
+
+    def __init__(self, dies: int | None = None) -> None:
+        super().__init__()
+        self.dies = dies
+        self.begun: list[int] = []
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if epoch == self.dies:
+            raise DiesError
+        self.begun.append(epoch)
+
+
+def life_with_a_checkpoint(
+    averager: Averager, backup: Path, *others: Any, plus: float, averager_first: bool
+) -> list[list[Any]]:
+    """A fit of four epochs that restores what there is; returns the weights before each step."""
     model = net()
+    model.set_weights([weight + plus for weight in weights(model)])
+    restore = keras.callbacks.BackupAndRestore(backup, delete_checkpoint=False)
+    both = [averager, restore] if averager_first else [restore, averager]
+    watch, seen = seeing("on_train_batch_begin")
+    data = averager.share(X, Y, batch_size=8, epochs=4)
+    model.fit(data, epochs=4, verbose=0, shuffle=False, callbacks=[*both, watch, *others])
+    return seen
+
+
+def a_restored_checkpoint_is_where_the_job_begins(box: Box, directory: Path) -> None:
+    """Whatever the order of the callbacks; the samples of the epochs before are left out."""
+    for first in (True, False):
+        backup, name = directory / f"backup{first}", f"life{first}"
+        watch, seen = seeing("on_epoch_end")
+        with Averager(Job(box), QUICK, name=f"{name}/0") as averager:
+            with pytest.raises(DiesError):
+                life_with_a_checkpoint(averager, backup, watch, Epochs(dies=3), plus=0, averager_first=first)
+        epochs = Epochs()
+        with Averager(Job(box), QUICK, name=f"{name}/1") as averager:
+            found = life_with_a_checkpoint(averager, backup, epochs, plus=1, averager_first=first)
+            assert averager.statistics().steps == 12
+        assert epochs.begun == [3]
+        if first:  # then it is the shared weights that were saved
+            assert all(np.array_equal(now, then) for now, then in zip(found[0], seen[-1], strict=True))
+        queue = box.queue(f"{name}/1/samples/0", 4).statistics()
+        assert queue.done == queue.size == 4
+
+
+def workers_without_the_checkpoint_begin_where_rank_0_does(box: Box, directory: Path) -> None:
+    epochs = Epochs()
+    with Averager(Job(box, world_size=2), QUICK) as averager:
+        fit(net(), averager, averager.share(X, Y, batch_size=8, epochs=5), epochs=5, initial_epoch=2)
+        assert averager.statistics().steps == 36
+        with another_box(box) as other, Averager(Job(other, rank=1, world_size=2), QUICK) as late:
+            fit(net(), late, X, y=Y, callbacks=[epochs], epochs=5)
+        assert epochs.begun == [2, 3, 4]
+    with another_box(box) as other, Averager(Job(other, rank=1, world_size=2), QUICK) as late:
+        fit(net(), late, X, y=Y, epochs=5, initial_epoch=4)  # what is in the box is newer
+        assert late.statistics().steps == 9
     with Averager(Job(box), QUICK) as averager:
+        with pytest.raises(
+            MismatchError, match=r"begins at epoch 6(.|\n)*come to epoch 5: what was restored would be lost"
+        ):
+            fit(net(), averager, X, y=Y, epochs=7, initial_epoch=6)
+    with Averager(Job(box), QUICK, name="steps") as averager:
+        data = averager.share(X, Y, batch_size=8)
+        with pytest.raises(ValueError, match="leave steps_per_epoch away"):
+            fit(net(), averager, data, epochs=4, initial_epoch=2, steps_per_epoch=4)
+
+
+def what_would_wait_or_train_nothing_is_refused(box: Box, directory: Path) -> None:
+    with Averager(Job(box), QUICK) as averager:
+        data = averager.share(X, Y, batch_size=8)
+        for look, options in (("fit", {"shuffle": False}), ("evaluate", {})):
+            with pytest.raises(Exception, match="HINT: pass the Averager whose"):
+                getattr(net(), look)(data, verbose=0, **options)
+        with pytest.raises(ValueError, match="in the list of callbacks twice"):
+            fit(net(), averager, data, [averager])
+        history = fit(net(), averager, data).history  # nothing was lost by it
+        assert len(history["loss"]) == 1
+        assert averager.statistics().steps == 12
+        with pytest.raises(Exception, match="HINT: call share again for the next fit"):
+            fit(net(), averager, data)
+    with Averager(Job(box), QUICK, name="small") as averager:
+        with pytest.raises(Exception, match="HINT: pass the Averager whose"):
+            net().evaluate(averager.share(X, Y, batch_size=50, epochs=2), verbose=0)
+    job = Job(box)
+    with Averager(job, QUICK, name="two") as averager, Averager(job, QUICK, name="two") as other:
+        with pytest.raises(ValueError, match="another Averager of the name 'two' is in this fit"):
+            fit(net(), averager, callbacks=[other])
+
+
+def a_worker_for_which_nothing_is_left_ends_with_the_shared_weights(box: Box, directory: Path) -> None:
+    with Averager(Job(box, world_size=2), QUICK) as averager:
+        fit(net(), averager)
+    ends = Watch(lambda *_: None, "on_train_end")
+    with another_box(box) as late, Averager(Job(late, rank=1, world_size=2), QUICK) as averager:
+        model = net()
+        history = fit(model, averager, averager.share(X, Y, batch_size=8), [ends]).history
+        assert not history
+        assert averager.statistics().steps == 0
+        np.testing.assert_array_equal(weights(model)[0].ravel(), shared(box)[:48])
+        history = fit(model, averager).history  # the next samples are as ever
+        assert len(history["loss"]) == 1
+
+
+def what_callbacks_decide_is_for_all_workers(box: Box, directory: Path) -> None:
+    """Rank 0 validates, reduces the rate twice, and stops; rank 1, which does not validate, follows."""
+    stop = keras.callbacks.EarlyStopping("val_loss", patience=2, min_delta=1e9)
+    plateau = keras.callbacks.ReduceLROnPlateau("val_loss", patience=1, factor=0.1, min_delta=1e9)
+    job = Job(box, world_size=2)
+    with Averager(job, QUICK) as averager:
+        with pytest.raises(RuntimeError, match="nothing to control yet"):
+            averager.control.stop("nothing")
         data = averager.share(X, Y, batch_size=8, epochs=30, block=16)
-        other = Membership(box, "model/fit/0", leader=True)  # somebody who still trains is not waited for
-        history = fit(model, averager, data, [stop], epochs=30).history
-        other.leave()
-        assert 1 < len(history["loss"]) < 30
+        history = fit(net(), averager, data, [plateau, stop], epochs=30, validation_data=(X, Y)).history
+        assert len(history["loss"]) == 3
+        assert averager.control.stopped == "fit was stopped in rank 0"
+        assert averager.control.validator() == 0
+        epoch, results = averager.control.validation or (0, {})
+        assert (epoch, results["val_loss"]) == (2, history["val_loss"][2])
+        # the last change came after the last epoch
+        assert averager.control.learning_rate == pytest.approx(0.001)
         statistics = box.queue("model/samples/0", 30 * 6).statistics()
         assert statistics.done < statistics.size
-    np.testing.assert_array_equal(weights(model)[0].ravel(), shared(box)[:48])
+    with another_box(box) as other, Averager(Job(other, rank=1, world_size=2), QUICK) as averager:
+        model = net()
+        data = averager.share(X, Y, batch_size=8, epochs=30, block=16)
+        assert not fit(model, averager, data, epochs=30).history
+        np.testing.assert_array_equal(weights(model)[0].ravel(), shared(box)[:48])
+    with another_box(box) as other, Averager(Job(other, rank=1, world_size=2), QUICK) as averager:
+        assert len(fit(net(), averager, X, y=Y, epochs=5).history["loss"]) == 1
+
+
+def a_worker_without_validation_follows_the_one_that_has_some(box: Box, directory: Path) -> None:
+    job = Job(box, world_size=2)
+    with Averager(job, QUICK) as averager:
+        fit(net(), averager, X, y=Y)
+    control = job.control("model/fit/0")
+    rates: list[float] = []
+
+    def act(_: str, model: Any) -> None:
+        rates.append(round(float(model.optimizer.learning_rate), 6))
+        if len(rates) == 2:
+            control.validator(0)
+            control.validation = (1, {"val_loss": 0.5})
+            control.learning_rate = 0.002
+        if len(rates) == 3:
+            model.optimizer.learning_rate = 1.0  # is not for this worker to decide
+        if len(rates) == 5:
+            control.stop("enough")
+
+    with another_box(box) as other, Averager(Job(other, rank=1, world_size=2), QUICK) as averager:
+        history = fit(net(), averager, X, y=Y, callbacks=[Watch(act, "on_epoch_end")], epochs=9).history
+    assert rates == [0.01, 0.01, 0.002, 0.002, 0.002, 0.002]
+    assert history["val_loss"] == [0.5]
+    assert control.learning_rate == 0.002
 
 
 def one_callback_serves_several_fits(box: Box, directory: Path) -> None:
@@ -265,7 +466,43 @@ def one_callback_serves_several_fits(box: Box, directory: Path) -> None:
     np.testing.assert_array_equal(weights(model)[0].ravel(), shared(box)[:48])
     progress = read_progress(box)
     assert progress is not None
-    assert (progress.samples, progress.steps) == (192, 28)
+    assert (progress.samples, progress.total, progress.steps) == (192, 192, 28)
+
+
+def layers_that_are_unfrozen_later_are_shared(box: Box, directory: Path) -> None:
+    """Keras's recipe for fine-tuning: freeze, compile, fit, unfreeze, compile, fit; in two workers."""
+    for rank in range(2):
+        with another_box(box) as own, Averager(Job(own, rank=rank, world_size=2), QUICK) as averager:
+            model = net()
+            for trainable in (False, True):
+                for layer in ("first", "normal"):
+                    model.get_layer(layer).trainable = trainable
+                model.compile(keras.optimizers.SGD(0.01), model.loss, jit_compile=False)
+                if rank == 0 and trainable:
+                    model.get_layer("first").set_weights([np.full((6, 8), 2.0), np.full(8, 3.0)])
+                before = weights(model)
+                fit(model, averager, X, y=Y, batch_size=24)
+                assert averager.statistics().steps == 4
+                kernel, name = weights(model)[0], "model/fit/1/float32" if trainable else "model/float32"
+                assert np.array_equal(kernel, before[0]) == (not trainable)
+                if trainable:
+                    np.testing.assert_array_equal(kernel.ravel(), shared(box, name)[:48])
+                    assert np.abs(kernel - 2).max() < 1  # it began with rank 0's
+            fit(model, averager, X, y=Y, batch_size=24)
+            np.testing.assert_array_equal(weights(model)[0].ravel(), shared(box, "model/fit/1/float32")[:48])
+    (meta,) = (info.meta for info in box.list() if info.name == "model/float32")
+    assert [name for name, _ in meta["tensors"]] == ["net/last/kernel", "net/last/bias"]
+
+
+def pools_of_all_callbacks_are_counted_together(box: Box, directory: Path) -> None:
+    """One after the other, of one name or of several: none finds the samples of another one done."""
+    job = Job(box)
+    for name in ("model", "model", "other"):
+        with Averager(job, QUICK, name=name) as averager:
+            assert len(fit(net(), averager).history["loss"]) == 1
+    progress = read_progress(box)
+    assert progress is not None
+    assert (progress.samples, progress.total) == (288, 288)
 
 
 def the_learning_rate_is_scaled_around_each_step_only(box: Box, directory: Path) -> None:
@@ -359,8 +596,16 @@ CHECKS: dict[str, Callable[[Box, Path], None]] = {
         variables_are_bound_by_path_and_the_others_left_alone,
         bfloat16_weights_are_shared_in_bfloat16,
         shared_weights_are_in_the_model_between_epochs,
-        an_early_stop_ends_this_worker_and_leaves_its_samples_to_others,
+        what_callbacks_decide_is_for_all_workers,
+        a_worker_without_validation_follows_the_one_that_has_some,
+        the_final_model_is_the_moving_average_of_the_shared_weights,
         one_callback_serves_several_fits,
+        a_restored_checkpoint_is_where_the_job_begins,
+        workers_without_the_checkpoint_begin_where_rank_0_does,
+        what_would_wait_or_train_nothing_is_refused,
+        a_worker_for_which_nothing_is_left_ends_with_the_shared_weights,
+        layers_that_are_unfrozen_later_are_shared,
+        pools_of_all_callbacks_are_counted_together,
         the_learning_rate_is_scaled_around_each_step_only,
         wrong_input_is_refused,
         a_model_that_another_backend_made_is_refused,
