@@ -52,6 +52,8 @@ class _Pass:
     """Numbers of the parameters whose gradients have come."""
     again: set[int] = field(default_factory=set)
     """Buckets with a gradient that grew after they had been sent."""
+    complete: list[int] = field(default_factory=list)
+    """Buckets whose gradients have all come, in the order in which they did."""
     sent: int = 0
     """Buckets sent so far; all members send them in one order."""
 
@@ -76,6 +78,9 @@ class Gradients:
         for vector in vectors:
             self._add(vector)
         self._device = vectors[0].flat.device
+        self._order = list(range(len(self._buckets)))
+        """In which the buckets are sent: the last layers first, later as they were complete in the first pass."""
+        self._ordered = False
         self._used: set[int] = set()
         """Numbers of the parameters that took part in a pass since the last average."""
         self._works: list[dist.Work] = []
@@ -169,13 +174,15 @@ class Gradients:
     def _arrived(self, current: _Pass, number: int) -> None:
         bucket = self._parameters[number].bucket
         if number in current.seen:
-            if bucket < current.sent:
+            if bucket in self._order[: current.sent]:
                 current.again.add(bucket)
             return
         current.seen.add(number)
         current.missing[bucket] -= 1
-        while current.sent < len(self._buckets) and not current.missing[current.sent]:
-            self._send(current.sent)
+        if not current.missing[bucket]:
+            current.complete.append(bucket)
+        while current.sent < len(self._order) and not current.missing[self._order[current.sent]]:
+            self._send(self._order[current.sent])
             current.sent += 1
 
     @torch.no_grad()
@@ -196,7 +203,7 @@ class Gradients:
     def _finish(self, current: _Pass) -> None:
         """Send what is left, wait for the sums, and give every parameter its mean."""
         self._pass = None
-        for bucket in range(current.sent, len(self._buckets)):
+        for bucket in self._order[current.sent :]:
             self._send(bucket)
         used = [number in self._used and one.tensor.grad is not None for number, one in enumerate(self._parameters)]
         again = [bucket in current.again for bucket in range(len(self._buckets))]
@@ -217,6 +224,16 @@ class Gradients:
                 torch.div(one.view, self._group.size, out=one.tensor.grad)
         self._used.clear()
         self._averaged = True
+        if not self._ordered:
+            self._learn_order(current)
+
+    def _learn_order(self, current: _Pass) -> None:
+        """Send the buckets in the order in which the leader had them; those that it had not come last."""
+        order = dict.fromkeys([*current.complete, *self._order])
+        leaders = torch.tensor(list(order), device=self._device)
+        self._group.align([leaders])
+        self._order = leaders.tolist()
+        self._ordered = True
 
     def _wait(self) -> None:
         works, self._works = self._works, []

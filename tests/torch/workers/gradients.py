@@ -227,7 +227,7 @@ def kept_graphs(job: Job) -> None:
 
 
 def under_the_pass(job: Job) -> None:
-    """All-reduces begin while the pass goes on."""
+    """All-reduces begin while the pass goes on, once it is known which layers nobody uses."""
     model = Network()
     before_the_first_layer: list[int] = []
     with averaged(job, model), sums_begun() as begun:
@@ -237,7 +237,11 @@ def under_the_pass(job: Job) -> None:
 
         model.first.register_forward_hook(note)
         model(batch(job)).sum().backward()
-        assert before_the_first_layer == [2]  # the last layer's; those of the layers that nobody uses come at the end
+        assert before_the_first_layer == [2], "the last layer's: those of unused layers hold the others up"
+        assert len(begun) == 12
+        begun.clear()
+        model(batch(job)).sum().backward()
+        assert before_the_first_layer == [2, 4], "those of the layer that is used twice too"
 
 
 def broken_off(job: Job) -> None:
