@@ -2,6 +2,7 @@
 
 import logging
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from modum.caffe import CaffeError, ModelError, Solver, read_solver
 from modum.caffe.errors import MissingFileError
+from modum.caffe.snapshot import check_prefix
 from modum.caffe.solver import Action
 from tests.caffe.nets import CLASSIFIER, solver
 
@@ -260,3 +262,11 @@ def test_a_net_that_is_not_there_is_told_with_the_line_that_names_it(field: str)
 def test_a_solver_without_a_net_is_refused() -> None:
     with pytest.raises(ModelError, match="gives the train net, but there is none"):
         Solver(read_solver("solver.prototxt", text='lr_policy: "fixed"'))
+
+
+def test_workers_that_try_at_one_moment_whether_they_can_write_snapshots_do_not_disturb_each_other(
+    tmp_path: Path,
+) -> None:
+    with ThreadPoolExecutor(4) as workers:
+        assert list(workers.map(lambda _: check_prefix(str(tmp_path / "net")), range(400))) == [None] * 400
+    assert list(tmp_path.iterdir()) == []

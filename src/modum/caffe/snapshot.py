@@ -38,7 +38,7 @@ def check_prefix(prefix: str) -> None:
     probe = Path(f"{prefix}.tempfile")
     try:
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another worker of this machine may have tried the same
     except OSError as error:
         hint = "" if directory.is_dir() else f"\nHINT: mkdir -p {directory}"
         raise CaffeError(f"cannot write snapshots: snapshot_prefix {prefix}: {error.strerror}{hint}") from None

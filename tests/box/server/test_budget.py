@@ -2,6 +2,7 @@
 
 import socket
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,7 +161,7 @@ def test_who_is_refused_in_the_middle_of_sending_hears_it_and_does_not_try_again
 ) -> None:
     """The server closes with numbers unread, which resets the connection: what it said before must be read."""
     connects: list[object] = []
-    connect, dial = Connection.connect, Endpoint.dial
+    connect, dial, listen = Connection.connect, Endpoint.dial, socket.create_server
 
     def counted(self: Connection, timeout: float, phase: object, *, risky: bool = False) -> Welcome:
         connects.append(phase)
@@ -172,9 +173,15 @@ def test_who_is_refused_in_the_middle_of_sending_hears_it_and_does_not_try_again
         return connection
 
     monkeypatch.setattr("modum.box.server.server.MIN_WORKING", CHUNK // 4)
+
+    def with_little_room_there(*arguments: Any, **options: Any) -> socket.socket:
+        listener = listen(*arguments, **options)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CHUNK // 16)
+        return listener
+
     monkeypatch.setattr(Endpoint, "dial", with_little_room)
+    monkeypatch.setattr(socket, "create_server", with_little_room_there)
     with Server(memory=CHUNK) as server, Box.connect(server.address, transport="tcp", timeout=10) as box:
-        server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CHUNK // 16)
         buffer = box.create("b", CHUNK // 8)
         monkeypatch.setattr(Connection, "connect", counted)
         for _ in range(50):
