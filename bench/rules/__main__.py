@@ -20,8 +20,8 @@ RULES = ("elastic none", "elastic sqrt", "drift none", "drift sqrt", "drift line
 app = typer.Typer(add_completion=False)
 
 
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+def _listed(text: str, separator: str = ",") -> list[str]:
+    return [part.strip() for part in text.split(separator) if part.strip()]
 
 
 @app.command()
@@ -31,8 +31,8 @@ def main(
     group_size: Annotated[int, typer.Option(min=1, help="Workers of a group.")] = 1,
     interval: Annotated[str, typer.Option(metavar="K,...", help="Local steps between exchanges.")] = "1,4,16",
     rules: Annotated[
-        str, typer.Option(metavar='"RULE SCALE,..."', help="Rules as `modum simulate` takes them, and the scale.")
-    ] = ",".join(RULES),
+        str, typer.Option(metavar='"RULE SCALE;..."', help="Rules as `modum simulate` takes them, and the scale.")
+    ] = ";".join(RULES),
     scales: Annotated[str, typer.Option(metavar="X,...", help="Factors of synchronous runs.")] = ",".join(SCALES),
     slowdown: Annotated[float, typer.Option(min=1.0, help="How much slower one worker is.")] = 1.0,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of everything.")] = 3,
@@ -50,7 +50,7 @@ def main(
             for scale in _listed(scales) if count > 1 else ("0.5", "1", "2"):
                 single = Run(task=name, workers=count, scale=scale)
                 compared.append((f"synchronous, rate x {scale}", _seeded(single, seeds)))
-            for text in _listed(rules.replace(",", ", ")) if count > 1 else ():
+            for text in _listed(rules, ";") if count > 1 else ():
                 rule, _, scale = text.rpartition(" ")
                 for steps in _listed(interval):
                     run = Run(

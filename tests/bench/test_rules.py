@@ -43,7 +43,7 @@ def test_learners_draw_from_one_order_of_the_data() -> None:
     assert len(set(drawn[: task.samples].tolist())) == task.samples
 
 
-def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
     run = Run(task="cnn", workers=2, rule="drift", interval=4)
     file = tmp_path / "results.jsonl"
     file.write_text(

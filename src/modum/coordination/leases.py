@@ -47,9 +47,8 @@ def held(box: Box, name: str, *, ttl: float, timeout: float | None = None) -> It
             over.set()
             renewing.join()
     finally:
-        with suppress(
-            ModumError
-        ):  # what cannot be given back ends with the session, and the block's own error says more
+        # what cannot be given back ends with the session, and the block's own error says more
+        with suppress(ModumError):
             lease.release()
 
 
