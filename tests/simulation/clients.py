@@ -132,6 +132,8 @@ class Client:
     def _reconnect(self) -> None:
         self.box.close()
         self._buffers.clear()
+        if (register := self.history.registers.get(f"own {self.number}")) is not None:
+            register.leave_box()
         self._connect()
 
     def _buffer(self, name: str, size: int = NUMBERS, dtype: str = "int64") -> Buffer:
@@ -181,7 +183,11 @@ class Client:
         buffer = self._buffer(register.name)
         register.issued += 1
         value = register.issued
-        buffer.write(np.full(NUMBERS, value, np.int64))
+        try:
+            buffer.write(np.full(NUMBERS, value, np.int64))
+        except Doubt:
+            register.doubtful = True
+            raise
         register.acknowledged = max(register.acknowledged, value)
 
     def do_watch(self) -> None:

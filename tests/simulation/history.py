@@ -60,10 +60,19 @@ class Register:
     name: str
     issued: int = 0
     acknowledged: int = 0
+    doubtful: bool = False
+    """Whether a write ended in doubt, over the box that the client has now."""
+    haunted: bool = False
+    """Whether the client left a box with a write in doubt: it may be applied late, on top of later ones."""
+
+    def leave_box(self) -> None:
+        """Note that the client goes on with another box."""
+        self.haunted |= self.doubtful
+        self.doubtful = False
 
     def check(self, seen: int, at_least: int, what: str) -> None:
         """Check a value that was read: not older than what was acknowledged before, not newer than what was written."""
-        if not at_least <= seen <= self.issued:
+        if not (0 if self.haunted else at_least) <= seen <= self.issued:
             raise BrokenPromiseError(
                 f"{what} of {self.name}: {seen}, but {at_least} was acknowledged and {self.issued} is the last"
             )

@@ -194,6 +194,8 @@ class Socket:
     # ---- what the network does
 
     def arrived(self, data: bytes | None, descriptors: Sequence[int]) -> None:
+        if self.broken:
+            return  # the stream has ended: what comes later belongs to no connection
         if data is None:
             self.ended = True
         else:
