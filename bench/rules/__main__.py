@@ -14,7 +14,7 @@ from bench.rules.tasks import TASKS
 
 SCALES = ("1", "2", "4", "8", "16")
 """Factors on the learning rate that synchronous runs are tuned over."""
-RULES = ("elastic none", "elastic sqrt", "drift none", "drift sqrt", "drift linear")
+RULES = ("auto auto", "elastic none", "elastic sqrt", "elastic linear", "drift none", "drift sqrt")
 """Rules and what they do with the learning rate."""
 
 app = typer.Typer(add_completion=False)

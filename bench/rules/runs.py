@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bench.rules.tasks import TASKS
 from modum.plan import Cluster
+from modum.rules import Drift
 from modum.simulate import Scenario, simulate
 
 SYNCHRONOUS = "allreduce"
@@ -27,9 +28,9 @@ class Run:
         task: a name in `TASKS`.
         workers: in all.
         group_size: workers of a group.
-        rule: as `modum simulate --rule` takes it, or "allreduce".
+        rule: as `modum simulate --rule` takes it, "auto", or "allreduce".
         interval: local steps between exchanges; 0 for a synchronous job.
-        scale: factor on the learning rate: none, sqrt, linear or a number.
+        scale: factor on the learning rate: none, sqrt, linear, auto or a number.
         slowdown: of one worker, in times.
         seed: of everything.
     """
@@ -50,6 +51,10 @@ class Run:
         torch.set_num_threads(1)
         scale = None if self.scale == "none" else self.scale if self.scale.isalpha() else float(self.scale)
         task = TASKS[self.task](self.seed, scale)
+        rule = self.rule
+        if rule == "auto":
+            chosen = task.rule.between
+            rule = f"drift:momentum={chosen.momentum}" if isinstance(chosen, Drift) else chosen.name
         simulate(
             Scenario(
                 cluster=Cluster(
@@ -65,7 +70,7 @@ class Run:
                 step_seconds=1.0,
                 spread=SPREAD,
                 steps=task.steps // self.workers,
-                rule=self.rule,
+                rule=rule,
                 interval=self.interval or "auto",
                 stragglers=int(self.slowdown > 1),
                 slowdown=self.slowdown,

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modum.averaging import LearningRateScale
+from modum.averaging import choose
 from modum.data import Text, fashion_mnist, shakespeare
 from modum.simulate import Learner, Moment, Trainer
+from modum.torch.optimizers import described
 
 Weights = NDArray[np.float32]
 
@@ -30,7 +31,7 @@ class Task(Trainer):
     Args:
         seed: of the initial weights and of the order of the data.
         scale: factor on the learning rate, as `modum.torch.Averager` takes it; a number counts for a synchronous job,
-            too.
+            too. With "auto" the factor and `rule` are those that `Averager` chooses for the optimizer.
     """
 
     name: str
@@ -45,8 +46,8 @@ class Task(Trainer):
 
     def __init__(self, seed: int, scale: float | str | None = None) -> None:
         torch.manual_seed(seed)
-        self.scale = LearningRateScale(scale=scale)  # type: ignore[arg-type]  # from a command line
         model = self.model()
+        self.rule, self.scale = choose(described(self.optimizer(model)), scale=scale)  # type: ignore[arg-type]  # from a command line
         self._sizes = [parameter.numel() for parameter in model.parameters()]
         flat = [parameter.detach().reshape(-1) for parameter in model.parameters()]
         kept = [buffer.reshape(-1) for buffer in _statistics(model)]
@@ -107,11 +108,14 @@ class _Optimizing(Learner):
         self._model = model
         self._count = task.batch * workers
         self._optimizer = task.optimizer(model)
+        self._steps = 0
 
     def step(self, moment: Moment) -> None:
         task = self._task
-        full = task.scale.factor(0, moment.groups)
-        factor = 1 + (full - 1) * min(1.0, moment.progress / WARMUP)
+        factor = task.scale.factor(self._steps, moment.groups)
+        self._steps += 1
+        if not task.scale.warmup_steps:
+            factor = 1 + (factor - 1) * min(1.0, moment.progress / WARMUP)
         for group in self._optimizer.param_groups:
             group["lr"] = task.rate * factor * task.schedule(moment.progress)
         self._optimizer.zero_grad()

@@ -27,8 +27,8 @@ def test_a_transfer_moves_the_shared_weights_and_leaves_the_correction(rule: Upd
     buffer.close()
 
 
-@pytest.mark.parametrize(("groups", "rate"), [(1, 0.5), (2, 0.45), (3, 0.3), (9, 0.1)])
-def test_the_automatic_moving_rate_shares_nine_tenths_and_never_passes_the_middle(groups: int, rate: float) -> None:
+@pytest.mark.parametrize(("groups", "rate"), [(1, 0.5), (6, 0.5), (8, 0.4), (32, 0.1)])
+def test_the_automatic_moving_rate_falls_with_the_groups_and_never_passes_the_middle(groups: int, rate: float) -> None:
     assert Elastic().rate(groups) == pytest.approx(rate)
 
 

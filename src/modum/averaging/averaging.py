@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from modum.rules import UpdateRule
 
 __all__ = ["Averaging", "AveragingStatistics", "Groups", "Transfer", "Transferred"]
+
+_log = logging.getLogger("modum")
+
+PARTED = 0.5
+"""Part of their own size by which weights are away from the shared ones above which workers have parted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +43,12 @@ class AveragingStatistics:
     """Moving rate of the last exchange; 0 before the first."""
     groups: int
     """Groups alive at the last exchange."""
+    apart: float = 0.0
+    """How far this worker was from the shared weights at its last exchange: `|W - G| / |W|`, seen in a sample."""
+    rule: str = ""
+    """The update rule in force, with its settings."""
+    learning_rate_factor: float = 1.0
+    """The factor on the learning rate of the next step."""
 
 
 class Groups(Protocol):
@@ -147,7 +159,7 @@ class Averaging:
         self._schedule = Schedule(rule.interval, clock)
         self._transfer = transfer
         self._put_off = 0
-        self._late = False
+        self._late = self._parted = False
         self._snapshot = 0
         self.groups = membership.groups
 
@@ -203,6 +215,8 @@ class Averaging:
             interval=self._schedule.interval,
             moving_rate=self._rates[0],
             groups=self.groups,
+            apart=max(part.apart for part in self._parts),
+            rule=self._rule.text,
         )
 
     def _boundary(self) -> None:
@@ -246,4 +260,12 @@ class Averaging:
             return False
         seconds, self._rates = transferred
         self._schedule.exchanged(seconds)
+        if not self._parted and (apart := max(part.apart for part in self._parts)) > PARTED:
+            self._parted = True
+            _log.warning(
+                "this worker's weights are %.0f %% of their size away from the shared ones, which are worse then than each"
+                " worker's own. HINT: take a lower learning rate, or fewer steps between exchanges (now %d)",
+                100 * apart,
+                self._schedule.interval,
+            )
         return True

@@ -34,6 +34,14 @@ class LearningRateScale:
         if self.warmup_steps < 0:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be at least 0")
 
+    @property
+    def text(self) -> str:
+        """The factor in words."""
+        if self.scale is None:
+            return "x 1"
+        times = {"linear": "groups", "sqrt": "sqrt(groups)"}.get(str(self.scale), str(self.scale))
+        return f"x {times}" + (f", over {self.warmup_steps} steps" if self.warmup_steps else "")
+
     def factor(self, step: int, groups: int) -> float:
         """Return the factor for local step `step` (from 0) while `groups` groups are alive."""
         if self.scale is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from modum.averaging.averaging import Averaging
@@ -101,7 +102,7 @@ class Worker:
             averaging = Averaging(rule, vectors, buffers, group, membership, transfer)
             stack.callback(averaging.close)
             averaging.pull()
-            _log.info("%s", _shared_line(job, rule, vectors, name))
+            _log.info("%s", _shared_line(job, rule, scale, vectors, name))
             return cls(job, averaging, membership, scale, steps, stack.pop_all())
         raise AssertionError("unreachable")
 
@@ -163,8 +164,8 @@ class Worker:
             raise RuntimeError("a step inside shared_weights(): leave the context first")
 
     def statistics(self) -> AveragingStatistics:
-        """Return steps, exchanges and their times so far, and the interval and moving rate in force."""
-        return self._averaging.statistics()
+        """Return steps, exchanges and their times so far, and the rule, interval, moving rate and factor in force."""
+        return replace(self._averaging.statistics(), learning_rate_factor=self.learning_rate_factor)
 
     @property
     def exchanging(self) -> bool:
@@ -191,15 +192,14 @@ class Worker:
         self._reported = (now.exchange_seconds, now.hidden_seconds)
 
 
-def _shared_line(job: Job, rule: UpdateRule, vectors: Sequence[Vector], name: str) -> str:
+def _shared_line(job: Job, rule: UpdateRule, scale: LearningRateScale, vectors: Sequence[Vector], name: str) -> str:
     """Say what is shared, with whom, how, and through what."""
     what = ", ".join(
         f"{sum(spec.size for spec in specs):,} numbers of {len(specs)} tensors ({specs[0].dtype})"
         for specs in (vector.layout.specs for vector in vectors)
     )
     servers = ", ".join(f"{server} via {way}" for server, way in zip(job.box.servers, job.box.transports, strict=True))
-    settings = ", ".join(f"{key} {value}" for key, value in rule.settings().items())
     return (
         f"sharing {name!r}: {what}; worker {job.rank} of {job.world_size}, {job.groups} groups of {job.group.size}; "
-        f"{settings}; memory servers {servers}"
+        f"rule {rule.text}, learning rate {scale.text}; memory servers {servers}"
     )

@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
-from modum.averaging import LearningRateScale, Worker
+from modum.averaging import Optimizer, Worker, choose
 from modum.caffe.batches import split_batches
 from modum.caffe.filters import filter_net
-from modum.rules import Elastic, Hybrid
+from modum.rules import Hybrid
 from modum.torch.flat import SharedTensor, flatten
 from modum.torch.group import group_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from modum.averaging import Scale
     from modum.caffe.proto import NetParameter, SolverParameter
     from modum.caffe.solver import Solver
     from modum.job import Job
@@ -43,8 +45,8 @@ STOPPED = 1 << 40
 
 def sharing_rule(
     solver: SolverParameter, moving_rate: float | Auto | None = None, interval: int | Auto | None = None
-) -> Hybrid:
-    """Return elastic averaging between groups for a solver.
+) -> UpdateRule:
+    """Return the rule that goes with a solver's type, between groups: see `modum.averaging.choose`.
 
     Args:
         solver: the solver's file, which may set both.
@@ -61,7 +63,13 @@ def sharing_rule(
         moving_rate = solver.moving_rate if solver.HasField("moving_rate") else "auto"
     if interval is None:
         interval = solver.update_interval if solver.HasField("update_interval") else "auto"
-    return Hybrid(between=Elastic(moving_rate=moving_rate, interval=interval))
+    chosen = choose(_optimizer(solver)).rule
+    assert isinstance(chosen, Hybrid)
+    return Hybrid(between=replace(chosen.between, moving_rate=moving_rate, interval=interval))  # type: ignore[type-var]
+
+
+def _optimizer(solver: SolverParameter) -> Optimizer:
+    return Optimizer.named(solver.type, solver.momentum)
 
 
 class Sharing:
@@ -79,9 +87,8 @@ class Sharing:
         rule: how the weights move together; None: the one from `sharing_rule`.
         param: the solver's file.
         name: name of the shared model in the box.
-        learning_rate_scale: see `LearningRateScale`. Averaging p groups takes a p-th of the steps for the same samples,
-            so "linear" goes as far as one worker does. The factor grows from 1 over the first twentieth of the
-            iterations.
+        learning_rate_scale: see `LearningRateScale`; "auto" goes with the solver's type: the number of groups for Adam
+            and its like, else 1. The factor grows from 1 over the first twentieth of the iterations.
     """
 
     def __init__(
@@ -91,13 +98,14 @@ class Sharing:
         param: SolverParameter,
         *,
         name: str,
-        learning_rate_scale: Literal["linear", "sqrt"] | float,
+        learning_rate_scale: Scale,
     ) -> None:
         self.first = job.rank == 0
         self._job = job
         self._rule = sharing_rule(param) if rule is None else rule
         self._name = name
-        self._scale = LearningRateScale(scale=learning_rate_scale, warmup_steps=param.max_iter // WARM_UP // job.groups)
+        warmup = param.max_iter // WARM_UP // job.groups
+        self._scale = choose(_optimizer(param), None, learning_rate_scale, warmup).scale
         self._loss_factor = 1.0
         self._lent = False
         self._stack = ExitStack()

@@ -8,7 +8,7 @@ from collections import deque
 from contextlib import ExitStack, nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from modum.averaging import Scale
     from modum.caffe.sharing import Sharing
     from modum.job import Job
     from modum.rules import UpdateRule
@@ -87,7 +88,7 @@ class Solver:
         job: Job | None = None,
         rule: UpdateRule | None = None,
         name: str = "caffe",
-        learning_rate_scale: Literal["linear", "sqrt"] | float = "linear",
+        learning_rate_scale: Scale = "auto",
         resume: str | Path | None = None,
         stages: Iterable[str] = (),
         level: int | None = None,

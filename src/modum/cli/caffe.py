@@ -96,10 +96,10 @@ def train(
     learning_rate_scale: Annotated[
         str,
         typer.Option(
-            metavar="linear|sqrt|FACTOR",
-            help="Scale the learning rate by the groups, their root, or a number (1: not).",
+            metavar="auto|linear|sqrt|FACTOR",
+            help="Scale the learning rate by the groups, their root, or a number (1: not); auto: by the solver's type.",
         ),
-    ] = "linear",
+    ] = "auto",
     name: Annotated[str, typer.Option(help="What the job is called in a box that others use too.")] = "caffe",
     box: Annotated[
         str, typer.Option(metavar="HOST:PORT,...", help="With --workers: use these memory servers and start none.")
@@ -290,8 +290,10 @@ def _launch(context: typer.Context, workers: int, group_size: int, box: str) -> 
     )
 
 
-def _scale(text: str) -> Literal["linear", "sqrt"] | float:
+def _scale(text: str) -> Literal["auto", "linear", "sqrt"] | float:
     """Return the option's value; raise `ValueError` if it is neither a known word nor a number."""
+    if text == "auto":
+        return "auto"
     if text == "linear":
         return "linear"
     if text == "sqrt":

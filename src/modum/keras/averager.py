@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
 
-from modum.averaging import LearningRateScale, Worker
+from modum.averaging import LearningRateScale, Optimizer, Worker, choose
 from modum.errors import DeadlineError, MismatchError
 from modum.groups import BoxGroup
 from modum.keras.backends import backend
 from modum.keras.variables import model_variables
-from modum.rules import Hybrid
+from modum.rules import Hybrid, UpdateRule
 from modum.samples import Prefetch, SamplePools
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from modum.averaging import AveragingStatistics
+    from modum.averaging import AveragingStatistics, Choice, Scale
     from modum.box import Value
     from modum.coordination import Control
     from modum.job import Job
-    from modum.rules import UpdateRule
+    from modum.rules import Auto
     from modum.samples import SharedSamples
 
 _log = logging.getLogger("modum")
@@ -81,13 +81,15 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
 
     Args:
         job: from `modum.connect`.
-        rule: how the weights move together. `Hybrid()`, the default, is elastic averaging between the groups that the
-            job was launched with (groups of one worker by default). Inside a group, gradients are averaged at every
+        rule: how the weights move together. "auto" chooses by the optimizer, see `modum.averaging.choose`: averaging
+            with drift for SGD, and elastic averaging for Adam and its like, between the groups that the job was
+            launched with (groups of one worker by default). Inside a group, gradients are averaged at every
             step by the backend's own collectives; there, TensorFlow trains without XLA.
         name: name of the shared model in the box. All workers that use it train one model.
-        learning_rate_scale: see `LearningRateScale`. Applied only around each step, so that other callbacks see their
-            own values; not for an optimizer with a `LearningRateSchedule`.
-        warmup_steps: see `LearningRateScale`.
+        learning_rate_scale: see `LearningRateScale`; "auto" goes with the rule: the number of groups for Adam and its
+            like, else 1. Applied only around each step, so that other callbacks see their own values; not for an
+            optimizer with a `LearningRateSchedule`, which keeps its rate, with a warning, where the factor is chosen.
+        warmup_steps: see `LearningRateScale`; "auto": 100 for a factor that was chosen.
         timeout: seconds to wait for rank 0, which creates the shared weights; then another worker does.
         finish_timeout: seconds to wait, at the end of `fit`, for the others to end theirs.
     """
@@ -95,23 +97,23 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
     def __init__(
         self,
         job: Job,
-        rule: UpdateRule | None = None,
+        rule: UpdateRule | Auto | None = "auto",
         *,
         name: str = "model",
-        learning_rate_scale: Literal["linear", "sqrt"] | float | None = None,
-        warmup_steps: int = 0,
+        learning_rate_scale: Scale = "auto",
+        warmup_steps: int | Auto = "auto",
         timeout: float = 60.0,
         finish_timeout: float = 600.0,
     ) -> None:
         super().__init__()
         self._backend = backend()
         self._job = job
-        self._rule = rule or Hybrid()
+        self._given = rule, learning_rate_scale, warmup_steps
         self._name = name
-        self._scale = LearningRateScale(scale=learning_rate_scale, warmup_steps=warmup_steps)
+        self._chosen = choose(Optimizer(name="any"), *self._given)  # what cannot be is said before any work
         self._timeout = timeout
         self._finish_timeout = finish_timeout
-        self._group = self._backend.group(job, self._rule)
+        self._group = self._backend.group(job, rule if isinstance(rule, UpdateRule) else Hybrid())
         self._pools = SamplePools(job, name, self._group)
         self._worker: Worker | None = None
         self._prefetch: Prefetch | None = None
@@ -277,7 +279,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
         if not model.built and self._load is not None:
             model(self._load(slice(0, 1))[0])  # creates the variables
         model_variables(model)  # raises what is wrong with the model
-        self._check_schedule()
+        self._chosen = self._choice()
         self._progress = self._job.box.value(f"{self._fit}/epochs")
         if self._job.rank and not model._initial_epoch:
             with suppress(DeadlineError):
@@ -433,11 +435,11 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
             self._check_epoch(epoch, *self._progress.set_default([epoch, epoch]))
         self._worker = Worker.join(
             self._job,
-            self._rule,
+            self._chosen.rule,
             vectors,
             self._group,
             name=self._shared,
-            scale=self._scale,
+            scale=self._chosen.scale,
             model={"model": {"backend": self._backend.name}, "tensors": tensors},
             timeout=self._timeout,
             members=self._fit,
@@ -490,15 +492,30 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
         self._is_lent = False
         self._lent.close()
 
-    def _check_schedule(self) -> None:
-        if self._scale.scale is not None:
-            try:
-                self.model.optimizer.learning_rate = float(self.model.optimizer.learning_rate)
-            except TypeError as error:
+    def _choice(self) -> Choice:
+        """Choose what was left open, by the optimizer that the model was compiled with."""
+        optimizer = self.model.optimizer
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        momentum = float(getattr(inner, "momentum", 0.0) or 0.0)
+        choice = choose(Optimizer.named(type(inner).__name__, momentum), *self._given)
+        if choice.scale.scale is None:
+            return choice
+        try:
+            optimizer.learning_rate = float(optimizer.learning_rate)
+        except TypeError as error:
+            if self._given[1] != "auto":
                 raise ValueError(
-                    f"learning_rate_scale={self._scale.scale!r} cannot be applied to an optimizer with a "
+                    f"learning_rate_scale={choice.scale.scale!r} cannot be applied to an optimizer with a "
                     "LearningRateSchedule: multiply the schedule itself, or give the optimizer a number"
                 ) from error
+            _log.warning(
+                "the learning rate has a LearningRateSchedule and is left as it is: multiply it by the number of groups"
+                " (%d) for %s, or give the optimizer a number and use a LearningRateScheduler callback",
+                self._job.groups,
+                type(inner).__name__,
+            )
+            return choice._replace(scale=LearningRateScale())
+        return choice
 
 
 def _changes(before: list[list[str]], now: list[list[str]]) -> str:

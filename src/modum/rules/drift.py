@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from modum.box.kernels import factor_for, portable
+from modum.rules.distance import ratio, sample
 from modum.rules.elastic import Elastic
 from modum.rules.rule import Auto, Part
 
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
     from modum.box import Buffer
     from modum.parameters.vector import Vector
 
-RESPONSE = 16
-"""Local steps in which an optimizer with a momentum of 0.9 has answered to a push."""
-
+RESPONSE = 1.6
+"""Times `1 / (1 - momentum)`: local steps in which an optimizer has answered to a push."""
+SHORTEST = 4
+"""Local steps that the answer takes without any momentum."""
 OFTEN = 4
-"""Steps between exchanges below which it takes twice as many: each exchange holds the worker back."""
+"""Exchanges within that time above which it takes twice as long: each exchange holds the worker back."""
 
 PIECE = 1 << 20
 """Elements that are exchanged at a time when the shared weights are followed: a copy of them is kept meanwhile."""
@@ -39,32 +41,36 @@ class Drift(Elastic):
     local steps (FedCM: Xu, Wang, Wang, Yao 2021, arXiv 2106.10874), with elastic coupling in place of a reset.
 
     Attributes:
-        moving_rate: as in `Elastic`, but `"auto"` is `3.2 / p`, and never above 0.5.
+        moving_rate: as in `Elastic`.
         interval: as in `Elastic`.
         overlap: as in `Elastic`; the drift is applied with `d`.
+        momentum: of the workers' optimizer, from 0 to less than 1. `"auto"` horizons follow from it.
         horizon: local steps after which the shared weights are followed, with the next exchange. The optimizer must
-            have answered to the last drift by then: where it has not, the workers diverge. `"auto"`: 16, and 32 while
-            exchanges are fewer than 4 steps apart; that fits a momentum of 0.9 and below.
+            have answered to the last drift by then: where it has not, the workers diverge. `"auto"`:
+            `1.6 / (1 - momentum)`, at least 4, and twice that while there are more than 4 exchanges in that time; so
+            16 with a momentum of 0.9, and 32 while exchanges are fewer than 4 steps apart.
 
     Raises:
         ValueError: a setting is out of its range.
     """
 
     name: ClassVar[str] = "drift"
-    total: ClassVar[float] = 3.2
-
+    momentum: float = 0.9
     horizon: int | Auto = "auto"
 
     def __post_init__(self) -> None:
         Elastic.__post_init__(self)
         if self.horizon != "auto" and self.horizon < 1:
             raise ValueError(f'horizon ({self.horizon!r}) must be a whole number of steps, at least 1, or "auto"')
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum ({self.momentum}) must be at least 0 and less than 1")
 
     def follows_after(self, steps: int) -> int:
         """Return the local steps after which the shared weights are followed, where exchanges are `steps` apart."""
-        if self.horizon == "auto":
-            return RESPONSE if steps >= OFTEN else 2 * RESPONSE
-        return self.horizon
+        if self.horizon != "auto":
+            return self.horizon
+        answered = max(SHORTEST, math.ceil(RESPONSE / (1 - self.momentum) - 1e-9))
+        return answered if OFTEN * steps >= answered else 2 * answered
 
     def part(self, vector: Vector, buffer: Buffer) -> Part:
         return _Following(self, vector, buffer)
@@ -106,7 +112,10 @@ class _Following(Part):
                 self._follow(start, min(start + PIECE, followed), rate, drift(groups))
         rest = vector.staging[followed:]
         if rest.size:
+            before = sample(rest)
             self.buffer.exchange(rest, rate, offset=vector.offset + followed, leave="difference")
+            if not followed:
+                self.apart = ratio(sample(rest), before) / rate
         return rate
 
     def _follow(self, start: int, end: int, rate: float, drift: float) -> None:
@@ -116,6 +125,8 @@ class _Following(Part):
         correction = shared.copy()
         self.buffer.exchange(shared, rate, offset=self.vector.offset + start, leave="present")
         portable.subtract(dtype, correction, shared)
+        if start == 0:
+            self.apart = ratio(sample(correction), sample(shared))
         portable.scale(dtype, correction, correction, factor_for(dtype, rate))
         portable.subtract(dtype, base, shared)
         portable.add(dtype, correction, base, factor_for(dtype, drift))

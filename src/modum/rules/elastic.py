@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from modum.rules.distance import ratio, sample
 from modum.rules.rule import Auto, Leg, Part, UpdateRule, check_interval
 
 if TYPE_CHECKING:
     from modum.box import Buffer
     from modum.parameters.vector import Vector
 
+TOTAL = 3.2
+"""With `"auto"`, all groups together move the shared weights by so many times the way (`beta` of EASGD, there 0.9)."""
 AUTO_LIMIT = 0.5
 """The largest moving rate that `"auto"` chooses: local and shared weights meet in the middle."""
 
@@ -23,7 +26,7 @@ class Elastic(UpdateRule):
     their asynchronous form (algorithm 1).
 
     Attributes:
-        moving_rate: `a`, greater than 0 and at most 1. `"auto"`: `0.9 / p` with `p` the number of live groups, counted
+        moving_rate: `a`, greater than 0 and at most 1. `"auto"`: `3.2 / p` with `p` the number of live groups, counted
             anew with every exchange, and never above 0.5.
         interval: local steps between exchanges. `"auto"`: the fewest that hide an exchange under compute, measured
             at run time. Give a number when `statistics().put_off` keeps growing.
@@ -35,9 +38,6 @@ class Elastic(UpdateRule):
     """
 
     name: ClassVar[str] = "elastic"
-    total: ClassVar[float] = 0.9
-    """With `"auto"`, all groups together move the shared weights by so many times the way (`beta` of EASGD)."""
-
     moving_rate: float | Auto = "auto"
     interval: int | Auto = "auto"
     overlap: bool = True
@@ -50,7 +50,7 @@ class Elastic(UpdateRule):
     def rate(self, groups: int) -> float:
         """Return the moving rate of an exchange while `groups` groups are alive."""
         if self.moving_rate == "auto":
-            return min(AUTO_LIMIT, self.total / max(1, groups))
+            return min(AUTO_LIMIT, TOTAL / max(1, groups))
         return self.moving_rate
 
     def part(self, vector: Vector, buffer: Buffer) -> Part:
@@ -71,5 +71,7 @@ class _Exchanged(Part):
         vector, rate = self.vector, self._rule.rate(groups)
         vector.arrived()
         if vector.staging.size:
+            before = sample(vector.staging)
             self.buffer.exchange(vector.staging, rate, offset=vector.offset, leave="difference")
+            self.apart = ratio(sample(vector.staging), before) / rate
         return rate

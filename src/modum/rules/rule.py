@@ -22,11 +22,19 @@ class Leg(NamedTuple):
 
 
 class Part(ABC):
-    """One worker's part in a rule, for one vector and its buffer."""
+    """One worker's part in a rule, for one vector and its buffer.
+
+    Attributes:
+        vector: the worker's weights.
+        buffer: the shared weights.
+        apart: how far the worker was from the shared weights at its last exchange, `|W - G| / |W|`; 0 where a rule does
+            not know.
+    """
 
     def __init__(self, vector: Vector, buffer: Buffer) -> None:
         self.vector = vector
         self.buffer = buffer
+        self.apart = 0.0
 
     @abstractmethod
     def transfer(self, groups: int, steps: int) -> float:
@@ -89,6 +97,12 @@ class UpdateRule(ABC):
     def settings(self) -> dict[str, Any]:
         """Return what must be equal in all workers of a job: the rule's name, and its fields as plain values."""
         return {"rule": self.name, **{field.name: getattr(self, field.name) for field in fields(self)}}  # type: ignore[arg-type]
+
+    @property
+    def text(self) -> str:
+        """The rule and its settings, as command lines take them: see `rule_from_text`."""
+        name, *settings = self.settings().items()
+        return f"{name[1]}:{','.join(f'{key}={value}' for key, value in settings)}".removesuffix(":")
 
 
 def check_interval(interval: int | Auto) -> None:

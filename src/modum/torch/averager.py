@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from modum.averaging import LearningRateScale, Worker
-from modum.rules import Hybrid
+from modum.averaging import Worker, choose
 from modum.samples import SamplePools
 from modum.torch.flat import flatten, shared_tensors
 from modum.torch.gradients import Gradients
 from modum.torch.group import group_of
 from modum.torch.loader import Loader
+from modum.torch.optimizers import described
 from modum.torch.scaling import scale_steps
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from modum.averaging import AveragingStatistics
+    from modum.averaging import AveragingStatistics, Scale
     from modum.job import Job
-    from modum.rules import UpdateRule
+    from modum.rules import Auto, UpdateRule
     from modum.samples import SharedSamples
 
 
@@ -56,12 +56,14 @@ class Averager:
         job: from `modum.connect`.
         model: float32 or bfloat16 weights, all on one device. Frozen parameters and integer buffers are not shared.
         optimizer: any optimizer of the model's parameters.
-        rule: how the weights move together. `Hybrid()`, the default, is elastic averaging between the groups that the
-            job was launched with (groups of one worker by default).
+        rule: how the weights move together. "auto" chooses by the optimizer, see `modum.averaging.choose`: averaging
+            with drift for SGD, and elastic averaging for Adam and its like, between the groups that the job was
+            launched with (groups of one worker by default). `statistics().rule` says what was chosen.
         name: name of the shared model in the box. All workers that use it train one model.
-        learning_rate_scale: see `LearningRateScale`. Applied only during each step, however it ends, so that learning
-            rate schedulers see their own values.
-        warmup_steps: see `LearningRateScale`.
+        learning_rate_scale: see `LearningRateScale`; "auto" goes with the rule: the number of groups for Adam and its
+            like, else 1. Applied only during each step, however it ends, so that learning rate schedulers see their own
+            values.
+        warmup_steps: see `LearningRateScale`; "auto": 100 for a factor that was chosen.
         timeout: seconds to wait for the worker that creates the shared weights.
 
     Raises:
@@ -78,15 +80,14 @@ class Averager:
         job: Job,
         model: nn.Module,
         optimizer: Optimizer,
-        rule: UpdateRule | None = None,
+        rule: UpdateRule | Auto | None = "auto",
         *,
         name: str = "model",
-        learning_rate_scale: Literal["linear", "sqrt"] | float | None = None,
-        warmup_steps: int = 0,
+        learning_rate_scale: Scale = "auto",
+        warmup_steps: int | Auto = "auto",
         timeout: float = 60.0,
     ) -> None:
-        rule = rule or Hybrid()
-        scale = LearningRateScale(scale=learning_rate_scale, warmup_steps=warmup_steps)
+        rule, scale = choose(described(optimizer), rule, learning_rate_scale, warmup_steps)
         tensors = shared_tensors(model)
         _check_optimizer(optimizer, {id(shared.tensor) for shared in tensors if shared.trainable})
         self._hooks = ExitStack()
@@ -95,10 +96,8 @@ class Averager:
             group = group_of(job, rule, tensors[0].tensor.device)
             stack.callback(group.close)
             vectors = flatten(tensors, group)
-            described = {"tensors": [[shared.name, shared.spec.text] for shared in tensors]}
-            self.worker = Worker.join(
-                job, rule, vectors, group, name=name, scale=scale, model=described, timeout=timeout
-            )
+            layout = {"tensors": [[shared.name, shared.spec.text] for shared in tensors]}
+            self.worker = Worker.join(job, rule, vectors, group, name=name, scale=scale, model=layout, timeout=timeout)
             """This worker's part in sharing the model, for inspection."""
             stack.callback(self.worker.close)
             self._group = group
