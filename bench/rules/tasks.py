@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modum.averaging import choose
+from modum.averaging import OptimizerKind, choose
 from modum.data import Text, fashion_mnist, shakespeare
 from modum.simulate import Learner, Moment, Trainer
-from modum.torch.optimizers import described
 
 Weights = NDArray[np.float32]
 
@@ -42,12 +41,12 @@ class Task(Trainer):
     steps: int
     """Steps of all workers together."""
     rate: float
-    """Learning rate of one worker."""
+    """Learning rate that is best for one worker, of those that are powers of two apart."""
 
     def __init__(self, seed: int, scale: float | str | None = None) -> None:
         torch.manual_seed(seed)
         model = self.model()
-        self.rule, self.scale = choose(described(self.optimizer(model)), scale=scale)  # type: ignore[arg-type]  # from a command line
+        self.rule, self.scale = choose(OptimizerKind.of(self.optimizer(model)), scale=scale)  # type: ignore[arg-type]  # from a command line
         self._sizes = [parameter.numel() for parameter in model.parameters()]
         flat = [parameter.detach().reshape(-1) for parameter in model.parameters()]
         kept = [buffer.reshape(-1) for buffer in _statistics(model)]
@@ -223,7 +222,7 @@ class Lstm(Characters):
     """An LSTM; Adam, cosine."""
 
     name = "lstm"
-    batch, steps, rate, length = 16, 4000, 4e-3, 32
+    batch, steps, rate, length = 16, 4000, 1e-2, 32
 
     def model(self) -> nn.Module:
         return _Recurrent(self.characters)
@@ -262,7 +261,7 @@ class TinyGpt(Gpt):
     """The same at 30,000 parameters, to look for what is worth a run of the large one."""
 
     name = "tiny"
-    rate, length = 3e-3, 32
+    rate, length = 6e-3, 32
 
     def model(self) -> nn.Module:
         return _Transformer(self.characters, self.length, width=32, blocks=2)

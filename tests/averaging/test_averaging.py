@@ -115,16 +115,34 @@ def test_the_automatic_moving_rate_follows_groups_that_come_and_go(connect: Conn
         first.step()
         assert first.averaging.statistics().moving_rate == 0.5
         second_box = connect()
-        with working(start_worker(second_box, rule, weights(1), 1), start_worker(connect(), rule, weights(1), 2)):
+        boxes = [second_box, *(connect() for _ in range(6))]
+        with working(*(start_worker(box, rule, weights(1), number + 1) for number, box in enumerate(boxes))):
             first.step()  # counts while it exchanges
             first.step()
-            assert first.averaging.statistics().groups == 3
-            assert first.averaging.statistics().moving_rate == pytest.approx(0.3)
+            assert first.averaging.statistics().groups == 8
+            assert first.averaging.statistics().moving_rate == pytest.approx(3.2 / 8)
             second_box.close()  # as if its process had died
-            until(lambda: len(connect().leases("model/group/")) == 2)
+            until(lambda: len(connect().leases("model/group/")) == 7)
             first.step()
             first.step()
-            assert first.averaging.statistics().moving_rate == pytest.approx(0.45)
+            assert first.averaging.statistics().moving_rate == pytest.approx(3.2 / 7)
+
+
+def test_statistics_say_how_far_a_worker_is_from_the_shared_weights(
+    box: Box, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the shared weights are 0 the distance is the worker's own size, and it is warned of once."""
+    worker = start_worker(box, Elastic(moving_rate=0.25, interval=1, overlap=False), weights(4))
+    with working(worker):
+        assert worker.averaging.statistics().apart == 0
+        for _ in range(2):
+            worker.W[:] = worker.buffer.read() + 1.0
+            worker.buffer.write(np.zeros(4, np.float32))
+            worker.W[:] = 1.0
+            worker.averaging.step()
+        assert worker.averaging.statistics().apart == pytest.approx(1.0)
+        assert worker.averaging.statistics().rule.startswith("elastic:moving_rate=0.25")
+        assert caplog.text.count("100 % of their size away") == 1
 
 
 def test_finishing_loses_nothing_that_was_learned(box: Box) -> None:

@@ -87,6 +87,15 @@ def test_the_horizon_depends_on_how_far_exchanges_are_apart() -> None:
     assert Drift(horizon=7).follows_after(1) == 7
 
 
+def test_the_horizon_follows_from_the_momentum() -> None:
+    """Steps in which an optimizer answers: 1.6 / (1 - momentum)."""
+    momenta = (0.0, 0.5, 0.8, 0.9, 0.95)
+    assert [Drift(momentum=momentum).follows_after(100) for momentum in momenta] == [4, 4, 8, 16, 32]
+    assert [Drift(momentum=momentum).follows_after(1) for momentum in momenta] == [4, 4, 16, 32, 64]
+    with pytest.raises(ValueError, match=r"momentum \(1\)"):
+        Drift(momentum=1)
+
+
 def test_statistics_are_mixed_and_do_not_drift(box: Box) -> None:
     buffer = box.create("model", 20)
     vector = ArrayVector(np.zeros(20, np.float32), statistics=5)

@@ -228,7 +228,7 @@ def test_a_compiled_model_and_a_plain_one_train_the_same_weights(connect: Connec
     compiled = torch.compile(inner, backend="eager")
     optimizer = sgd(inner)
     averager(plain, sgd(plain), connect())
-    averager(compiled, optimizer, connect(), Hybrid())
+    averager(compiled, optimizer, connect())
     assert torch.equal(plain.weight, inner.weight)
     train(compiled, optimizer, torch.randn(4, 3))  # type: ignore[arg-type]
     assert torch.equal(compiled(torch.ones(1, 3)), inner(torch.ones(1, 3)))

@@ -7,7 +7,7 @@ from modum._lazy import attach
 if TYPE_CHECKING:
     from modum.averaging.averaging import Averaging, AveragingStatistics
     from modum.averaging.background import BackgroundTransfer
-    from modum.averaging.choice import Choice, Optimizer, Scale, choose
+    from modum.averaging.choice import Choice, OptimizerKind, Scale, choose
     from modum.averaging.membership import Membership
     from modum.averaging.scaling import LearningRateScale
     from modum.averaging.sharing import join
@@ -20,7 +20,7 @@ __all__ = [
     "Choice",
     "LearningRateScale",
     "Membership",
-    "Optimizer",
+    "OptimizerKind",
     "Scale",
     "Worker",
     "choose",
@@ -33,7 +33,7 @@ __getattr__, __dir__ = attach(
     {
         "modum.averaging.averaging": ("Averaging", "AveragingStatistics"),
         "modum.averaging.background": ("BackgroundTransfer",),
-        "modum.averaging.choice": ("Choice", "Optimizer", "Scale", "choose"),
+        "modum.averaging.choice": ("Choice", "OptimizerKind", "Scale", "choose"),
         "modum.averaging.membership": ("Membership",),
         "modum.averaging.scaling": ("LearningRateScale",),
         "modum.averaging.sharing": ("join",),

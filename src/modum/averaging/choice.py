@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from modum.averaging.scaling import LearningRateScale
 from modum.rules import Drift, Elastic, Hybrid, UpdateRule
@@ -11,7 +11,7 @@ from modum.rules import Drift, Elastic, Hybrid, UpdateRule
 if TYPE_CHECKING:
     from modum.rules import Auto
 
-__all__ = ["Choice", "Optimizer", "Scale", "choose"]
+__all__ = ["Choice", "OptimizerKind", "Scale", "choose"]
 
 Scale = Literal["auto", "linear", "sqrt"] | float | None
 """What front ends take as the factor on the learning rate."""
@@ -39,7 +39,7 @@ _PLAIN = frozenset(("sgd", "asgd", "nesterov"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Optimizer:
+class OptimizerKind:
     """What a choice depends on.
 
     Attributes:
@@ -54,15 +54,29 @@ class Optimizer:
     momentum: float = 0.0
 
     @classmethod
-    def named(cls, name: str, momentum: float = 0.0) -> Optimizer:
+    def named(cls, name: str, momentum: float = 0.0) -> OptimizerKind:
         """Return what is known of an optimizer by the name of its class, in any case."""
         known = name.lower()
-        steps: Literal["plain", "normalized", "unknown"] = "unknown"
         if known in _PLAIN:
-            steps = "plain"
-        elif known in _NORMALIZED:
-            steps = "normalized"
-        return cls(name=name, steps=steps, momentum=momentum)
+            return cls(name=name, steps="plain", momentum=momentum)
+        return cls(name=name, steps="normalized" if known in _NORMALIZED else "unknown", momentum=momentum)
+
+    @classmethod
+    def of(cls, optimizer: Any) -> OptimizerKind:
+        """Return what is known of an optimizer of PyTorch or Keras.
+
+        It is known by its class, by one that it inherits from, or by the settings that it has; one that only scales the
+        loss, by the optimizer in it.
+        """
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        settings = getattr(inner, "param_groups", None) or [{"momentum": getattr(inner, "momentum", 0.0)}]
+        momentum = max(float(each.get("momentum") or 0.0) for each in settings)
+        name = type(inner).__name__
+        for base in type(inner).__mro__:
+            found = cls.named(base.__name__, momentum)
+            if found.steps != "unknown":
+                return replace(found, name=name)
+        return cls(name=name, steps="normalized" if all("betas" in each for each in settings) else "unknown")
 
 
 class Choice(NamedTuple):
@@ -78,7 +92,7 @@ class Choice(NamedTuple):
 
 
 def choose(
-    optimizer: Optimizer,
+    optimizer: OptimizerKind,
     rule: UpdateRule | Auto | None = "auto",
     scale: Scale = "auto",
     warmup_steps: int | Auto = "auto",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from modum.averaging import Optimizer, Worker, choose
+from modum.averaging import OptimizerKind, Worker, choose
 from modum.caffe.batches import split_batches
 from modum.caffe.filters import filter_net
 from modum.rules import Hybrid
@@ -68,8 +68,8 @@ def sharing_rule(
     return Hybrid(between=replace(chosen.between, moving_rate=moving_rate, interval=interval))  # type: ignore[type-var]
 
 
-def _optimizer(solver: SolverParameter) -> Optimizer:
-    return Optimizer.named(solver.type, solver.momentum)
+def _optimizer(solver: SolverParameter) -> OptimizerKind:
+    return OptimizerKind.named(solver.type, solver.momentum)
 
 
 class Sharing:

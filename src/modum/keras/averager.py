@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import keras
 import numpy as np
 
-from modum.averaging import LearningRateScale, Optimizer, Worker, choose
+from modum.averaging import LearningRateScale, OptimizerKind, Worker, choose
 from modum.errors import DeadlineError, MismatchError
 from modum.groups import BoxGroup
 from modum.keras.backends import backend
@@ -110,7 +110,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
         self._job = job
         self._given = rule, learning_rate_scale, warmup_steps
         self._name = name
-        self._chosen = choose(Optimizer(name="any"), *self._given)  # what cannot be is said before any work
+        self._chosen = choose(OptimizerKind(name="any"), *self._given)  # what cannot be is said before any work
         self._timeout = timeout
         self._finish_timeout = finish_timeout
         self._group = self._backend.group(job, rule if isinstance(rule, UpdateRule) else Hybrid())
@@ -495,9 +495,8 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
     def _choice(self) -> Choice:
         """Choose what was left open, by the optimizer that the model was compiled with."""
         optimizer = self.model.optimizer
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        momentum = float(getattr(inner, "momentum", 0.0) or 0.0)
-        choice = choose(Optimizer.named(type(inner).__name__, momentum), *self._given)
+        known = OptimizerKind.of(optimizer)
+        choice = choose(known, *self._given)
         if choice.scale.scale is None:
             return choice
         try:
@@ -512,7 +511,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
                 "the learning rate has a LearningRateSchedule and is left as it is: multiply it by the number of groups"
                 " (%d) for %s, or give the optimizer a number and use a LearningRateScheduler callback",
                 self._job.groups,
-                type(inner).__name__,
+                known.name,
             )
             return choice._replace(scale=LearningRateScale())
         return choice

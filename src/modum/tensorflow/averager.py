@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
-from modum.averaging import LearningRateScale, Worker
+from modum.averaging import OptimizerKind, Worker, choose
 from modum.parameters import unique_names
-from modum.rules import Hybrid
 from modum.samples import Batches, SamplePools
 from modum.tensorflow.group import group_of
 from modum.tensorflow.vector import SharedVariable, check_variables, flatten
@@ -20,9 +19,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from modum.averaging import AveragingStatistics
+    from modum.averaging import AveragingStatistics, Scale
     from modum.job import Job
-    from modum.rules import UpdateRule
+    from modum.rules import Auto, UpdateRule
     from modum.samples import SharedSamples
 
 
@@ -46,12 +45,14 @@ class Averager:
             Trainable ones are float32 or bfloat16. Of the others, those of a floating dtype are shared as statistics
             (running means and variances); integers and the like are not. Variables are matched by name, and
             those of the same name by their order.
-        rule: how the variables move together. `Hybrid()`, the default, is elastic averaging between the groups that the
-            job was launched with (groups of one worker by default).
+        rule: how the variables move together. "auto" chooses by the optimizer, see `modum.averaging.choose`: averaging
+            with drift for SGD, and elastic averaging for all others, between the groups that the job was launched with
+            (groups of one worker by default).
+        optimizer: the Keras optimizer of the loop, to choose by; None: it is not known, and nothing is made of it.
         name: name of the shared variables in the box. All workers that use it train one model.
-        learning_rate_scale: see `LearningRateScale`. Here the loop applies it: multiply the learning rate of each step
-            by `learning_rate_factor`.
-        warmup_steps: see `LearningRateScale`.
+        learning_rate_scale: see `LearningRateScale`; "auto" goes with the rule: the number of groups for Adam and its
+            like, else 1. Here the loop applies it: multiply the learning rate of each step by `learning_rate_factor`.
+        warmup_steps: see `LearningRateScale`; "auto": 100 for a factor that was chosen.
         timeout: seconds to wait for the worker that creates the shared variables.
 
     Raises:
@@ -68,15 +69,15 @@ class Averager:
         self,
         job: Job,
         variables: tf.Module | Sequence[tf.Variable],
-        rule: UpdateRule | None = None,
+        rule: UpdateRule | Auto | None = "auto",
         *,
+        optimizer: Any = None,
         name: str = "model",
-        learning_rate_scale: Literal["linear", "sqrt"] | float | None = None,
-        warmup_steps: int = 0,
+        learning_rate_scale: Scale = "auto",
+        warmup_steps: int | Auto = "auto",
         timeout: float = 60.0,
     ) -> None:
-        rule = rule or Hybrid()
-        scale = LearningRateScale(scale=learning_rate_scale, warmup_steps=warmup_steps)
+        rule, scale = choose(OptimizerKind.of(optimizer), rule, learning_rate_scale, warmup_steps)
         shared = shared_variables(variables)
         with ExitStack() as stack:
             group = group_of(job, rule)

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from modum.averaging import Worker, choose
+from modum.averaging import OptimizerKind, Worker, choose
 from modum.samples import SamplePools
 from modum.torch.flat import flatten, shared_tensors
 from modum.torch.gradients import Gradients
 from modum.torch.group import group_of
 from modum.torch.loader import Loader
-from modum.torch.optimizers import described
 from modum.torch.scaling import scale_steps
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ class Averager:
         warmup_steps: int | Auto = "auto",
         timeout: float = 60.0,
     ) -> None:
-        rule, scale = choose(described(optimizer), rule, learning_rate_scale, warmup_steps)
+        rule, scale = choose(OptimizerKind.of(optimizer), rule, learning_rate_scale, warmup_steps)
         tensors = shared_tensors(model)
         _check_optimizer(optimizer, {id(shared.tensor) for shared in tensors if shared.trainable})
         self._hooks = ExitStack()
