@@ -131,18 +131,16 @@ def test_the_automatic_moving_rate_follows_groups_that_come_and_go(connect: Conn
 def test_statistics_say_how_far_a_worker_is_from_the_shared_weights(
     box: Box, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the shared weights are 0 the distance is the worker's own size, and it is warned of once."""
-    worker = start_worker(box, Elastic(moving_rate=0.25, interval=1, overlap=False), weights(4))
+    """W = (3, 4) and G = (3, 4 + 5 x): the distance is x times the worker's own size; a large one is warned of once."""
+    worker = start_worker(box, Elastic(moving_rate=0.25, interval=1, overlap=False), np.float32([3, 4]))
     with working(worker):
-        assert worker.averaging.statistics().apart == 0
-        for _ in range(2):
-            worker.W[:] = worker.buffer.read() + 1.0
-            worker.buffer.write(np.zeros(4, np.float32))
-            worker.W[:] = 1.0
+        for times, warned in ((0.0, 0), (0.4, 0), (0.6, 1), (0.7, 1)):
+            worker.W[:] = [3, 4]
+            worker.buffer.write(np.float32([3, 4 + 5 * times]))
             worker.averaging.step()
-        assert worker.averaging.statistics().apart == pytest.approx(1.0)
-        assert worker.averaging.statistics().rule.startswith("elastic:moving_rate=0.25")
-        assert caplog.text.count("100 % of their size away") == 1
+            assert worker.averaging.statistics().apart == pytest.approx(times, abs=1e-6)
+            assert caplog.text.count("of their size away") == warned
+    assert worker.averaging.statistics().rule.startswith("elastic:moving_rate=0.25")
 
 
 def test_finishing_loses_nothing_that_was_learned(box: Box) -> None:
