@@ -2,7 +2,6 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -304,4 +303,4 @@ class _Transformer(nn.Module):
         return scores
 
 
-TASKS: dict[str, Callable[..., Any]] = {task.name: task for task in (Cnn, Lstm, Gpt, TinyGpt)}
+TASKS: dict[str, type[Any]] = {task.name: task for task in (Cnn, Lstm, Gpt, TinyGpt)}

@@ -128,15 +128,13 @@ def test_the_automatic_moving_rate_follows_groups_that_come_and_go(connect: Conn
             assert first.averaging.statistics().moving_rate == pytest.approx(3.2 / 7)
 
 
-def test_statistics_say_how_far_a_worker_is_from_the_shared_weights(
-    box: Box, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_statistics_say_how_far_a_worker_is_from_the_shared_weights(box: Box, caplog: pytest.LogCaptureFixture) -> None:
     """W = (3, 4) and G = (3, 4 + 5 x): the distance is x times the worker's own size; a large one is warned of once."""
-    worker = start_worker(box, Elastic(moving_rate=0.25, interval=1, overlap=False), np.float32([3, 4]))
+    worker = start_worker(box, Elastic(moving_rate=0.25, interval=1, overlap=False), np.array([3, 4], np.float32))
     with working(worker):
         for times, warned in ((0.0, 0), (0.4, 0), (0.6, 1), (0.7, 1)):
             worker.W[:] = [3, 4]
-            worker.buffer.write(np.float32([3, 4 + 5 * times]))
+            worker.buffer.write(np.array([3, 4 + 5 * times], np.float32))
             worker.averaging.step()
             assert worker.averaging.statistics().apart == pytest.approx(times, abs=1e-6)
             assert caplog.text.count("of their size away") == warned

@@ -77,3 +77,18 @@ def test_what_is_given_is_taken() -> None:
     assert choose(adam, scale=None).scale == LearningRateScale()
     assert choose(adam, scale="sqrt", warmup_steps=7).scale == LearningRateScale(scale="sqrt", warmup_steps=7)
     assert choose(adam, warmup_steps=7).scale == LearningRateScale(scale="linear", warmup_steps=7)
+
+
+def test_a_choice_takes_settings_and_a_rule_has_a_name() -> None:
+    sgd = OptimizerKind(name="SGD", steps="plain", momentum=0.5)
+    assert choose(sgd, "auto:interval=4,overlap=false").rule == Hybrid(
+        between=Drift(momentum=0.5, interval=4, overlap=False)
+    )
+    assert choose(sgd, "elastic:moving_rate=0.1") == (
+        Hybrid(between=Elastic(moving_rate=0.1)),
+        LearningRateScale(warmup_steps=100),
+    )
+    with pytest.raises(ValueError, match=r"rule \(best\) must be one of"):
+        choose(sgd, "best")
+    with pytest.raises(ValueError, match="elastic has no setting 'speed=1'"):
+        choose(OptimizerKind(name="Adam", steps="normalized"), "auto:speed=1")

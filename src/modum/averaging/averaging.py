@@ -263,8 +263,8 @@ class Averaging:
         if not self._parted and (apart := max(part.apart for part in self._parts)) > PARTED:
             self._parted = True
             _log.warning(
-                "this worker's weights are %.0f %% of their size away from the shared ones, which are worse then than those"
-                " of each worker. HINT: take a lower learning rate, or fewer steps between exchanges (now %d)",
+                "this worker's weights are %.0f %% of their size away from the shared ones, which are then worse than"
+                " those of each worker. HINT: take a lower learning rate, or fewer steps between exchanges (now %d)",
                 100 * apart,
                 self._schedule.interval,
             )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from modum.averaging.scaling import LearningRateScale
-from modum.rules import Drift, Elastic, Hybrid, UpdateRule
+from modum.rules import Hybrid, UpdateRule, rule_from_text
 
 if TYPE_CHECKING:
     from modum.rules import Auto
@@ -93,7 +93,7 @@ class Choice(NamedTuple):
 
 def choose(
     optimizer: OptimizerKind,
-    rule: UpdateRule | Auto | None = "auto",
+    rule: UpdateRule | str | None = "auto",
     scale: Scale = "auto",
     warmup_steps: int | Auto = "auto",
 ) -> Choice:
@@ -107,7 +107,8 @@ def choose(
 
     Args:
         optimizer: of the workers.
-        rule: "auto" or None: chosen.
+        rule: "auto": chosen; more settings may follow, as in "auto:interval=4". Another rule by name, as
+            `rule_from_text` takes it, or a rule. None: "auto".
         scale: factor on the learning rate, see `LearningRateScale`; "auto": chosen with the rule, and 1 with a rule of
             the user's own.
         warmup_steps: local steps over which the factor grows; "auto": 100 for a chosen factor, else 0.
@@ -116,15 +117,18 @@ def choose(
         Rule and scale.
 
     Raises:
-        ValueError: the scale or the steps are out of their range.
+        ValueError: the scale or the steps are out of their range, or there is no such rule or setting.
     """
     chosen: Literal["linear"] | None = None
-    if rule is None or rule == "auto":
-        if optimizer.steps == "plain" and optimizer.momentum <= SLUGGISH:
-            rule = Hybrid(between=Drift(momentum=optimizer.momentum))
-        else:
-            rule = Hybrid(between=Elastic())
+    if rule is None or isinstance(rule, str):
+        name, _, settings = (rule or "auto").partition(":")
+        own: dict[str, Any] = {}
+        if name == "auto":
+            name = "elastic"
+            if optimizer.steps == "plain" and optimizer.momentum <= SLUGGISH:
+                name, own = "drift", {"momentum": optimizer.momentum}
             chosen = "linear" if optimizer.steps == "normalized" else None
+        rule = Hybrid(between=rule_from_text(f"{name}:{settings}", **own))
     if scale != "auto":
         steps = 0 if warmup_steps == "auto" else warmup_steps
         return Choice(rule, LearningRateScale(scale=scale, warmup_steps=steps))

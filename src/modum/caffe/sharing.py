@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +12,6 @@ import torch
 from modum.averaging import OptimizerKind, Worker, choose
 from modum.caffe.batches import split_batches
 from modum.caffe.filters import filter_net
-from modum.rules import Hybrid
 from modum.torch.flat import SharedTensor, flatten
 from modum.torch.group import group_of
 
@@ -63,9 +61,7 @@ def sharing_rule(
         moving_rate = solver.moving_rate if solver.HasField("moving_rate") else "auto"
     if interval is None:
         interval = solver.update_interval if solver.HasField("update_interval") else "auto"
-    chosen = choose(_optimizer(solver)).rule
-    assert isinstance(chosen, Hybrid)
-    return Hybrid(between=replace(chosen.between, moving_rate=moving_rate, interval=interval))  # type: ignore[type-var]
+    return choose(_optimizer(solver), f"auto:moving_rate={moving_rate},interval={interval}").rule
 
 
 def _optimizer(solver: SolverParameter) -> OptimizerKind:

@@ -97,7 +97,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
     def __init__(
         self,
         job: Job,
-        rule: UpdateRule | Auto | None = "auto",
+        rule: UpdateRule | str | None = "auto",
         *,
         name: str = "model",
         learning_rate_scale: Scale = "auto",

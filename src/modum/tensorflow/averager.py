@@ -69,7 +69,7 @@ class Averager:
         self,
         job: Job,
         variables: tf.Module | Sequence[tf.Variable],
-        rule: UpdateRule | Auto | None = "auto",
+        rule: UpdateRule | str | None = "auto",
         *,
         optimizer: Any = None,
         name: str = "model",

@@ -57,7 +57,8 @@ class Averager:
         optimizer: any optimizer of the model's parameters.
         rule: how the weights move together. "auto" chooses by the optimizer, see `modum.averaging.choose`: averaging
             with drift for SGD, and elastic averaging for Adam and its like, between the groups that the job was
-            launched with (groups of one worker by default). `statistics().rule` says what was chosen.
+            launched with (groups of one worker by default). "auto:interval=4" sets more. `statistics().rule` says what
+            was chosen.
         name: name of the shared model in the box. All workers that use it train one model.
         learning_rate_scale: see `LearningRateScale`; "auto" goes with the rule: the number of groups for Adam and its
             like, else 1. Applied only during each step, however it ends, so that learning rate schedulers see their own
@@ -79,7 +80,7 @@ class Averager:
         job: Job,
         model: nn.Module,
         optimizer: Optimizer,
-        rule: UpdateRule | Auto | None = "auto",
+        rule: UpdateRule | str | None = "auto",
         *,
         name: str = "model",
         learning_rate_scale: Scale = "auto",
