@@ -24,9 +24,11 @@ class Leg(NamedTuple):
 class Part(ABC):
     """One worker's part in a rule, for one vector and its buffer.
 
-    Attributes:
+    Args:
         vector: the worker's weights.
         buffer: the shared weights.
+
+    Attributes:
         apart: how far the worker was from the shared weights at its last exchange, `|W - G| / |W|`; 0 where a rule does
             not know.
     """
