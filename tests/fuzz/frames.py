@@ -4,7 +4,7 @@ from modum.box.protocol.frames import CARRIES_NUMBERS, STAGED, Op, check_request
 from modum.box.protocol.limits import CHUNK, HEADER_BYTES, MAX_MESSAGE
 from modum.errors import ProtocolError
 
-START = b"MDM\x03"
+START = b"MDM\x04"
 
 
 def take(data: bytes) -> None:
@@ -27,4 +27,8 @@ def take(data: bytes) -> None:
         assert 0 < header.count <= CHUNK
         assert header.offset // CHUNK == (header.offset + header.count - 1) // CHUNK
         carries = header.op in CARRIES_NUMBERS and not header.flags & STAGED
-        assert header.payload == (header.count if carries else 0)
+        due = header.count if carries else 0
+        if header.compression:
+            assert header.op is Op.EXCHANGE
+            due = header.compression.sent(header.count // 4)
+        assert header.payload == due

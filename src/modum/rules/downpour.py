@@ -76,8 +76,7 @@ class _Accumulated(Part):
     def __init__(self, rule: Downpour, vector: Vector, buffer: Buffer) -> None:
         super().__init__(vector, buffer)
         self._divide = rule.staleness == "divide"
-        self._learning = min(max(vector.trainable - vector.offset, 0), vector.staging.size)
-        self._base = np.empty(self._learning, vector.staging.dtype)
+        self._base = np.empty(self.learning, vector.staging.dtype)
         self._update = sum(map(self._operations, vector.bounds, vector.bounds[1:]))
         self._mates = self._update - self._operations(vector.offset, vector.offset + vector.staging.size)
         self._version = 0
@@ -85,13 +84,13 @@ class _Accumulated(Part):
     def pulled(self) -> None:
         self.vector.snapshot()
         self.vector.arrived()
-        self._base[:] = self.vector.staging[: self._learning]
+        self._base[:] = self.vector.staging[: self.learning]
         self._version = self.buffer.version
 
     def transfer(self, groups: int, steps: int) -> float:
         vector, buffer = self.vector, self.buffer
         vector.arrived()
-        x, statistics = vector.staging[: self._learning], vector.staging[self._learning :]
+        x, statistics = vector.staging[: self.learning], vector.staging[self.learning :]
         if x.size:
             _subtract(vector.dtype, self._base, x)  # -u
             buffer.add(self._base, -1 / self._staleness(), offset=vector.offset)
@@ -99,7 +98,7 @@ class _Accumulated(Part):
             buffer.read(self._base, offset=vector.offset)
             _subtract(vector.dtype, x, self._base)
         if statistics.size:
-            buffer.exchange(statistics, STATISTICS_RATE, offset=vector.offset + self._learning, leave="difference")
+            buffer.exchange(statistics, STATISTICS_RATE, offset=vector.offset + self.learning, leave="difference")
             self._version += 1
         return STATISTICS_RATE
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from modum.box.kernels import factor_for, portable
 from modum.rules.distance import ratio, sample
-from modum.rules.elastic import Elastic
+from modum.rules.elastic import Elastic, ElasticPart
 from modum.rules.rule import Auto, Part
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Drift(Elastic):
         moving_rate: as in `Elastic`.
         interval: as in `Elastic`.
         overlap: as in `Elastic`; the drift is applied with `d`.
+        compression: as in `Elastic`.
         momentum: of the workers' optimizer, from 0 to less than 1. `"auto"` horizons follow from it.
         horizon: local steps after which the shared weights are followed, with the next exchange. The optimizer must
             have answered to the last drift by then: where it has not, the workers diverge. `"auto"`:
@@ -84,38 +85,32 @@ def drift(groups: int) -> float:
     return 1 + 1 / groups - 1 / math.sqrt(groups) if groups > 1 else 0.0
 
 
-class _Following(Part):
+class _Following(ElasticPart):
     """The shared weights when this worker followed them last, and its steps since."""
 
     def __init__(self, rule: Drift, vector: Vector, buffer: Buffer) -> None:
-        super().__init__(vector, buffer)
-        self._rule = rule
-        self._learning = min(max(vector.trainable - vector.offset, 0), vector.staging.size)
-        self._base = np.empty(self._learning, vector.staging.dtype)
+        super().__init__(rule, vector, buffer)
+        self._follows_after = rule.follows_after
+        self._base = np.empty(self.learning, vector.staging.dtype)
         self._steps = 0
 
     def pulled(self) -> None:
         self.vector.snapshot()
         self.vector.arrived()
-        self._base[:] = self.vector.staging[: self._learning]
+        self._base[:] = self.vector.staging[: self.learning]
         self._steps = 0
 
     def transfer(self, groups: int, steps: int) -> float:
-        vector, rate = self.vector, self._rule.rate(groups)
+        vector, rate = self.vector, self.rule.rate(groups)
         vector.arrived()
         self._steps += steps
         followed = 0
-        if self._steps >= self._rule.follows_after(steps):
+        if self._steps >= self._follows_after(steps):
             self._steps = 0
-            followed = self._learning
+            followed = self.learning
             for start in range(0, followed, PIECE):
                 self._follow(start, min(start + PIECE, followed), rate, drift(groups))
-        rest = vector.staging[followed:]
-        if rest.size:
-            before = sample(rest)
-            self.buffer.exchange(rest, rate, offset=vector.offset + followed, leave="difference")
-            if not followed:
-                self.apart = ratio(sample(rest), before) / rate
+        self.exchange(rate, followed)
         return rate
 
     def _follow(self, start: int, end: int, rate: float, drift: float) -> None:
@@ -123,7 +118,8 @@ class _Following(Part):
         dtype = self.vector.dtype
         shared, base = self.vector.staging[start:end], self._base[start:end]
         correction = shared.copy()
-        self.buffer.exchange(shared, rate, offset=self.vector.offset + start, leave="present")
+        offset, compression = self.vector.offset + start, self.rule.compression
+        self.buffer.exchange(shared, rate, offset=offset, leave="present", compression=compression)
         portable.subtract(dtype, correction, shared)
         if start == 0:
             self.apart = ratio(sample(correction), sample(shared))

@@ -38,6 +38,11 @@ class Part(ABC):
         self.buffer = buffer
         self.apart = 0.0
 
+    @property
+    def learning(self) -> int:
+        """How many elements of the vector's slice are trained; behind them are statistics."""
+        return min(max(self.vector.trainable - self.vector.offset, 0), self.vector.staging.size)
+
     @abstractmethod
     def transfer(self, groups: int, steps: int) -> float:
         """Exchange the snapshot that the vector took; runs on the background thread.

@@ -13,6 +13,7 @@ import simpy
 from numpy.typing import NDArray
 
 from modum.averaging.averaging import Transferred
+from modum.box.compression import SECTION, CompressionName, compression_of
 from modum.box.kernels import Leave, portable
 from modum.groups import Alone
 
@@ -114,15 +115,29 @@ class VirtualBuffer:
         self._combined()
         self._acknowledge()
 
-    def exchange(self, x: NDArray[np.float32], moving_rate: float, *, offset: int = 0, leave: Leave = "moved") -> None:
+    def exchange(
+        self,
+        x: NDArray[np.float32],
+        moving_rate: float,
+        *,
+        offset: int = 0,
+        leave: Leave = "moved",
+        compression: CompressionName = "none",
+    ) -> None:
         """Move `x` and the shared weights toward each other; see `modum.box.Buffer.exchange`."""
-        self._cross(self._incoming, x.size)
-        kernel = {"moved": portable.exchange, "difference": portable.difference, "present": portable.present}[leave]
-        kernel(DTYPE, self._weights[offset : offset + x.size], x, np.float32(moving_rate))
+        shared, rate = self._weights[offset : offset + x.size], np.float32(moving_rate)
+        if chosen := compression_of(compression):
+            # a few weights stand for many: what they would take as so many themselves is not what counts
+            self._cross(self._incoming, x.size * chosen.sent(SECTION) / (SECTION * x.itemsize))
+            chosen.both_sides(shared, x, rate, leave)
+        else:
+            self._cross(self._incoming, x.size)
+            kernel = {"moved": portable.exchange, "difference": portable.difference, "present": portable.present}[leave]
+            kernel(DTYPE, shared, x, rate)
         self._combined()
         self._acknowledge()
 
-    def _cross(self, link: "SharedLink", elements: int) -> None:
+    def _cross(self, link: "SharedLink", elements: float) -> None:
         if not self.instant:
             self.crossing = link.transfer(elements * self._scale)
             pause(self.crossing)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from modum.averaging.averaging import Averaging
 from modum.averaging.background import BackgroundTransfer
 from modum.box import Box, Buffer
+from modum.box.compression import CompressionName, compression_of
 from modum.box.kernels import Leave
 from modum.groups import Alone
 from modum.parameters import ArrayVector
@@ -198,10 +199,22 @@ class _Counted:
         self._count(x.nbytes, 0)
         self._buffer.add(x, scale, offset=offset)
 
-    def exchange(self, x: Array, moving_rate: float, *, offset: int = 0, leave: Leave = "moved") -> None:
+    def exchange(
+        self,
+        x: Array,
+        moving_rate: float,
+        *,
+        offset: int = 0,
+        leave: Leave = "moved",
+        compression: CompressionName = "none",
+    ) -> None:
         """Count the bytes of both directions."""
-        self._count(x.nbytes, x.nbytes)
-        self._buffer.exchange(x, moving_rate, offset=offset, leave=leave)
+        chosen = compression_of(compression)
+        if chosen is None:
+            self._count(x.nbytes, x.nbytes)
+        else:
+            self._count(chosen.sent(x.size), chosen.answered(x.size))
+        self._buffer.exchange(x, moving_rate, offset=offset, leave=leave, compression=compression)
 
     def _count(self, out: int, back: int) -> None:
         self.moved = (self.moved[0] + out, self.moved[1] + back)

@@ -49,6 +49,9 @@ class Flow:
                 if self._carrier is not None and not self._carrier.stage(self.queue[0]):
                     return
                 request = self.queue.popleft()
+                if request.prepare is not None:  # while the socket sends what is before it
+                    request.prepare()
+                    request.prepare = None
                 self._parts = [request.header.pack(), request.payload]
             try:
                 sent = connection.sendmsg(self._parts, (), socket.MSG_DONTWAIT)

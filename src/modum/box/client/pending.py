@@ -20,6 +20,7 @@ class Pending:
     Attributes:
         header: its header; the connection fills in the number.
         payload: what is sent behind the header.
+        prepare: called before it is sent for the first time, to write what `payload` is to have.
         sink: where the payload of the reply is to land; None takes any length, into `reply`.
         landed: called when it is there.
         reply: payload of the reply, if there is no sink.
@@ -28,6 +29,7 @@ class Pending:
 
     header: Header
     payload: bytes | memoryview = b""
+    prepare: Callable[[], None] | None = None
     sink: memoryview | None = None
     landed: Callable[[], None] | None = None
     reply: memoryview = _EMPTY

@@ -10,12 +10,12 @@ _QUIET_NAN = np.uint16(0x7FC0)
 _quiet = np.errstate(all="ignore")  # a model that diverges is its trainer's concern: infinities are numbers here
 
 
-def _widen(bits: Array) -> Array:
+def widen(bits: Array) -> Array:
     """Return bfloat16 bits as single precision."""
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
-def _narrow(values: Array) -> Array:
+def narrow(values: Array) -> Array:
     """Return single precision as bfloat16 bits, rounded to nearest even."""
     bits = values.view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
@@ -32,7 +32,7 @@ def prepare(dtype: str) -> None:
 def add(dtype: str, target: Array, x: Array, factor: Any) -> None:
     """Compute target += factor * x."""
     if dtype == "bfloat16":
-        target[:] = _narrow(_widen(target) + factor * _widen(x))
+        target[:] = narrow(widen(target) + factor * widen(x))
     elif factor == 1:
         target += x
     else:
@@ -52,9 +52,9 @@ def exchange(dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
 def difference(dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
     """Compute d = moving_rate (x - target); x = d; target += d."""
     if dtype == "bfloat16":
-        wide = _widen(target)
-        x[:] = _narrow(moving_rate * (_widen(x) - wide))
-        target[:] = _narrow(wide + _widen(x))
+        wide = widen(target)
+        x[:] = narrow(moving_rate * (widen(x) - wide))
+        target[:] = narrow(wide + widen(x))
     else:
         np.subtract(x, target, out=x)
         np.multiply(x, moving_rate, out=x)
@@ -73,7 +73,7 @@ def present(dtype: str, target: Array, x: Array, moving_rate: Any) -> None:
 def subtract(dtype: str, x: Array, d: Array) -> None:
     """Compute x -= d."""
     if dtype == "bfloat16":
-        x[:] = _narrow(_widen(x) - _widen(d))
+        x[:] = narrow(widen(x) - widen(d))
     else:
         np.subtract(x, d, out=x)
 
@@ -82,6 +82,6 @@ def subtract(dtype: str, x: Array, d: Array) -> None:
 def scale(dtype: str, target: Array, x: Array, factor: Any) -> None:
     """Compute target = factor * x."""
     if dtype == "bfloat16":
-        target[:] = _narrow(factor * _widen(x))
+        target[:] = narrow(factor * widen(x))
     else:
         np.multiply(x, factor, out=target)

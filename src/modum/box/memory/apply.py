@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from modum.box.compression import Compression
 from modum.box.kernels import STORAGE, Array, Kernels, Leave
 from modum.box.memory.locks import STUCK, Locks, Pause
 from modum.box.memory.segment import VERSION, WAITING, Mapping
@@ -89,6 +90,7 @@ def apply(
     source: Party | None = None,
     factor: Any = None,
     leave: Leave = "moved",
+    compression: Compression | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> None:
     """Run one operation on pieces of `target`, each under its chunks' locks; come back to those that are busy.
@@ -103,6 +105,8 @@ def apply(
         source: the other segment for COPY, SCALE and AXPY.
         factor: scalar from `factor_for`.
         leave: what EXCHANGE leaves in `data`: the moved values, the difference, or what the segment had before.
+        compression: of an EXCHANGE over the wire, of one piece; `data` has the bytes of the request, and those of the
+            answer afterwards.
         check: called before each piece, with its chunks locked, and while waiting for locks; what it raises ends the
             operation there.
 
@@ -114,7 +118,7 @@ def apply(
     target.mapping.check(target.name)
     if source is not None:
         source.mapping.check(source.name)
-    act = _action(kernels, op, target, data, source, factor, leave)
+    act = _action(kernels, op, target, data, source, factor, leave, compression)
     pause: Pause | None = None
     while waiting:
         progress = False
@@ -179,6 +183,7 @@ def _action(
     source: Party | None,
     factor: Any,
     leave: Leave,
+    compression: Compression | None,
 ) -> Callable[[Piece], None]:
     """Return what to do with a locked piece."""
     dtype = target.dtype
@@ -199,6 +204,10 @@ def _action(
             case _:
                 return lambda piece: kernels.add(dtype, *from_segment(piece), factor)
     assert data is not None
+    if compression is not None:
+        return lambda piece: compression.exchange(
+            memory[piece.offset // size : (piece.offset + piece.nbytes) // size], data, factor
+        )
 
     def from_caller(piece: Piece) -> tuple[Array, Array]:
         here, there, count = piece.offset // size, piece.start // size, piece.nbytes // size

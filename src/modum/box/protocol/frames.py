@@ -5,10 +5,11 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from modum.box.compression import BY_CODE, Compression
 from modum.box.protocol.limits import CHUNK, HEADER_BYTES, MAX_MESSAGE
 from modum.errors import ProtocolError
 
-MAGIC: Final = b"MDM\x03"  # the last byte is the version of the format
+MAGIC: Final = b"MDM\x04"  # the last byte is the version of the format
 
 _HEADER: Final = struct.Struct("<4sBBHQQQQQdII")
 assert _HEADER.size == HEADER_BYTES
@@ -46,6 +47,9 @@ STAGED: Final = 4
 PRESENT: Final = 8
 """The reply to EXCHANGE has what the segment had before, in place of the difference."""
 FLAGS: Final = LAST | PUBLISH | STAGED | PRESENT
+CODE_SHIFT: Final = 4
+"""The flags from here on are the code of an EXCHANGE's `Compression`; 0 for none."""
+_NUMBER: Final = 4  # bytes of a number that can be compressed
 
 
 class Status(enum.IntEnum):
@@ -69,7 +73,7 @@ class Header:
         op: what is asked for, or was.
         sequence: number of the request in its slot; a reply repeats it.
         payload: bytes that follow.
-        flags: `LAST`, `PUBLISH`, `STAGED`, `PRESENT`.
+        flags: `LAST`, `PUBLISH`, `STAGED`, `PRESENT`; above them the code of a compression.
         status: how it ended; OK in a request.
         segment: number of the segment that is read or changed.
         offset: where in it, in bytes.
@@ -90,6 +94,11 @@ class Header:
     source_offset: int = 0
     factor: float = 0.0
     count: int = 0
+
+    @property
+    def compression(self) -> Compression | None:
+        """How the numbers of an EXCHANGE travel, if not as they are."""
+        return BY_CODE.get(self.flags >> CODE_SHIFT)
 
     def pack(self) -> bytes:
         """Return the 64 bytes of the wire."""
@@ -131,7 +140,7 @@ def parse_header(data: bytes | bytearray | memoryview, *, limit: int = MAX_MESSA
     outcome = _STATUSES.get(status)
     if operation is None or outcome is None:
         raise ProtocolError(f"frame has an unknown code: operation {op}, status {status}")
-    if flags & ~FLAGS:
+    if flags & ~FLAGS and flags >> CODE_SHIFT not in BY_CODE:
         raise ProtocolError(f"frame has unknown flags {flags:#x}")
     if operation < Op.CALL:
         limit = min(limit, CHUNK) if outcome is Status.OK else limit
@@ -171,6 +180,16 @@ def check_request(header: Header) -> None:
         raise ProtocolError(f"ACKNOWLEDGE has no payload, and this one has {header.payload} bytes")
     if header.op < Op.CALL:
         expected = header.count if header.op in CARRIES_NUMBERS and not header.flags & STAGED else 0
+        if compression := header.compression:
+            if header.op is not Op.EXCHANGE:
+                raise ProtocolError(f"{header.op.name} has no compression, and this one has {compression.name}")
+            if header.flags & (STAGED | PRESENT):
+                raise ProtocolError(
+                    f"an EXCHANGE in {compression.name} is neither staged nor answered with what was there"
+                )
+            if header.count % _NUMBER:
+                raise ProtocolError(f"an EXCHANGE in {compression.name} has whole float32, not {header.count} bytes")
+            expected = compression.sent(header.count // _NUMBER)
         if header.payload != expected:
             raise ProtocolError(f"{header.op.name} of {header.count} bytes has {header.payload} bytes of payload")
         if header.flags & PRESENT and header.op is not Op.EXCHANGE:

@@ -165,9 +165,12 @@ class Dispatch:
                     raise ProtocolError(f"{op.name} from {source.dtype} to {target.dtype}")
             if op is Op.EXCHANGE and target.dtype not in FLOATING:
                 raise ProtocolError(f"EXCHANGE with a buffer of {target.dtype}")
+            compression = header.compression
+            if compression and target.dtype != "float32":
+                raise ProtocolError(f"EXCHANGE in {compression.name} with a buffer of {target.dtype}, not of float32")
             staged = bool(header.flags & STAGED)
             room = slot.room(header.sequence, header.count, staged=staged) if op is Op.READ else payload
-            data: Array = np.frombuffer(room, STORAGE[target.dtype])
+            data: Array = np.frombuffer(room, np.uint8 if compression else STORAGE[target.dtype])
             apply(
                 portable,
                 op,
@@ -178,6 +181,7 @@ class Dispatch:
                 source=source,
                 factor=factor_for(target.dtype, header.factor),
                 leave="present" if header.flags & PRESENT else "difference",
+                compression=compression,
                 check=caller.check,
             )
             slot.moved += header.count
@@ -189,6 +193,8 @@ class Dispatch:
                     self._room.wake(("version", header.segment))
         answered = op in (Op.READ, Op.EXCHANGE)
         numbers = room if answered and not staged else memoryview(b"")
+        if compression:
+            numbers = numbers[: compression.answered(header.count // STORAGE[target.dtype].itemsize)]
         flags = STAGED if answered and staged else 0
         return Reply(
             Header(op, header.sequence, len(numbers), flags, offset=header.offset, count=header.count), numbers

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from modum.box.client.connection import Connection
 from modum.box.client.pending import Pending
 from modum.box.client.pool import ConnectionPool
+from modum.box.compression import Compression
 from modum.box.kernels import Array, Leave
 from modum.box.protocol.frames import Header, Op
 from modum.box.protocol.layout import Piece
@@ -50,6 +51,8 @@ class Work:
         source: the other segment of COPY, SCALE, AXPY.
         factor: scale, moving rate or factor; a scalar from `factor_for`.
         leave: what EXCHANGE leaves in `data`: see `modum.box.Buffer.exchange`.
+        compression: how the numbers of EXCHANGE travel. A transport that moves them otherwise than in the frames of
+            the wire format does without.
         publish: the version of the buffer goes up when this is done.
         timeout: seconds without any progress after which to give up.
     """
@@ -61,6 +64,7 @@ class Work:
     source: Attachment | None = None
     factor: Any = 0.0
     leave: Leave = "moved"
+    compression: Compression | None = None
     publish: bool = False
     timeout: float
 

@@ -1,12 +1,14 @@
 """The requests that make up the part of an operation that one server does: one chunk each."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
 from modum.box.client.pending import Pending
+from modum.box.compression import Compression
 from modum.box.kernels import STORAGE, portable
-from modum.box.protocol.frames import CARRIES_NUMBERS, LAST, PRESENT, PUBLISH, STAGED, Header, Op
+from modum.box.protocol.frames import CARRIES_NUMBERS, CODE_SHIFT, LAST, PRESENT, PUBLISH, STAGED, Header, Op
 from modum.box.protocol.layout import Piece
 from modum.box.protocol.limits import CHUNK, WINDOW
 from modum.box.transport.base import Work
@@ -23,12 +25,14 @@ def frames(work: Work, pieces: Sequence[Piece] | None = None, *, staged: bool = 
     Yields:
         Requests of one chunk each.
     """
-    op, info = work.op, work.target.info
-    source = work.source.info.segment if work.source else 0
+    op = work.op
     octets = memoryview(b"") if work.data is None else work.data.view(np.uint8).data
     pieces = work.pieces if pieces is None else pieces
     if not work.source:
         pieces = [chunk for piece in pieces for chunk in piece.chunks()]
+    if work.compression is not None and not staged:
+        yield from _compressed(work, work.compression, pieces)
+        return
     # the differences of an exchange land here, and are subtracted while they are in the cache; what is staged may
     # land before its turn
     largest = min(CHUNK, max(piece.nbytes for piece in pieces))
@@ -36,19 +40,7 @@ def frames(work: Work, pieces: Sequence[Piece] | None = None, *, staged: bool = 
     scratch = [memoryview(bytearray(largest)) for _ in range(rooms)]
     for index, piece in enumerate(pieces):
         last = index == len(pieces) - 1
-        pending = Pending(
-            Header(
-                op,
-                0,
-                flags=(LAST | PUBLISH if work.publish else LAST) if last else 0,
-                segment=info.segment,
-                offset=piece.offset,
-                source=source,
-                source_offset=piece.source_offset,
-                factor=float(work.factor),
-                count=piece.nbytes,
-            )
-        )
+        pending = Pending(_header(work, piece, last=last))
         part = octets[piece.start : piece.start + piece.nbytes]
         if staged and not work.source:
             pending.header.flags |= STAGED
@@ -65,6 +57,45 @@ def frames(work: Work, pieces: Sequence[Piece] | None = None, *, staged: bool = 
             pending.sink = scratch[index % rooms][: piece.nbytes]
             pending.landed = _subtraction(work, part, pending.sink)
         yield pending
+
+
+def _header(work: Work, piece: Piece, *, last: bool) -> Header:
+    """Return the header that every request of an operation has."""
+    return Header(
+        work.op,
+        0,
+        flags=(LAST | PUBLISH if work.publish else LAST) if last else 0,
+        segment=work.target.info.segment,
+        offset=piece.offset,
+        source=work.source.info.segment if work.source else 0,
+        source_offset=piece.source_offset,
+        factor=float(work.factor),
+        count=piece.nbytes,
+    )
+
+
+def _compressed(work: Work, compression: Compression, chunks: Sequence[Piece]) -> Iterator[Pending]:
+    """Yield the requests of an exchange whose numbers are compressed."""
+    assert work.data is not None
+    size = work.data.itemsize
+    largest = max(piece.nbytes for piece in chunks) // size
+    # what was sent is kept until it is answered, as it may have to be sent again; answers land one after the other
+    rooms = [np.empty(compression.sent(largest), np.uint8) for _ in range(min(WINDOW, len(chunks)))]
+    landing = np.empty(compression.answered(largest), np.uint8)
+    for index, piece in enumerate(chunks):
+        x = work.data[piece.start // size : (piece.start + piece.nbytes) // size]
+        room = rooms[index % len(rooms)][: compression.sent(x.size)]
+        answer = landing[: compression.answered(x.size)]
+        header = _header(work, piece, last=index == len(chunks) - 1)
+        header.flags |= compression.code << CODE_SHIFT
+        header.payload = room.size
+        yield Pending(
+            header,
+            room.data,
+            prepare=partial(compression.encode, x, room),
+            sink=answer.data,
+            landed=partial(compression.settle, x, answer, work.factor, work.leave, room),
+        )
 
 
 def _subtraction(work: Work, part: memoryview, scratch: memoryview) -> Callable[[], None]:
