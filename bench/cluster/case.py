@@ -28,7 +28,7 @@ class Case:
         To which a step is padded by sleeping, as if a GPU computed; forward a third, backward two.
     rate
         Bytes per second of every host's link, each way; None: unshaped.
-    interval, overlap, moving_rate
+    interval, overlap, moving_rate, compression
         Of the box.
     slow, slowdown
         So many workers (the last ones) need ``slowdown`` times as long.
@@ -56,6 +56,7 @@ class Case:
     interval: int | Literal["auto"] = 1
     overlap: bool = True
     moving_rate: float | Literal["auto"] = "auto"
+    compression: Literal["none", "bfloat16", "int8"] = "none"
     slow: int = 0
     slowdown: float = 1.0
     warm_up: int = 3

@@ -22,11 +22,11 @@ def main() -> None:
             buffer = job.box.create("pool", case.nbytes // 4)
         except BufferExistsError:
             buffer = job.box.open("pool")
-        x = np.zeros(case.nbytes // 4, np.float32)
+        x = np.random.default_rng(job.rank).standard_normal(case.nbytes // 4, np.float32)
         operations: dict[str, Callable[[], object]] = {
             "read": lambda: buffer.read(x),
             "add": lambda: buffer.add(x, 1.0),
-            "exchange": lambda: buffer.exchange(x, 0.1),
+            "exchange": lambda: buffer.exchange(x, 0.1, compression=case.compression),
         }
         log = Log(job.rank)
         while True:

@@ -22,7 +22,13 @@ def main() -> None:
     with modum.connect() as job:
         model = make(case, job.rank)
         optimizer = optimizer_of(case, model)
-        rule = Hybrid(between=Elastic(interval=case.interval, overlap=case.overlap, moving_rate=case.moving_rate))
+        between = Elastic(
+            interval=case.interval,
+            overlap=case.overlap,
+            moving_rate=case.moving_rate,
+            compression=case.compression,
+        )
+        rule = Hybrid(between=between)
         averager = Averager(job, model, optimizer, rule)
         log = Log(job.rank)
         for inputs, labels in batches(case, job.rank):

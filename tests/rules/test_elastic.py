@@ -61,4 +61,5 @@ def test_a_hybrid_takes_interval_overlap_and_settings_from_the_rule_between_grou
         "moving_rate": 0.25,
         "interval": 7,
         "overlap": False,
+        "compression": "none",
     }  # fmt: skip

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modum.box import TRANSPORTS, Box, Buffer, Server
+from modum.box.compression import COMPRESSIONS
 from modum.box.protocol.layout import Layout
 from modum.box.protocol.limits import CHUNK, STRIPE
 from modum.box.transport import Transport
@@ -214,6 +215,32 @@ def check_exchange_leaves_what_was_there(box: Box, scale: Scale) -> None:
     _same(buffer.read(), g + d, "g + d")
 
 
+def check_compressed_exchanges(box: Box, scale: Scale) -> None:
+    """Check that both sides of a compressed exchange move by one number, near what they would move by without."""
+    x, g = whole_numbers(scale.elements, 1), whole_numbers(scale.elements, 2)
+    rate = np.float32(0.3)
+    # rounding of x, which has at least 8 significant bits, and of what is between x and g
+    allowed = float(np.abs(x).max() / 256 + np.abs(x - g).max() / 128)
+    buffer = box.create("b", x.size)
+    for name in COMPRESSIONS:
+        compression: Any = name
+        what = f"in {name}"
+        buffer.write(g)
+        d = x.copy()
+        buffer.exchange(d, 0.3, leave="difference", compression=compression)
+        _same(buffer.read(), g + d, f"g + d {what}")
+        _near(d, rate * (x - g), 0.3 * allowed, f"d {what}")
+        buffer.write(g)
+        moved = x.copy()
+        buffer.exchange(moved, 0.3, compression=compression)
+        _same(moved, x - d, f"x - d {what}, once more")
+        buffer.write(g)
+        there = x[5:1005].copy()
+        buffer.exchange(there, 0, offset=5, leave="present", compression=compression)
+        _near(there, g[5:1005], allowed, f"g {what}")
+        _same(buffer.read(), g, f"the buffer after an exchange {what} with a moving rate of 0")
+
+
 def check_bfloat16_rounds_once(box: Box, scale: Scale) -> None:
     """Check that bfloat16 is computed in single precision, and each stored number rounded to nearest even once."""
     numbers = np.random.default_rng(1)
@@ -346,6 +373,7 @@ def check_refusals(box: Box, scale: Scale) -> None:
         (lambda: buffer.exchange(x, 1.5), ("moving_rate must be in",)),
         (lambda: buffer.exchange(np.frombuffer(x.tobytes(), np.float32), 0.5), ("read-only",)),
         (lambda: whole.exchange(np.ones(4, np.int64), 0.5), ("floating dtype",)),
+        (lambda: buffer.exchange(x, 0.5, compression="zip"), ("none, bfloat16, int8", "'zip'")),  # type: ignore[arg-type]
         (lambda: whole.add(np.ones(4, np.int64), 0.5), ("whole-number factor",)),
         (lambda: buffer.copy(whole), ("int64, buffer 'b' is float32",)),
         (lambda: buffer.copy(buffer, offset=1, count=4), ("overlap",)),
@@ -413,6 +441,7 @@ CHECKS: Final[tuple[Callable[[Box, Scale], None], ...]] = (
     check_exchange_moves_both_sides,
     check_exchange_leaves_the_difference,
     check_exchange_leaves_what_was_there,
+    check_compressed_exchanges,
     check_bfloat16_rounds_once,
     check_operations_within_the_box,
     check_adds_of_many_clients,
@@ -473,6 +502,11 @@ def _says(message: str, *parts: str) -> None:
 
 def _equal(found: object, due: object, what: str) -> None:
     assert found == due, f"{what}: {found} where {due} was due"
+
+
+def _near(found: Floats, due: Floats, allowed: float, what: str) -> None:
+    worst = float(np.abs(found - due).max())
+    assert worst <= allowed, f"{what}: off by up to {worst:g}, where {allowed:g} is allowed"
 
 
 def _same(found: NDArray[Any], due: NDArray[Any], what: str) -> None:

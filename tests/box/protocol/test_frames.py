@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from modum.box import Box, Server
 from modum.box.auth import new_nonce
 from modum.box.auth import proof as prove
-from modum.box.protocol.frames import STAGED, Header, Op, Status, check_request, parse_header
+from modum.box.compression import BY_CODE, COMPRESSIONS
+from modum.box.protocol.frames import (
+    CODE_SHIFT,
+    FLAGS,
+    PRESENT,
+    STAGED,
+    Header,
+    Op,
+    Status,
+    check_request,
+    parse_header,
+)
 from modum.box.protocol.limits import CHUNK, HEADER_BYTES, MAX_MESSAGE
 from modum.box.protocol.messages import (
     Challenge,
@@ -34,7 +45,7 @@ headers = st.builds(
     op=st.sampled_from(Op),
     sequence=st.integers(0, 2**64 - 1),
     payload=st.integers(0, 2**32 - 1),
-    flags=st.integers(0, 7),
+    flags=st.builds(lambda low, code: low | code << CODE_SHIFT, st.integers(0, FLAGS), st.sampled_from([0, *BY_CODE])),
     status=st.sampled_from(Status),
     segment=st.integers(0, 2**64 - 1),
     offset=st.integers(0, 2**64 - 1),
@@ -115,6 +126,15 @@ def is_closed(connection: socket.socket) -> bool:
         return True
 
 
+INT8, BFLOAT16 = (COMPRESSIONS[name].code << CODE_SHIFT for name in ("int8", "bfloat16"))
+SENT = COMPRESSIONS["int8"].sent(10)
+
+
+def compressed(op: Op = Op.EXCHANGE, payload: int = SENT, flags: int = INT8, count: int = 40) -> bytes:
+    """A request of ten numbers, or another, whose numbers are all zeros."""
+    return Header(op, 1, payload, flags, segment=1, factor=0.5, count=count).pack() + bytes(payload)
+
+
 NO_DEVICE = encode(Link(0, 99))
 OUT_OF_ORDER = {
     "another protocol": (b"GET / HTTP/1.1\r\nHost: modum\r\n\r\n" + b" " * 64, "not Modum"),
@@ -129,6 +149,15 @@ OUT_OF_ORDER = {
     "staged without a ring": (Header(Op.ADD, 1, flags=STAGED, segment=1, count=4).pack(), "was never linked"),
     "a staged read without a ring": (Header(Op.READ, 1, flags=STAGED, segment=1, count=4).pack(), "was never linked"),
     "a link to no device": (Header(Op.CALL, 1, len(NO_DEVICE)).pack() + NO_DEVICE, "none has number 99"),
+    "a compression that there is not": (compressed(flags=15 << CODE_SHIFT), "unknown flags 0xf0"),
+    "a compressed addition": (compressed(Op.ADD), "ADD has no compression"),
+    "a compressed read": (compressed(Op.READ, 0), "READ has no compression"),
+    "compressed numbers that are not": (compressed(payload=40), "EXCHANGE of 40 bytes has 40 bytes of payload"),
+    "too few compressed numbers": (compressed(payload=SENT - 1), f"has {SENT - 1} bytes of payload"),
+    "too many compressed numbers": (compressed(flags=BFLOAT16, payload=21), "has 21 bytes of payload"),
+    "half a compressed number": (compressed(count=39), "has whole float32, not 39 bytes"),
+    "compressed and staged": (compressed(flags=INT8 | STAGED, payload=0), "neither staged nor"),
+    "compressed, for what was there": (compressed(flags=INT8 | PRESENT), "neither staged nor"),
     "a number skipped": (Header(Op.CALL, 2, 0).pack(), "request 2 came after request 0"),
     "a reply": (Header(Op.CALL, 1, status=Status.FAILED).pack(), "must have status 0"),
     "no message": (Header(Op.CALL, 1, 4).pack() + b"\xc1\xc1\xc1\xc1", "not a valid request"),
@@ -150,6 +179,18 @@ def test_a_request_out_of_order_is_answered_with_the_reason_and_closes_that_conn
         assert is_closed(bad)
         buffer.add(np.ones(10, np.float32))
         np.testing.assert_array_equal(buffer.read(), np.ones(10, np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int64"])
+def test_compressed_numbers_for_another_dtype_are_refused_and_nothing_is_applied(server: Server, dtype: str) -> None:
+    with Box.connect(server.address, transport="tcp", timeout=5) as box, connection_to(server) as bad:
+        buffer = box.create("b", 80, dtype)  # type: ignore[arg-type]
+        octets = bytearray(np.random.default_rng(0).bytes(SENT))
+        bad.sendall(compressed()[:HEADER_BYTES] + octets)
+        header, payload = answer(bad)
+        assert header.status is Status.REFUSED
+        assert f"buffer of {dtype}" in decode(payload, Failure).message
+        assert not buffer.read().any()
 
 
 def test_a_refused_wish_leaves_the_connection_open(server: Server) -> None:
@@ -181,6 +222,8 @@ def test_a_server_survives_random_and_mutated_bytes(server: Server, data: st.Dat
         + Header(Op.ADD, 2, 40, segment=1, count=40).pack()
         + bytes(40)
         + Header(Op.READ, 3, segment=1, count=40).pack()
+        + Header(Op.EXCHANGE, 4, SENT, INT8, segment=1, factor=0.5, count=40).pack()
+        + bytes(SENT)
     )
     for _ in range(data.draw(st.integers(0, 6))):
         frames[data.draw(st.integers(0, len(frames) - 1))] = data.draw(st.integers(0, 255))
