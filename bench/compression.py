@@ -21,13 +21,16 @@ LINKS: Final = (100, 1000)
 BAR: Final = ("int8", 100, 2.5)
 """With this compression over this link, so many times as many exchanges as without."""
 
+WIDTH: Final = 100
+"""Columns of the table, also in a file."""
+
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def compression(
     clients: Annotated[
-        int, typer.Option(min=1, help="Clients, each on a host of its own; the server has another.")
+        int, typer.Option(min=1, help="Clients, each on a host of its own.")
     ] = 1,
     size: Annotated[str, typer.Option(help="Bytes of the buffer, such as 32MiB.")] = "32MiB",
     seconds: Annotated[float, typer.Option(help="How long each case is measured.")] = 20.0,
@@ -37,7 +40,7 @@ def compression(
         print(f"error: no cluster can be made here: {reason}", file=sys.stderr)
         raise typer.Exit(1)
     nbytes = parse_bytes(size) // 4 * 4
-    console = Console()
+    console = Console(width=WIDTH)
     console.print("; ".join(value for name, value in describe().items() if name != "date"), highlight=False)
     table = Table("link", "compression", "exchanges a second", "times as many", "sent, MB each", "cores busy")
     met = True

@@ -44,7 +44,7 @@ def test_what_others_do_is_followed_as_without(name: CompressionName, box: Box) 
     for compression in ("none", name):
         buffer = box.create(f"model {compression}", SIZE)
         vector = ArrayVector(np.zeros(SIZE, np.float32))
-        rule = Drift(compression=compression, horizon=4)  # type: ignore[arg-type]
+        rule = Drift(compression=compression, horizon=4)
         part = rule.part(vector, buffer)
         part.pulled()
         for turn in range(40):
@@ -93,7 +93,7 @@ def test_traffic_is_what_crosses_the_network(rule: UpdateRule, leg: Leg) -> None
 
 def test_a_setting_that_there_is_not_is_refused() -> None:
     with pytest.raises(ValueError, match="must be one of none, bfloat16, int8, not 'zip'"):
-        Elastic(compression="zip")  # type: ignore[arg-type]
+        Elastic(compression="zip")
 
 
 def test_a_command_line_has_the_setting() -> None:

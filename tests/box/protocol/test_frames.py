@@ -184,7 +184,7 @@ def test_a_request_out_of_order_is_answered_with_the_reason_and_closes_that_conn
 @pytest.mark.parametrize("dtype", ["bfloat16", "int64"])
 def test_compressed_numbers_for_another_dtype_are_refused_and_nothing_is_applied(server: Server, dtype: str) -> None:
     with Box.connect(server.address, transport="tcp", timeout=5) as box, connection_to(server) as bad:
-        buffer = box.create("b", 80, dtype)  # type: ignore[arg-type]
+        buffer = box.create("b", 80, dtype)
         octets = bytearray(np.random.default_rng(0).bytes(SENT))
         bad.sendall(compressed()[:HEADER_BYTES] + octets)
         header, payload = answer(bad)

@@ -180,7 +180,7 @@ def check_request(header: Header) -> None:
         raise ProtocolError(f"ACKNOWLEDGE has no payload, and this one has {header.payload} bytes")
     if header.op < Op.CALL:
         expected = header.count if header.op in CARRIES_NUMBERS and not header.flags & STAGED else 0
-        if compression := header.compression:
+        if header.flags > FLAGS and (compression := header.compression):
             if header.op is not Op.EXCHANGE:
                 raise ProtocolError(f"{header.op.name} has no compression, and this one has {compression.name}")
             if header.flags & (STAGED | PRESENT):
