@@ -8,6 +8,7 @@ import numpy as np
 
 from modum.box import Box
 from modum.box.buffer import Buffer
+from modum.box.compression import CompressionName
 from modum.errors import (
     BufferExistsError,
     BufferNotFoundError,
@@ -32,6 +33,8 @@ WAITING = ("lock", "take")
 """What clients do that may take longer than they wait, though all is well."""
 ON_ALL_SERVERS = ("add", "read")
 """What clients do that needs every server."""
+WIRES: tuple[CompressionName, ...] = ("none", "bfloat16", "int8")
+"""How the exchanges of clients travel, by their numbers."""
 ITEMS = 6
 """Items of a work queue."""
 
@@ -212,7 +215,7 @@ class Client:
         me = f"weights {self.number}"
         self.history.doubtful.add(me)  # it may die of it
         try:
-            buffer.exchange(self._x, 0.5)
+            buffer.exchange(self._x, 0.5, compression=WIRES[self.number % len(WIRES)])
         except Doubt:
             self._x = np.full(8, 64.0, np.float32)
             self.history.doubtful.add("weights")
