@@ -1,7 +1,6 @@
 """A training loop with an Averager, worker by worker in one process."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,38 +13,10 @@ from modum.errors import DeadlineError, MismatchError
 from modum.job import Job
 from modum.observe.progress import read_progress
 from modum.rules import Downpour, Elastic, Hybrid
-from modum.torch import Averager
 from tests.support import elastic_reference, until
+from tests.torch.workplace import Make, sgd, train
 
 Connect = Callable[[], Box]
-Make = Callable[..., Averager]
-
-
-@pytest.fixture
-def averager() -> Iterator[Make]:
-    """Makes averagers of a model, an optimizer and a client of the box, which are closed at the end."""
-    jobs: set[Job] = set()
-    with ExitStack() as stack:
-
-        def make(
-            model: nn.Module, optimizer: torch.optim.Optimizer, box: Box | Job, *args: Any, **kwargs: Any
-        ) -> Averager:
-            job = box if isinstance(box, Job) else Job(box)
-            if job not in jobs:
-                jobs.add(stack.enter_context(job))
-            return stack.enter_context(Averager(job, model, optimizer, *args, **kwargs))
-
-        yield make
-
-
-def sgd(model: nn.Module, **options: Any) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), **{"lr": 0.1, **options})
-
-
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, batch: torch.Tensor) -> None:
-    optimizer.zero_grad()
-    model(batch).square().mean().backward()
-    optimizer.step()
 
 
 def shared(box: Box, name: str = "model/float32") -> np.ndarray:

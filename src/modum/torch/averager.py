@@ -13,7 +13,7 @@ from modum.torch.flat import flatten, shared_tensors
 from modum.torch.gradients import Gradients
 from modum.torch.group import group_of
 from modum.torch.loader import Loader
-from modum.torch.scaling import scale_steps
+from modum.torch.optimizers import Optimizers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,12 +54,14 @@ class Averager:
     Args:
         job: from `modum.connect`.
         model: float32 or bfloat16 weights, all on one device. Frozen parameters and integer buffers are not shared.
-        optimizer: any optimizer of the model's parameters.
+        optimizer: any optimizer of the model's parameters. All that it trains must be in the model.
         rule: how the weights move together. "auto" chooses by the optimizer, see `modum.averaging.choose`: averaging
             with drift for SGD, and elastic averaging for Adam and its like, between the groups that the job was
             launched with (groups of one worker by default). "auto:interval=4" sets more. `statistics().rule` says what
             was chosen.
         name: name of the shared model in the box. All workers that use it train one model.
+        share_frozen: also share the parameters that are frozen now, so that they may be unfrozen later. Every exchange
+            moves their bytes too, as long as the averager lives.
         learning_rate_scale: see `LearningRateScale`; "auto" goes with the rule: the number of groups for Adam and its
             like, else 1. Applied only during each step, however it ends, so that learning rate schedulers see their own
             values.
@@ -83,16 +85,19 @@ class Averager:
         rule: UpdateRule | str | None = "auto",
         *,
         name: str = "model",
+        share_frozen: bool = False,
         learning_rate_scale: Scale = "auto",
         warmup_steps: int | Auto = "auto",
         timeout: float = 60.0,
     ) -> None:
         rule, scale = choose(OptimizerKind.of(optimizer), rule, learning_rate_scale, warmup_steps)
-        tensors = shared_tensors(model)
-        _check_optimizer(optimizer, {id(shared.tensor) for shared in tensors if shared.trainable})
+        tensors = shared_tensors(model, frozen=share_frozen)
         self._hooks = ExitStack()
         with ExitStack() as stack:
             stack.callback(self._hooks.close)
+            factor = None if scale.scale is None else self._learning_rate_factor
+            self._optimizers = Optimizers(model, tensors, optimizer, self._before_step, self._after_step, factor)
+            self._hooks.callback(self._optimizers.close)
             group = group_of(job, rule, tensors[0].tensor.device)
             stack.callback(group.close)
             vectors = flatten(tensors, group)
@@ -102,17 +107,24 @@ class Averager:
             stack.callback(self.worker.close)
             self._group = group
             self._pools = SamplePools(job, name, group)
-            self._gradients = Gradients(vectors, group) if group.size > 1 else None
+            self._gradients = Gradients(vectors, group, self._optimizers.problem) if group.size > 1 else None
             if self._gradients is not None:
                 self._hooks.callback(self._gradients.close)
-            for hook in (
-                optimizer.register_step_pre_hook(self._before_step),
-                optimizer.register_step_post_hook(self._after_step),
-            ):
-                self._hooks.callback(hook.remove)
-            if scale.scale is not None:
-                self._hooks.callback(scale_steps(optimizer, lambda: self.worker.learning_rate_factor))
             self._stack = stack.pop_all()
+
+    def add_optimizer(self, optimizer: Optimizer) -> None:
+        """Count the steps of another optimizer of the model as well.
+
+        One that holds parameters of the model is found at its first step, and added then; only with a
+        `learning_rate_scale` it must be added before. Each of its steps counts as one. All members of a group add it.
+
+        Args:
+            optimizer: all that it trains must be in the model, and shared.
+
+        Raises:
+            ValueError: it trains something that is not shared; the message says what to do.
+        """
+        self._optimizers.add(optimizer)
 
     def share(
         self, dataset: Any, *, batch_size: int, epochs: int = 1, size: int | None = None, **options: Any
@@ -227,7 +239,10 @@ class Averager:
             return None
         return (args[0], self._averaged(closure, self._gradients)), {}
 
-    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _learning_rate_factor(self) -> float:
+        return self.worker.learning_rate_factor
+
+    def _after_step(self) -> None:
         self.worker.stepped()
 
     def _averaged(self, closure: Callable[[], Any], gradients: Gradients) -> Callable[[], Any]:
@@ -240,9 +255,3 @@ class Averager:
             return loss
 
         return evaluate
-
-
-def _check_optimizer(optimizer: Optimizer, shared: set[int]) -> None:
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    if not held & shared:
-        raise ValueError("the optimizer holds none of the model's trainable parameters: was it made of another model?")

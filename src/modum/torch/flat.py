@@ -54,14 +54,15 @@ def dense_strides(tensor: Tensor) -> tuple[int, ...]:
     return torch.empty_like(tensor, device="meta").stride()
 
 
-def shared_tensors(model: nn.Module) -> list[SharedTensor]:
+def shared_tensors(model: nn.Module, *, frozen: bool = False) -> list[SharedTensor]:
     """Collect the tensors of a model that workers share.
 
-    Frozen parameters are left out, and so are integer buffers, and buffers that are not saved with the model or hold
-    infinities (masks and tables, which are constants).
+    Integer buffers are left out, and buffers that are not saved with the model or hold infinities (masks and tables,
+    which are constants).
 
     Args:
         model: a model with all tensors on one device.
+        frozen: whether parameters that are frozen now are shared as well.
 
     Returns:
         Trainable parameters, tied ones once, followed by float buffers.
@@ -75,9 +76,9 @@ def shared_tensors(model: nn.Module) -> list[SharedTensor]:
     found = [
         SharedTensor(name=plain(name), tensor=parameter, trainable=True)
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad
+        if frozen or parameter.requires_grad
     ]
-    if not found:
+    if not any(shared.tensor.requires_grad for shared in found):
         raise ValueError("the model has no trainable parameter (requires_grad is False everywhere)")
     found += [
         SharedTensor(name=plain(name), tensor=buffer, trainable=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import torch.distributed as dist
     from torch import Tensor
@@ -69,10 +69,15 @@ class Gradients:
     Args:
         vectors: the shared tensors; their `scratch` holds the buckets during a pass.
         group: the members, at least two.
+        problem: asked at the end of each pass for what this member trains and does not share. If any member has such a
+            problem, the pass raises RuntimeError in all of them.
     """
 
-    def __init__(self, vectors: Sequence[FlatVector], group: TorchGroup) -> None:
+    def __init__(
+        self, vectors: Sequence[FlatVector], group: TorchGroup, problem: Callable[[], str | None] = lambda: None
+    ) -> None:
         self._group = group
+        self._problem = problem
         self._parameters: list[_Parameter] = []
         self._buckets: list[_Bucket] = []
         for vector in vectors:
@@ -91,7 +96,10 @@ class Gradients:
         self._hooks = ExitStack()
         for number, parameter in enumerate(self._parameters):
             added = partial(self._accumulated, number)
+            trained = parameter.tensor.requires_grad
+            parameter.tensor.requires_grad_()  # frozen tensors take no hooks, but keep them
             hook = parameter.tensor.register_post_accumulate_grad_hook(added)  # type: ignore[no-untyped-call]
+            parameter.tensor.requires_grad_(trained)
             self._hooks.callback(hook.remove)
 
     def _add(self, vector: FlatVector) -> None:
@@ -122,6 +130,7 @@ class Gradients:
 
         Raises:
             ValueError: a gradient is sparse.
+            RuntimeError: a member trains what is not shared.
         """
         if not self._averaged:
             self._used.update(number for number, one in enumerate(self._parameters) if one.tensor.grad is not None)
@@ -207,10 +216,13 @@ class Gradients:
             self._send(bucket)
         used = [number in self._used and one.tensor.grad is not None for number, one in enumerate(self._parameters)]
         again = [bucket in current.again for bucket in range(len(self._buckets))]
-        flags = torch.tensor([*used, *again], dtype=torch.uint8, device=self._device)
+        problem = self._problem()
+        flags = torch.tensor([*used, *again, problem is not None], dtype=torch.uint8, device=self._device)
         self._works.append(self._group.begin_largest(flags))
         self._wait()
-        anywhere: list[int] = flags.tolist()
+        *anywhere, anybody = flags.tolist()
+        if anybody:
+            raise RuntimeError(problem or "another member of the group trains what is not shared: see its error")
         for bucket, wanted in enumerate(anywhere[len(used) :]):
             if wanted:
                 self._send(bucket)

@@ -341,6 +341,33 @@ def scaled(job: Job) -> None:
         assert model.weight.grad.tolist() == [[1.5, 1.5]]
 
 
+def unfrozen_by_one(job: Job) -> None:
+    """What one member trains and does not share is refused in all of them."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+    model[0].requires_grad_(False)
+    with averaged(job, model):
+        if job.rank == 1:
+            model[0].requires_grad_()
+        with pytest.raises(RuntimeError, match=(r"another member of the group trains", r"0\.weight is")[job.rank]):
+            model(batch(job)).sum().backward()
+
+
+def unfrozen_by_all(job: Job) -> None:
+    """Frozen parameters that are shared take part once they are trained."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    with Averager(job, model, optimizer, RULE, name=next(names), share_frozen=True):
+        for number in range(2):
+            local = copy.deepcopy(model)
+            for each in (model, local):
+                each.zero_grad()
+                each(batch(job, number)).sum().backward()
+            same(gradients(model), mean(gradients(local), local))
+            model[0].requires_grad_()
+        assert model.get_parameter("0.weight").grad is not None
+
+
 CASES = (
     clipped,
     unused,
@@ -356,6 +383,8 @@ CASES = (
     beside_another_optimizer,
     inside_shared_weights,
     scaled,
+    unfrozen_by_one,
+    unfrozen_by_all,
 )
 
 with modum.connect() as worker, averaged(worker, nn.Linear(1, 1)):  # the others use its process group
