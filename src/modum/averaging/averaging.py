@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from modum.averaging.schedule import Schedule
+from modum.errors import BufferNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from modum.averaging.sharing import SharedVectors
     from modum.box import Buffer
     from modum.groups import Group
     from modum.parameters import Vector
@@ -132,10 +134,11 @@ class Averaging:
         membership: the groups that take part.
         transfer: carries out the transfers; `close` closes it.
         clock: returns seconds, monotonic.
+        shared: what makes the buffers anew, and finds those that another worker has made; None: nobody does.
 
     Attributes:
         vectors: as given.
-        buffers: as given.
+        buffers: as given, or those that have taken their place.
         groups: groups alive, as all members of this group see it.
     """
 
@@ -148,16 +151,17 @@ class Averaging:
         membership: Groups,
         transfer: Transfer,
         clock: Callable[[], float] = time.monotonic,
+        shared: SharedVectors | None = None,
     ) -> None:
         self.vectors = vectors
-        self.buffers = buffers
         self._rule = rule
-        self._parts = [rule.part(vector, buffer) for vector, buffer in zip(vectors, buffers, strict=True)]
+        self._use(buffers)
         self._rates: Sequence[float] = [0.0] * len(self._parts)
         self._group = group
         self._membership = membership
         self._schedule = Schedule(rule.interval, clock)
         self._transfer = transfer
+        self._shared = shared
         self._put_off = 0
         self._late = self._parted = False
         self._snapshot = 0
@@ -182,11 +186,20 @@ class Averaging:
     def pull(self) -> None:
         """Take the shared weights, dropping what this worker has learned since its last exchange."""
         self._collected()
+        self._take()
+
+    def push(self) -> None:
+        """Make this group's weights the shared ones; an exchange under way counts no more, neither here nor there."""
+        assert self._shared is not None, "nobody can replace these buffers"
+        self._transfer.collect()
+        if self._group.rank == 0:
+            self._use(self._shared.replace())
+        for part in self._parts:
+            part.vector.align()  # after the leader has written
+        if self._group.rank != 0:
+            self._use(self._shared.reopen())
         self._snapshot = self._schedule.steps
         for part in self._parts:
-            if self._group.rank == 0:
-                part.vector.read(part.buffer)
-            part.vector.align()
             part.pulled()
 
     def finish(self) -> None:
@@ -245,7 +258,16 @@ class Averaging:
                 part.vector.snapshot()
         groups, steps = self.groups, self._schedule.steps - self._snapshot
         self._snapshot = self._schedule.steps
-        self._transfer.submit(lambda: [part.transfer(groups, steps) for part in self._parts])
+        self._transfer.submit(lambda: self._transferred(groups, steps))
+
+    def _transferred(self, groups: int, steps: int) -> Sequence[float]:
+        """Exchange; runs on the thread of the transfers. Returns no rates if another worker has pushed its weights."""
+        try:
+            return [part.transfer(groups, steps) for part in self._parts]
+        except BufferNotFoundError:
+            if self._shared is None:
+                raise
+            return ()
 
     def _collected(self) -> None:
         """Apply the pending exchange, waiting for it if need be."""
@@ -254,11 +276,16 @@ class Averaging:
                 part.vector.subtract(rate)
 
     def _awaited(self) -> bool:
-        """Wait for the pending exchange; return whether there was one."""
+        """Wait for the pending exchange; return whether there was one, and its corrections are to be applied."""
         transferred = self._transfer.collect()
         if transferred is None:
             return False
-        seconds, self._rates = transferred
+        seconds, rates = transferred
+        if self._shared is not None and self._anybody(not rates):
+            self._renew()
+            self._take()
+            return False
+        self._rates = rates
         self._schedule.exchanged(seconds)
         if not self._parted and (apart := max(part.apart for part in self._parts)) > PARTED:
             self._parted = True
@@ -269,3 +296,37 @@ class Averaging:
                 self._schedule.interval,
             )
         return True
+
+    def _take(self) -> None:
+        """Take the shared weights that are there now."""
+        while self._anybody(self._group.rank == 0 and not self._read()):
+            self._renew()
+        self._snapshot = self._schedule.steps
+        for part in self._parts:
+            part.vector.align()
+            part.pulled()
+
+    def _read(self) -> bool:
+        """Read the shared weights; return whether they are there still."""
+        try:
+            for part in self._parts:
+                part.vector.read(part.buffer)
+        except BufferNotFoundError:
+            if self._shared is None:
+                raise
+            return False
+        return True
+
+    def _renew(self) -> None:
+        """Use the buffers that another worker has made."""
+        assert self._shared is not None
+        _log.info("another worker has pushed its weights: this one goes on from them")
+        self._use(self._shared.reopen())
+
+    def _use(self, buffers: Sequence[Buffer]) -> None:
+        self.buffers = buffers
+        self._parts = [self._rule.part(vector, buffer) for vector, buffer in zip(self.vectors, buffers, strict=True)]
+
+    def _anybody(self, flag: bool) -> bool:
+        """Whether any member of the group says so (collective)."""
+        return flag if self._group.size == 1 else bool(self._group.largest((float(flag),))[0])

@@ -1,9 +1,12 @@
-"""The shared vectors of a model: made by the first worker, opened by all others.
+"""The shared vectors of a model: made by the first worker, opened by all others, and made anew by who pushes its own.
 
 Whoever makes them holds a lease meanwhile, and a vector whose version is 0 is one that its maker has not written. A
 holder that was stopped loses the lease, may go on at any moment, and must change nothing then. So the next one does not
 write into what it finds unwritten: it deletes the vectors and makes them anew, and the writes of the former maker, who
 has vectors of an earlier incarnation, reach nobody. That one finds at its end that its lease is lost, and begins again.
+
+Who replaces the shared weights does the same: what others had under way then ends with `BufferNotFoundError`, and
+nothing of it reaches the new ones.
 """
 
 from __future__ import annotations
@@ -68,6 +71,91 @@ def join(
         except _FENCED as error:
             if last:
                 raise DeadlineError(f"others made the shared vectors of {name!r} meanwhile: {error}") from error
+
+
+class SharedVectors:
+    """The shared vectors of a model as one worker has them open.
+
+    Args:
+        box: where they are.
+        name: the shared model's.
+        vectors: this worker's vectors, one for each dtype.
+        meta: what must be equal in all workers.
+        timeout: see `join`.
+        creates: see `join`.
+
+    Attributes:
+        buffers: in the order of the vectors.
+
+    Raises:
+        MismatchError, DeadlineError: see `join`.
+    """
+
+    def __init__(
+        self,
+        box: Box,
+        name: str,
+        vectors: Sequence[Vector],
+        meta: dict[str, Any],
+        timeout: float,
+        *,
+        creates: bool = True,
+    ) -> None:
+        self._box = box
+        self._name = name
+        self._vectors = vectors
+        self._meta = meta
+        self._timeout = timeout
+        self.buffers = join(box, name, vectors, meta, timeout, creates=creates)
+
+    def reopen(self) -> list[Buffer]:
+        """Open those that are there now, once they were deleted; waits while somebody makes them.
+
+        Raises:
+            MismatchError, DeadlineError: see `join`.
+        """
+        self.close()
+        self.buffers = join(self._box, self._name, self._vectors, self._meta, self._timeout, creates=False)
+        return self.buffers
+
+    def replace(self) -> list[Buffer]:
+        """Make this worker's weights the shared ones, whatever is under way in others.
+
+        Raises:
+            DeadlineError: others were making them, again and again, for longer than the timeout.
+        """
+        self.close()
+        deadline = Deadline(self._timeout)
+        while True:
+            last = deadline.passed
+            try:
+                with held(self._box, f"{self._name}/create", ttl=CREATE_SECONDS, timeout=self._timeout) as lease:
+                    self.buffers = _make(self._box, self._name, self._vectors, self._meta, lease)
+                    return self.buffers
+            except _FENCED as error:
+                if last:
+                    raise DeadlineError(f"others made the shared vectors of {self._name!r}: {error}") from error
+
+    def read(self) -> None:
+        """Read the shared weights that are there now, by buffers of its own: an exchange may be under way.
+
+        Raises:
+            MismatchError, DeadlineError: see `join`.
+        """
+        while True:
+            with ExitStack() as stack:
+                buffers = join(self._box, self._name, self._vectors, self._meta, self._timeout, creates=False)
+                for buffer in buffers:
+                    stack.callback(buffer.close)
+                with suppress(BufferNotFoundError):  # they were replaced meanwhile
+                    for vector, buffer in zip(self._vectors, buffers, strict=True):
+                        vector.read(buffer)
+                    return
+
+    def close(self) -> None:
+        """Let go of the buffers, which stay in the box."""
+        for buffer in self.buffers:
+            buffer.close()
 
 
 def _open(box: Box, name: str, vectors: Sequence[Vector], meta: dict[str, Any]) -> list[Buffer]:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from modum.averaging.averaging import Averaging
 from modum.averaging.background import BackgroundTransfer
 from modum.averaging.membership import COUNT_SECONDS, Membership
-from modum.averaging.sharing import join
-from modum.parameters import shared_weights
+from modum.averaging.sharing import SharedVectors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,6 +36,7 @@ class Worker:
         self,
         job: Job,
         averaging: Averaging,
+        shared: SharedVectors,
         membership: Membership,
         scale: LearningRateScale,
         steps: int,
@@ -44,6 +44,7 @@ class Worker:
     ) -> None:
         self._job = job
         self._averaging = averaging
+        self._shared = shared
         self._membership = membership
         self._scale = scale
         self._stack = stack
@@ -93,17 +94,16 @@ class Worker:
         """
         settings = {**rule.settings(), "learning_rate_scale": scale.scale, "warmup_steps": scale.warmup_steps}
         with ExitStack() as stack:
-            buffers = join(job.box, name, vectors, {**model, "settings": settings}, timeout, creates=creates)
-            for buffer in buffers:
-                stack.callback(buffer.close)
+            shared = SharedVectors(job.box, name, vectors, {**model, "settings": settings}, timeout, creates=creates)
+            stack.callback(shared.close)
             membership = Membership(job.box, members or name, leader=group.rank == 0)
             stack.callback(membership.leave)
             transfer = BackgroundTransfer(membership.count, idle_seconds=COUNT_SECONDS)
-            averaging = Averaging(rule, vectors, buffers, group, membership, transfer)
+            averaging = Averaging(rule, vectors, shared.buffers, group, membership, transfer, shared=shared)
             stack.callback(averaging.close)
             averaging.pull()
             _log.info("%s", _shared_line(job, rule, scale, vectors, name))
-            return cls(job, averaging, membership, scale, steps, stack.pop_all())
+            return cls(job, averaging, shared, membership, scale, steps, stack.pop_all())
         raise AssertionError("unreachable")
 
     def stepped(self, steps: int = 1) -> None:
@@ -122,6 +122,17 @@ class Worker:
     def pull(self) -> None:
         """Take the shared weights for good, dropping what this worker has learned since its last exchange."""
         self._averaging.pull()
+
+    def push(self) -> None:
+        """Make this group's weights the shared ones, in place of what all workers have learned so far.
+
+        Other groups take them when their next exchange ends, or when they pull or finish, and drop what they have
+        learned since. Of what they had under way nothing is added to them. If several push, the last one counts.
+
+        Raises:
+            DeadlineError: others were making the shared weights for longer than the `timeout` of `join`.
+        """
+        self._averaging.push()
 
     def finish(self, timeout: float | None = 600.0) -> None:
         """Do a last exchange, so that nothing this worker learned is lost, and wait until all others have done theirs.
@@ -152,11 +163,23 @@ class Worker:
         if self._lent:
             raise RuntimeError("shared_weights() is entered already")
         self._lent = True
+        vectors = self._averaging.vectors
         try:
-            with shared_weights(self._averaging.vectors, self._averaging.buffers):
+            for vector in vectors:
+                vector.save()
+            try:
+                self._shared.read()
                 yield
+            finally:
+                for vector in vectors:
+                    vector.restore()
         finally:
             self._lent = False
+
+    @property
+    def lent(self) -> bool:
+        """Whether the model has the shared weights now, inside `shared_weights`."""
+        return self._lent
 
     def check_own_weights(self) -> None:
         """Raise RuntimeError inside `shared_weights`, where no step is allowed."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
@@ -13,6 +14,7 @@ from modum.torch.flat import flatten, shared_tensors
 from modum.torch.gradients import Gradients
 from modum.torch.group import group_of
 from modum.torch.loader import Loader
+from modum.torch.loading import Loads
 from modum.torch.optimizers import Optimizers
 
 if TYPE_CHECKING:
@@ -29,6 +31,13 @@ if TYPE_CHECKING:
     from modum.rules import Auto, UpdateRule
     from modum.samples import SharedSamples
 
+_log = logging.getLogger("modum")
+
+_TAKEN: Final = (
+    "the box has weights of %r, which take the place of this worker's own, of a checkpoint too; if its own are to be "
+    "those of all, load them now and call averager.push()"
+)
+
 
 class Averager:
     """Shares a model's weights with all other workers that train it, step by step.
@@ -41,9 +50,10 @@ class Averager:
                 evaluate(model)
 
     Every call of `optimizer.step()` counts as one step, whatever the optimizer and however many backward passes
-    preceded it. When the constructor returns, the model holds the shared weights: those of the first worker. Its
-    trainable parameters and float buffers are then views of one flat tensor per dtype; move or cast the model before,
-    not after.
+    preceded it. When the constructor returns, the model holds the shared weights: those that the box has by this
+    `name`, else this worker's, which thereby become the shared ones. So a checkpoint that is loaded before counts in
+    the first worker alone; `push` shares one that is loaded later, or elsewhere. The model's trainable parameters and
+    float buffers are then views of one flat tensor per dtype; move or cast the model before, not after.
 
     Inside a group, gradients are averaged under the backward pass: when `backward()` returns, all members have the
     means of what each has accumulated, as with `DistributedDataParallel(find_unused_parameters=True)`; so clip them,
@@ -101,13 +111,18 @@ class Averager:
             group = group_of(job, rule, tensors[0].tensor.device)
             stack.callback(group.close)
             vectors = flatten(tensors, group)
+            own = [vector.fingerprint() for vector in vectors]
             layout = {"tensors": [[shared.name, shared.spec.text] for shared in tensors]}
             self.worker = Worker.join(job, rule, vectors, group, name=name, scale=scale, model=layout, timeout=timeout)
             """This worker's part in sharing the model, for inspection."""
             stack.callback(self.worker.close)
+            if own != [vector.fingerprint() for vector in vectors]:
+                _log.info(_TAKEN, name)
             self._group = group
+            self._loads = Loads(model, vectors, lambda: self.worker.lent)
+            self._hooks.callback(self._loads.close)
             self._pools = SamplePools(job, name, group)
-            self._gradients = Gradients(vectors, group, self._optimizers.problem) if group.size > 1 else None
+            self._gradients = Gradients(vectors, group, self._problem) if group.size > 1 else None
             if self._gradients is not None:
                 self._hooks.callback(self._gradients.close)
             self._stack = stack.pop_all()
@@ -167,6 +182,34 @@ class Averager:
         """
         return self._pools.pool(size=size, batch_size=batch_size, epochs=epochs, **options)
 
+    def push(self) -> None:
+        """Make the model's weights the shared ones, for all workers: after loading a checkpoint, say.
+
+        Other groups take them at the end of their next exchange (or when they finish) in place of their own, and drop
+        what they have learned since. Of what they had under way nothing gets into the pushed weights; a correction that
+        was under way here is dropped. So one group pushes; if several do, the last one counts. All members of a group
+        call this, and its leader's weights are taken. What optimizers keep (momentum) stays as it is in every worker.
+
+        Raises:
+            RuntimeError: inside `shared_weights`.
+            DeadlineError: others were making the shared weights for longer than the averager's `timeout`.
+        """
+        self.worker.check_own_weights()
+        self.worker.push()
+        self._loads.settled()
+
+    def pull(self) -> None:
+        """Take the shared weights, dropping what this group has learned since its last exchange.
+
+        All members of a group call this.
+
+        Raises:
+            RuntimeError: inside `shared_weights`.
+        """
+        self.worker.check_own_weights()
+        self.worker.pull()
+        self._loads.settled()
+
     def finish(self, timeout: float | None = 600.0) -> None:
         """Do a last exchange, so that nothing learned here is lost, and wait until all other workers have done theirs.
 
@@ -178,8 +221,11 @@ class Averager:
 
         Raises:
             DeadlineError: other groups were still training after `timeout` seconds.
+            RuntimeError: weights were loaded, and neither `push` nor `pull` has said what becomes of them.
         """
         try:
+            if problem := self._loads.problem():
+                raise RuntimeError(problem)
             self.worker.finish(timeout)
         finally:
             self._hooks.close()  # restores the optimizer
@@ -231,6 +277,8 @@ class Averager:
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self.worker.check_own_weights()
+        if problem := self._loads.problem():
+            raise RuntimeError(problem)
         if self._gradients is None:
             return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
@@ -238,6 +286,9 @@ class Averager:
             self._gradients.settle()
             return None
         return (args[0], self._averaged(closure, self._gradients)), {}
+
+    def _problem(self) -> str | None:
+        return self._optimizers.problem() or self._loads.problem()
 
     def _learning_rate_factor(self) -> float:
         return self.worker.learning_rate_factor

@@ -24,7 +24,7 @@ DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 PIECE = 1 << 16
 """Elements to correct and copy at a time: they and their correction fit a core's cache."""
 READ_ELEMENTS = 1 << 22
-"""Elements of the host buffer through which a model on a GPU reads shared weights."""
+"""Elements of the buffer through which a model on a GPU reads shared weights, and in which they are compared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,6 +142,16 @@ class FlatVector(Vector):
             )
             for start, shared in zip(self.layout.starts, self.tensors, strict=True)
         ]
+
+    @torch.no_grad()
+    def fingerprint(self) -> tuple[float, float]:
+        """Return two numbers that other values would not have: a look whether they changed, without a copy of them."""
+        total = squares = 0.0
+        for piece in torch.split(self.flat, READ_ELEMENTS):
+            part = piece.double()
+            total += part.sum().item()
+            squares += part.dot(part).item()
+        return total, squares
 
     def check(self) -> None:
         base = self.flat.data_ptr()

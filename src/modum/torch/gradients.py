@@ -69,8 +69,8 @@ class Gradients:
     Args:
         vectors: the shared tensors; their `scratch` holds the buckets during a pass.
         group: the members, at least two.
-        problem: asked at the end of each pass for what this member trains and does not share. If any member has such a
-            problem, the pass raises RuntimeError in all of them.
+        problem: asked at the end of each pass why this member cannot go on. If any member cannot, the pass raises
+            RuntimeError in all of them.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Gradients:
 
         Raises:
             ValueError: a gradient is sparse.
-            RuntimeError: a member trains what is not shared.
+            RuntimeError: a member cannot go on.
         """
         if not self._averaged:
             self._used.update(number for number, one in enumerate(self._parameters) if one.tensor.grad is not None)
@@ -222,7 +222,7 @@ class Gradients:
         self._wait()
         *anywhere, anybody = flags.tolist()
         if anybody:
-            raise RuntimeError(problem or "another member of the group trains what is not shared: see its error")
+            raise RuntimeError(problem or "another member of the group cannot go on: see its error")
         for bucket, wanted in enumerate(anywhere[len(used) :]):
             if wanted:
                 self._send(bucket)

@@ -348,7 +348,9 @@ def unfrozen_by_one(job: Job) -> None:
     with averaged(job, model):
         if job.rank == 1:
             model[0].requires_grad_()
-        with pytest.raises(RuntimeError, match=(r"another member of the group trains", r"0\.weight is")[job.rank]):
+        with pytest.raises(
+            RuntimeError, match=(r"another member of the group cannot go on", r"0\.weight is")[job.rank]
+        ):
             model(batch(job)).sum().backward()
 
 
@@ -368,6 +370,25 @@ def unfrozen_by_all(job: Job) -> None:
         assert model.get_parameter("0.weight").grad is not None
 
 
+def pushed(job: Job) -> None:
+    """All members have the leader's weights afterwards, and so has the box, whatever was under way."""
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    rule = Hybrid(between=Elastic(moving_rate=0.5, interval=1))
+    with Averager(job, model, optimizer, rule, name=next(names)) as averager:
+        model(batch(job)).sum().backward()
+        optimizer.step()
+        model.load_state_dict({"weight": torch.full((1, 4), 8.0 + job.rank), "bias": torch.zeros(1)})
+        with pytest.raises(RuntimeError, match=r"averager\.push"):
+            optimizer.step()
+        averager.push()
+        assert model.weight.tolist() == [[8.0] * 4]
+        with averager.shared_weights():
+            assert model.weight.tolist() == [[8.0] * 4]
+        averager.finish(None)
+        assert model.weight.tolist() == [[8.0] * 4]
+
+
 CASES = (
     clipped,
     unused,
@@ -385,6 +406,7 @@ CASES = (
     scaled,
     unfrozen_by_one,
     unfrozen_by_all,
+    pushed,
 )
 
 with modum.connect() as worker, averaged(worker, nn.Linear(1, 1)):  # the others use its process group
