@@ -174,15 +174,6 @@ def test_the_statistics_of_a_batch_normalization_are_averaged(connect: Connect, 
     assert [model.get_buffer("1.num_batches_tracked").item() for model in models] == [1, 0]
 
 
-def test_frozen_parameters_stay_the_workers_own(connect: Connect, averager: Make) -> None:
-    models = [nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)) for _ in range(2)]
-    for model in models:
-        model[0].requires_grad_(False)
-        averager(model, sgd(model[1]), connect())
-    assert not torch.equal(models[0].get_parameter("0.weight"), models[1].get_parameter("0.weight"))
-    assert torch.equal(models[0].get_parameter("1.weight"), models[1].get_parameter("1.weight"))
-
-
 def test_tied_parameters_stay_tied_through_exchanges(box: Box, averager: Make) -> None:
     embedding, output = nn.Embedding(6, 3), nn.Linear(3, 6, bias=False)
     output.weight = embedding.weight

@@ -16,6 +16,8 @@ from modum.torch.group import group_of
 from modum.torch.loader import Loader
 from modum.torch.loading import Loads
 from modum.torch.optimizers import Optimizers
+from modum.torch.own import Own
+from modum.torch.wrappers import plain_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,7 +81,8 @@ class Averager:
         timeout: seconds to wait for the worker that creates the shared weights.
 
     Raises:
-        MismatchError: the model (names, shapes, dtypes, memory order) or the settings differ from the first worker's.
+        MismatchError: the model (names, shapes, dtypes, memory order, values of what is not shared) or the settings
+            differ from the first worker's.
         ValueError: a tensor has another dtype, nothing is trainable, the optimizer is for another model, the rule
             does not support groups and the job was launched with groups, or the model is distributed by something else
             (DistributedDataParallel, FSDP, DTensors).
@@ -102,6 +105,7 @@ class Averager:
     ) -> None:
         rule, scale = choose(OptimizerKind.of(optimizer), rule, learning_rate_scale, warmup_steps)
         tensors = shared_tensors(model, frozen=share_frozen)
+        own = Own(model, tensors, plain_names(model))
         self._hooks = ExitStack()
         with ExitStack() as stack:
             stack.callback(self._hooks.close)
@@ -111,12 +115,19 @@ class Averager:
             group = group_of(job, rule, tensors[0].tensor.device)
             stack.callback(group.close)
             vectors = flatten(tensors, group)
-            own = [vector.fingerprint() for vector in vectors]
-            layout = {"tensors": [[shared.name, shared.spec.text] for shared in tensors]}
-            self.worker = Worker.join(job, rule, vectors, group, name=name, scale=scale, model=layout, timeout=timeout)
+            before = [vector.fingerprint() for vector in vectors]
+            layout = {
+                "tensors": [[shared.name, shared.spec.text] for shared in tensors],
+                "not shared": own.described(),
+            }
+            self.worker = Worker.join(
+                job, rule, vectors, group, name=name, scale=scale, model=layout, timeout=timeout
+            )
             """This worker's part in sharing the model, for inspection."""
             stack.callback(self.worker.close)
-            if own != [vector.fingerprint() for vector in vectors]:
+            if own.line:
+                _log.info("%s", own.line)
+            if before != [vector.fingerprint() for vector in vectors]:
                 _log.info(_TAKEN, name)
             self._group = group
             self._loads = Loads(model, vectors, lambda: self.worker.lent)

@@ -43,10 +43,15 @@ class SharedTensor:
         return TensorSpec(
             name=self.name,
             shape=tuple(self.tensor.shape),
-            dtype=str(self.tensor.dtype).removeprefix("torch."),
+            dtype=dtype_name(self.tensor),
             trainable=self.trainable,
             note="" if strides == usual else f"strides {strides}",
         )
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """Return "float32", "bfloat16" and so on."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def dense_strides(tensor: Tensor) -> tuple[int, ...]:
