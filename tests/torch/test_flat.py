@@ -1,5 +1,8 @@
 """Parameters as views of one flat tensor."""
 
+import gc
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -37,7 +40,7 @@ def names(model: nn.Module) -> list[str]:
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_values_strides_and_identities_stay_while_storage_is_one(memory_format: torch.memory_format) -> None:
+def test_values_strides_and_identities_stay_while_the_memory_is_one(memory_format: torch.memory_format) -> None:
     model = convolutions().to(memory_format=memory_format)  # type: ignore[call-overload]
     before = {name: (id(p), p.detach().clone(), p.stride()) for name, p in model.named_parameters()}
     (vector,) = flat_vectors(model)
@@ -46,7 +49,7 @@ def test_values_strides_and_identities_stay_while_storage_is_one(memory_format: 
         assert id(parameter) == identity
         assert torch.equal(parameter, value)
         assert parameter.stride() == strides
-        assert parameter.untyped_storage().data_ptr() == vector.flat.untyped_storage().data_ptr()
+        assert 0 <= parameter.data_ptr() - vector.flat.data_ptr() < vector.flat.nbytes
         assert parameter.data_ptr() % ALIGNMENT == 0
     vector.check()
 
@@ -65,6 +68,47 @@ def test_tied_parameters_are_shared_once() -> None:
     flat_vectors(model)
     assert model.output.weight is model.embedding.weight
     assert model.output.weight.data_ptr() == model.embedding.weight.data_ptr()
+
+
+def saved_bytes(module: nn.Module) -> int:
+    file = io.BytesIO()
+    torch.save(module.state_dict(), file)
+    return len(file.getvalue())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_file_of_one_layer_has_nothing_of_the_others(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Linear(100, 100), nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(4, 1)).to(dtype)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    before = [saved_bytes(module) for module in (model, *model)]
+    (vector,) = flat_vectors(model)
+    assert [saved_bytes(module) for module in (model, *model)] == before
+    for tensor in (*model.parameters(), vector.tensors[-1].tensor):
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
+def test_parameters_keep_the_memory_of_a_vector_that_is_gone() -> None:
+    model = nn.Linear(3, 3)
+    expected = model.weight.detach().clone()
+    flat_vectors(model)
+    gc.collect()
+    torch.zeros(1000)
+    assert torch.equal(model.weight, expected)
+
+
+def test_two_tensors_in_one_memory_are_refused_by_name() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.BatchNorm1d(3))
+    memory = torch.zeros(18)
+    for layer, part in zip(model, (memory[:9], memory[9:]), strict=False):
+        layer.weight = nn.Parameter(part.view(3, 3))
+    shared_tensors(model)  # one storage, as those of recurrent layers on GPUs, but apart
+    model[1].weight = nn.Parameter(model.get_parameter("0.weight").detach().t())
+    with pytest.raises(ValueError, match=r"0\.weight and 1\.weight are two tensors in the same memory.*same object"):
+        shared_tensors(model)
+    model[1].weight = nn.Parameter(torch.zeros(3, 3))
+    model[2].running_mean = model.get_parameter("0.bias").detach()
+    with pytest.raises(ValueError, match=r"0\.bias and 2\.running_mean are two tensors in the same memory"):
+        shared_tensors(model)
 
 
 def test_frozen_parameters_and_integer_buffers_are_left_alone() -> None:

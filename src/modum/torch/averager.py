@@ -55,7 +55,7 @@ class Averager:
     preceded it. When the constructor returns, the model holds the shared weights: those that the box has by this
     `name`, else this worker's, which thereby become the shared ones. So a checkpoint that is loaded before counts in
     the first worker alone; `push` shares one that is loaded later, or elsewhere. The model's trainable parameters and
-    float buffers are then views of one flat tensor per dtype; move or cast the model before, not after.
+    float buffers then lie in the memory of one flat tensor per dtype; move or cast the model before, not after.
 
     Inside a group, gradients are averaged under the backward pass: when `backward()` returns, all members have the
     means of what each has accumulated, as with `DistributedDataParallel(find_unused_parameters=True)`; so clip them,

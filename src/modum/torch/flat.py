@@ -1,4 +1,4 @@
-"""A model's weights as one flat tensor per dtype, of which its parameters are views."""
+"""A model's weights as one flat tensor per dtype, in whose memory its parameters lie."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from modum.torch.wrappers import plain_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
@@ -74,7 +75,8 @@ def shared_tensors(model: nn.Module, *, frozen: bool = False) -> list[SharedTens
 
     Raises:
         ValueError: a tensor's dtype is neither float32 nor bfloat16, tensors lie on several devices, or nothing is
-            trainable. Or something else distributes the model: see `plain_names`.
+            trainable, or two of them share memory without being one. Or something else distributes the model: see
+            `plain_names`.
     """
     plain = plain_names(model)
     saved = model.state_dict().keys()
@@ -91,7 +93,38 @@ def shared_tensors(model: nn.Module, *, frozen: bool = False) -> list[SharedTens
         if name in saved and buffer.is_floating_point() and bool(buffer.isfinite().all())
     ]
     check_tensors(found)
+    _check_apart(model, {id(shared.tensor) for shared in found})
     return found
+
+
+def _check_apart(model: nn.Module, shared: AbstractSet[int]) -> None:
+    """Check that no shared tensor of a model lies in another one's memory, which it would leave when it is shared.
+
+    Raises:
+        ValueError: two do.
+    """
+    spans = sorted(
+        (str(tensor.device), tensor.data_ptr(), tensor.data_ptr() + _extent(tensor), name, id(tensor))
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+        if tensor.numel() and tensor.layout is torch.strided
+    )
+    furthest = None
+    for span in spans:
+        device, start, end, name, identity = span
+        if furthest is not None and furthest[0] == device and start < furthest[2] and shared & {identity, furthest[4]}:
+            one, other = sorted([furthest[3], name])
+            raise ValueError(
+                f"{one} and {other} are two tensors in the same memory, and would come apart: tie them as one "
+                "Parameter (assign the same object to both modules), or give each its own memory (.clone())"
+            )
+        if furthest is None or furthest[0] != device or end > furthest[2]:
+            furthest = span
+
+
+def _extent(tensor: Tensor) -> int:
+    """Return the bytes from a tensor's first element to the end of its last one."""
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return (1 + sum((length - 1) * stride for length, stride in steps)) * tensor.itemsize
 
 
 def check_tensors(found: Sequence[SharedTensor]) -> None:
@@ -115,8 +148,9 @@ class FlatVector(Vector):
     """The shared tensors of one dtype, moved into one flat tensor; each becomes a view of it.
 
     Values, strides and identities of parameters and buffers are preserved, so optimizers and compiled models that hold
-    them keep working. Besides the flat tensor, this member's slice is kept in host memory (pinned, for a model on a
-    GPU) and, in a group of several, a second flat tensor as scratch.
+    them keep working; each has a storage of its own still, which is a part of the flat one's memory. Besides the flat
+    tensor, this member's slice is kept in host memory (pinned, for a model on a GPU) and, in a group of several, a
+    second flat tensor as scratch.
     """
 
     def __init__(self, tensors: Sequence[SharedTensor], group: TorchGroup) -> None:
@@ -128,7 +162,7 @@ class FlatVector(Vector):
         self.flat = torch.zeros(layout.size, dtype=dtype, device=device)
         for shared, view in zip(self.tensors, self.views(self.flat), strict=True):
             view.copy_(shared.tensor.detach())
-            shared.tensor.data = view
+            shared.tensor.data = _alone(view)
         pinned = device.type == "cuda"
         self._host = torch.zeros(layout.own, dtype=dtype, pin_memory=pinned)
         self.staging = as_numpy(self._host)
@@ -236,6 +270,18 @@ class FlatVector(Vector):
         assert self._saved is not None, "nothing was saved"
         self.flat.copy_(self._saved)
         self._saved = None
+
+
+def _alone(view: Tensor) -> Tensor:
+    """Return the same memory as a tensor with a storage of its own: a file of one view of the flat one would have all.
+
+    The flat tensor lives as long as what is returned.
+    """
+    if not view.numel():
+        return view.clone()
+    memory = view.as_strided((view.numel(),), (1,))  # views are dense, in any order
+    alone: Tensor = torch.from_dlpack(memory)  # type: ignore[attr-defined]
+    return alone.as_strided(view.shape, view.stride())
 
 
 def as_numpy(tensor: Tensor) -> NDArray[np.generic]:
