@@ -140,6 +140,44 @@ def test_other_dtypes_are_refused_with_the_name_and_the_way_out(dtype: torch.dty
         shared_tensors(model)
 
 
+class Held(nn.Module):
+    """A layer, and a parameter or buffer beside it."""
+
+    def __init__(self, parameter: torch.Tensor | None = None, buffer: torch.Tensor | None = None) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+        self.beside = (
+            None
+            if parameter is None
+            else nn.Parameter(parameter, parameter.dtype.is_floating_point or parameter.is_complex())
+        )
+        self.register_buffer("total", buffer)
+
+
+SPECIAL = {
+    "complex": (Held(torch.zeros(2, dtype=torch.complex64)), r"beside is complex64, .*view_as_real"),
+    "a buffer": (Held(buffer=torch.zeros(2, dtype=torch.float64)), r"total is float64, .*float\(\).*persistent=False"),
+    "lazy": (nn.Sequential(nn.LazyLinear(2)), r"0\.weight has no shape yet \(Uninit.*run a batch through the model"),
+    "a lazy buffer": (nn.LazyBatchNorm1d(affine=False), r"running_mean has no shape yet \(UninitializedBuffer\)"),
+    "meta": (
+        nn.Sequential(nn.Linear(2, 2, device="meta")),
+        r"0\.weight has no values \(device meta\).*to_empty\(device",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_tensors_that_cannot_be_shared_are_refused_with_the_name_and_the_way_out(kind: str) -> None:
+    model, message = SPECIAL[kind]
+    with pytest.raises(ValueError, match=message):
+        shared_tensors(model)
+
+
+def test_whole_numbers_that_are_frozen_are_never_shared() -> None:
+    with pytest.raises(ValueError, match=r"beside is uint8, .*leave share_frozen=True out"):
+        shared_tensors(Held(torch.zeros(2, dtype=torch.uint8)), frozen=True)
+
+
 def test_a_model_with_nothing_to_train_is_refused() -> None:
     with pytest.raises(ValueError, match="no trainable parameter"):
         shared_tensors(nn.Linear(2, 2).requires_grad_(False))

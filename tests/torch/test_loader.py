@@ -56,6 +56,13 @@ def test_a_schedule_can_see_the_progress(averager: Averager) -> None:
     assert [shared.samples.progress for _ in shared] == [0, 0, 0.2, 0.2, 0.4, 0.4, 0.6, 0.6, 0.8, 0.8]
 
 
+def test_nobody_knows_the_number_of_its_steps_which_is_said_with_that_of_all(averager: Averager) -> None:
+    shared = averager.share(DATASET, batch_size=20, epochs=3)
+    with pytest.raises(TypeError, match=r"all groups together take about 8 of 20 samples\. .* samples\.progress"):
+        len(shared)
+    assert len(list(shared)) == 9  # three an epoch
+
+
 def test_what_cannot_be_shared_is_refused(averager: Averager) -> None:
     class Stream(IterableDataset[int]):
         def __iter__(self) -> Iterator[int]:
@@ -63,7 +70,7 @@ def test_what_cannot_be_shared_is_refused(averager: Averager) -> None:
 
     for data, options, message in (
         (DATASET, {"shuffle": True}, "shuffle: batches are cut by the shared samples"),
-        (Stream(), {}, "no indices to share out"),
+        (Stream(), {}, r"no indices to share out: .*\(job\.rank of job\.world_size\), without share"),
         ((np.arange(3), np.arange(4)), {}, r"the arrays have \[3, 4\] samples"),
         (lambda batch: batch, {}, "needs size="),
         (np.arange(3), {"num_workers": 1}, "num_workers: options of a DataLoader go with"),

@@ -126,3 +126,15 @@ def test_an_optimizer_that_steps_another_one_counts_once(box: Box, averager: Mak
     ours: Averager = averager(model, optimizer, box)
     train(model, optimizer, torch.randn(4, 2))
     assert ours.statistics().steps == 1
+
+
+def test_a_second_averager_of_a_model_is_refused_until_the_first_is_closed(connect: Connect, averager: Make) -> None:
+    model = nn.Linear(2, 2)
+    first: Averager = averager(model, sgd(model), connect())
+    with pytest.raises(ValueError, match=r"weight is shared already, by the averager of 'model'.*averager\.close\(\)"):
+        averager(model, sgd(model), connect(), name="again")
+    first.close()
+    optimizer = sgd(model)
+    second: Averager = averager(model, optimizer, connect(), name="again")
+    train(model, optimizer, torch.randn(4, 2))
+    assert (first.statistics().steps, second.statistics().steps) == (0, 1)

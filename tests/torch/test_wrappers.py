@@ -1,4 +1,4 @@
-"""Models and scripts that something else would distribute too."""
+"""Models and scripts that something else would distribute too, and optimizers in wrappers."""
 
 import subprocess
 import sys
@@ -16,9 +16,11 @@ from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_modul
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from modum.box import Server
+from modum.box import Box, Server
+from modum.torch import Averager
 from modum.torch.flat import shared_tensors
 from tests.torch.jobs import WORKERS, run_job
+from tests.torch.workplace import Make, sgd
 
 
 @pytest.fixture
@@ -108,3 +110,51 @@ def test_a_script_that_looks_for_its_rank_finds_the_members_of_its_group() -> No
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == ["[0] 0 2", "[1] 1 2", "[2] 0 2", "[3] 1 2"]
+
+
+class Accelerated(torch.optim.Optimizer):
+    """An optimizer in name only, like that of Accelerate."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.optimizer.step(closure)
+
+
+class Wrapper:
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+        self.step = optimizer.step
+
+
+def test_the_steps_of_an_optimizer_in_wrappers_count(box: Box, averager: Make) -> None:
+    model = nn.Linear(2, 2)
+    plain = sgd(model)
+    wrapped = Wrapper(Accelerated(plain))
+    ours: Averager = averager(model, wrapped, box)
+    plain.zero_grad()
+    model(torch.randn(4, 2)).sum().backward()
+    wrapped.step()
+    assert ours.statistics().steps == 1
+    ours.add_optimizer(Accelerated(plain))
+    plain.step()
+    assert ours.statistics().steps == 2
+
+
+def test_what_is_no_optimizer_is_refused_by_name(box: Box, averager: Make) -> None:
+    model = nn.Linear(2, 2)
+    with pytest.raises(
+        TypeError, match=r"torch\.nn\.modules\.linear\.Linear\) is no torch\.optim\.Optimizer and wraps"
+    ):
+        averager(model, model, box)
+
+
+@pytest.mark.usefixtures("two_processes")
+@pytest.mark.filterwarnings("ignore")
+def test_an_optimizer_that_steps_a_part_in_each_process_is_refused(box: Box, averager: Make) -> None:
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # warns
+
+    model = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="ZeroRedundancyOptimizer steps a part"):
+        averager(model, ZeroRedundancyOptimizer(model.parameters(), torch.optim.SGD, lr=0.1), box)

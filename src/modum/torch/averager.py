@@ -20,7 +20,7 @@ from modum.torch.own import Own
 from modum.torch.wrappers import plain_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from types import TracebackType
     from typing import Self
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from modum.job import Job
     from modum.rules import Auto, UpdateRule
     from modum.samples import SharedSamples
+    from modum.torch.flat import SharedTensor
 
 _log = logging.getLogger("modum")
 
@@ -39,6 +40,9 @@ _TAKEN: Final = (
     "the box has weights of %r, which take the place of this worker's own, of a checkpoint too; if its own are to be "
     "those of all, load them now and call averager.push()"
 )
+
+_SHARED: dict[int, str] = {}
+"""By the number of each tensor that an averager of this process shares: the averager's name."""
 
 
 class Averager:
@@ -66,7 +70,7 @@ class Averager:
     Args:
         job: from `modum.connect`.
         model: float32 or bfloat16 weights, all on one device. Frozen parameters and integer buffers are not shared.
-        optimizer: any optimizer of the model's parameters. All that it trains must be in the model.
+        optimizer: any optimizer of the model's parameters, or what wraps one. All that it trains must be in the model.
         rule: how the weights move together. "auto" chooses by the optimizer, see `modum.averaging.choose`: averaging
             with drift for SGD, and elastic averaging for Adam and its like, between the groups that the job was
             launched with (groups of one worker by default). "auto:interval=4" sets more. `statistics().rule` says what
@@ -83,9 +87,11 @@ class Averager:
     Raises:
         MismatchError: the model (names, shapes, dtypes, memory order, values of what is not shared) or the settings
             differ from the first worker's.
-        ValueError: a tensor has another dtype, nothing is trainable, the optimizer is for another model, the rule
-            does not support groups and the job was launched with groups, or the model is distributed by something else
-            (DistributedDataParallel, FSDP, DTensors).
+        ValueError: a tensor has another dtype or no values, nothing is trainable, the optimizer is for another model or
+            trains more than this one, the rule does not support groups and the job was launched with groups, the model
+            is distributed by something else (DistributedDataParallel, FSDP, DTensors), or another averager of this
+            process shares it.
+        TypeError: the optimizer is none, and wraps none.
         DeadlineError: another worker did not come within `timeout`. After any of these errors nothing of this worker is
             left in the box.
     """
@@ -109,6 +115,7 @@ class Averager:
         self._hooks = ExitStack()
         with ExitStack() as stack:
             stack.callback(self._hooks.close)
+            _reserve(tensors, name, stack)
             factor = None if scale.scale is None else self._learning_rate_factor
             self._optimizers = Optimizers(model, tensors, optimizer, self._before_step, self._after_step, factor)
             self._hooks.callback(self._optimizers.close)
@@ -145,10 +152,11 @@ class Averager:
         `learning_rate_scale` it must be added before. Each of its steps counts as one. All members of a group add it.
 
         Args:
-            optimizer: all that it trains must be in the model, and shared.
+            optimizer: all that it trains must be in the model, and shared; a wrapper of one will do.
 
         Raises:
             ValueError: it trains something that is not shared; the message says what to do.
+            TypeError: it is none, and wraps none.
         """
         self._optimizers.add(optimizer)
 
@@ -317,3 +325,20 @@ class Averager:
             return loss
 
         return evaluate
+
+
+def _reserve(tensors: Sequence[SharedTensor], name: str, stack: ExitStack) -> None:
+    """Note until `stack` is closed that these tensors are shared.
+
+    Raises:
+        ValueError: one is shared already.
+    """
+    for shared in tensors:
+        if (other := _SHARED.get(id(shared.tensor))) is not None:
+            raise ValueError(
+                f"{shared.name} is shared already, by the averager of {other!r} that was made before in this process: "
+                "close that one first (averager.close(), or leave its `with` block), or go on with it"
+            )
+    numbers = dict.fromkeys((id(shared.tensor) for shared in tensors), name)
+    _SHARED.update(numbers)
+    stack.callback(lambda: [_SHARED.pop(number) for number in numbers])

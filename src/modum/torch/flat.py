@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn.parameter import is_lazy
 
 from modum.parameters import FlatLayout, TensorSpec, Vector, check_specs
 from modum.torch.wrappers import plain_names
@@ -74,11 +75,12 @@ def shared_tensors(model: nn.Module, *, frozen: bool = False) -> list[SharedTens
         Trainable parameters, tied ones once, followed by float buffers.
 
     Raises:
-        ValueError: a tensor's dtype is neither float32 nor bfloat16, tensors lie on several devices, or nothing is
-            trainable, or two of them share memory without being one. Or something else distributes the model: see
-            `plain_names`.
+        ValueError: a tensor has no values yet, or a shared one's dtype is neither float32 nor bfloat16; tensors lie on
+            several devices, or share memory without being one; or nothing is trainable. Or something else distributes
+            the model: see `plain_names`.
     """
     plain = plain_names(model)
+    _check_there(model)
     saved = model.state_dict().keys()
     found = [
         SharedTensor(name=plain(name), tensor=parameter, trainable=True)
@@ -95,6 +97,25 @@ def shared_tensors(model: nn.Module, *, frozen: bool = False) -> list[SharedTens
     check_tensors(found)
     _check_apart(model, {id(shared.tensor) for shared in found})
     return found
+
+
+def _check_there(model: nn.Module) -> None:
+    """Check that all tensors of a model have shapes and values.
+
+    Raises:
+        ValueError: one has not.
+    """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(
+                f"{name} has no shape yet ({type(tensor).__name__}), and can be shared once it has: run a batch "
+                "through the model before the optimizer and the Averager are made"
+            )
+        if tensor.is_meta:
+            raise ValueError(
+                f"{name} has no values (device meta), and can be shared once it has: model.to_empty(device=...), and "
+                "initialize or load it, before the optimizer and the Averager are made"
+            )
 
 
 def _check_apart(model: nn.Module, shared: AbstractSet[int]) -> None:
@@ -136,12 +157,25 @@ def check_tensors(found: Sequence[SharedTensor]) -> None:
     Raises:
         ValueError: nothing is trainable, the box does not support a dtype, or the devices differ.
     """
-    check_specs(
-        [shared.spec for shared in found],
-        "convert the model (model.float()); for mixed precision use torch.autocast",
-    )
+    odd = next((shared for shared in found if shared.tensor.dtype not in DTYPES), None)
+    check_specs([shared.spec for shared in found], "" if odd is None else _conversion(odd))
     if len(devices := {shared.tensor.device for shared in found}) > 1:
         raise ValueError(f"the model's tensors lie on several devices ({devices}); move it to one first")
+
+
+def _conversion(odd: SharedTensor) -> str:
+    """Return what to type so that a tensor can be shared."""
+    if odd.tensor.is_complex():
+        return (
+            "keep its real and imaginary parts as one more dimension of a float32 tensor (torch.view_as_real), and put "
+            "them together in forward (torch.view_as_complex)"
+        )
+    if not odd.tensor.is_floating_point():
+        return "it cannot be trained either: leave share_frozen=True out"
+    convert = "convert the model (model.float())"
+    if not odd.trainable:
+        return f"{convert}, or leave this buffer to each worker: register_buffer(..., persistent=False)"
+    return f"{convert}; for mixed precision use torch.autocast"
 
 
 class FlatVector(Vector):

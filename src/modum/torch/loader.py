@@ -42,6 +42,8 @@ class Loader:
         size: number of samples; None: as many as the data has.
         options: options of the `DataLoader`.
 
+    `len` raises TypeError, which says how many steps all groups take together: no worker knows its own.
+
     Raises:
         ValueError: see `Averager.share`.
 
@@ -58,7 +60,10 @@ class Loader:
         self._dataset: Dataset[Any] | None = data if isinstance(data, Dataset) else None
         self._options = options
         if isinstance(data, IterableDataset):
-            raise ValueError("an IterableDataset has no indices to share out: give share() a Dataset with __getitem__")
+            raise ValueError(
+                "an IterableDataset has no indices to share out: give share() a Dataset with __getitem__, or loop over "
+                "a DataLoader of this worker's own part (job.rank of job.world_size), without share()"
+            )
         if self._dataset is None and options:
             raise ValueError(f"{', '.join(options)}: options of a DataLoader go with a torch.utils.data.Dataset")
         if self._dataset is None and not callable(data):
@@ -78,6 +83,14 @@ class Loader:
         """Set the pool from which the indices are drawn, and return this loader."""
         self.samples = samples
         return self
+
+    def __len__(self) -> int:
+        batch = self.samples.permutation.batch_size
+        raise TypeError(
+            "no worker knows how many steps it will take, as faster ones take more: all groups together take about "
+            f"{-(-self.samples.total // batch):,} of {batch} samples. Make a learning rate schedule a function of "
+            "samples.progress, which goes from 0 to 1 for all workers"
+        )
 
     def __iter__(self) -> Iterator[Any]:
         if self._dataset is None:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from modum.torch.scaling import scale_steps
+from modum.torch.wrappers import inner_optimizer, plain_optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -32,13 +33,14 @@ class Optimizers:
     Args:
         model: the model.
         shared: its tensors that are shared.
-        optimizer: the first one.
+        optimizer: the first one, or a wrapper of it.
         before: called before each step as a step pre-hook of torch is, and may return what that may.
         after: called after each step.
         factor: returns the factor on the learning rate of the next step; None: rates are left alone.
 
     Raises:
         ValueError: the optimizer holds none of the shared parameters, or trains something that is not shared.
+        TypeError: it is none.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Optimizers:
         self._stepping: Optimizer | None = None
         """Whose step is under way, in which it may have others step."""
         self._hooks = ExitStack()
+        optimizer = plain_optimizer(optimizer)
         check_optimizer(optimizer, [each.tensor for each in shared if each.trainable])
         with ExitStack() as failing:
             failing.callback(self._hooks.close)
@@ -74,7 +77,9 @@ class Optimizers:
 
         Raises:
             ValueError: it trains something that is not shared.
+            TypeError: it is none, and wraps none.
         """
+        optimizer = plain_optimizer(optimizer)
         if optimizer in self._known:
             return
         if problem := self._problem(optimizer):
@@ -100,7 +105,7 @@ class Optimizers:
 
     def _seen(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Any optimizer of this process is about to step."""
-        if optimizer in self._known or self._stepping is not None:
+        if optimizer in self._known or self._stepping is not None or inner_optimizer(optimizer) in self._known:
             return
         held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         if self._others.get(optimizer) == len(held):

@@ -1,21 +1,27 @@
-"""Models that something else distributes already: unwrapped where that changes nothing, else refused by name."""
+"""Models that something else distributes already, and optimizers in others: unwrapped where that changes nothing.
+
+Else they are refused by name.
+"""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim import Optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import nn
 
-__all__ = ["plain_names"]
+__all__ = ["inner_optimizer", "plain_names", "plain_optimizer"]
 
 _COMPILED: Final = "_orig_mod."
 _WRAPPED: Final = "module."
+_INNER: Final = ("optimizer", "_optimizer", "optim", "base_optimizer")
+"""Where wrappers keep the optimizer that they wrap."""
 _WHOLE: Final = (
     "every worker needs the whole model: leave it out, and cut a model that is too large into stages "
     "(modum.torch.partition)"
@@ -71,6 +77,47 @@ def plain_names(model: nn.Module) -> Callable[[str], str]:
         return name.replace(_COMPILED, "")
 
     return plain
+
+
+def plain_optimizer(optimizer: Any) -> Optimizer:
+    """Return the optimizer of PyTorch whose steps can be counted: the given one, or the one that it wraps.
+
+    Wrappers of Accelerate, Lightning and others hold one and are none themselves, or only in name: they have no hooks.
+
+    Raises:
+        TypeError: it is none and wraps none.
+        ValueError: it has the state of some parameters only (`ZeroRedundancyOptimizer`).
+    """
+    sharded = _classes("torch.distributed.optim", "ZeroRedundancyOptimizer")
+    kind = type(optimizer)
+    while not _hooked(optimizer):
+        inner = inner_optimizer(optimizer)
+        if inner is None:
+            raise TypeError(
+                f"the optimizer ({kind.__module__}.{kind.__qualname__}) is no torch.optim.Optimizer and wraps none as "
+                f"its {', '.join(_INNER)}: give Averager the one whose step() changes the weights"
+            )
+        optimizer = inner
+    if isinstance(optimizer, sharded):
+        raise ValueError(
+            "ZeroRedundancyOptimizer steps a part of the parameters in each process, and every worker needs all of "
+            "them: give Averager a plain optimizer"
+        )
+    plain: Optimizer = optimizer
+    return plain
+
+
+def _hooked(optimizer: Any) -> bool:
+    """Whether an object is an optimizer that was made as one, so that its steps call hooks."""
+    return isinstance(optimizer, Optimizer) and "_optimizer_step_pre_hooks" in vars(optimizer)
+
+
+def inner_optimizer(optimizer: Any) -> Any:
+    """Return what an object wraps that may be an optimizer; None: nothing."""
+    found = (getattr(optimizer, name, None) for name in _INNER)
+    return next(
+        (inner for inner in found if inner is not None and inner is not optimizer and hasattr(inner, "step")), None
+    )
 
 
 def _classes(module: str, *names: str) -> tuple[type, ...]:
