@@ -126,6 +126,23 @@ def test_an_optimizer_that_steps_another_one_counts_once(box: Box, averager: Mak
     ours: Averager = averager(model, optimizer, box)
     train(model, optimizer, torch.randn(4, 2))
     assert ours.statistics().steps == 1
+    outer = Twice(optimizer)
+    train(model, outer, torch.randn(4, 2))
+    assert ours.statistics().steps == 3
+
+
+def test_a_step_that_raised_hides_no_later_optimizer(box: Box, averager: Make) -> None:
+    model = nn.Linear(2, 2)
+    optimizer = sgd(model)
+    ours: Averager = averager(model, optimizer, box)
+
+    def fail() -> float:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step(fail)
+    train(model, sgd(model), torch.randn(4, 2))
+    assert ours.statistics().steps == 1
 
 
 def test_a_second_averager_of_a_model_is_refused_until_the_first_is_closed(connect: Connect, averager: Make) -> None:

@@ -111,6 +111,9 @@ class SharedVectors:
     def reopen(self) -> list[Buffer]:
         """Open those that are there now, once they were deleted; waits while somebody makes them.
 
+        Returns:
+            The buffers.
+
         Raises:
             MismatchError, DeadlineError: see `join`.
         """
@@ -120,6 +123,9 @@ class SharedVectors:
 
     def replace(self) -> list[Buffer]:
         """Make this worker's weights the shared ones, whatever is under way in others.
+
+        Returns:
+            The new buffers.
 
         Raises:
             DeadlineError: others were making them, again and again, for longer than the timeout.

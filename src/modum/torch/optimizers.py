@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from modum.torch.scaling import scale_steps
-from modum.torch.wrappers import inner_optimizer, plain_optimizer
+from modum.torch.wrappers import plain_optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -62,10 +62,10 @@ class Optimizers:
         self._others: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
         """Optimizers that hold nothing of the model, and how many parameters they held then."""
         self._stepping: Optimizer | None = None
-        """Whose step is under way, in which it may have others step."""
+        """Whose step is under way, in which it may have others step; also after a step that has raised."""
         self._hooks = ExitStack()
         optimizer = plain_optimizer(optimizer)
-        check_optimizer(optimizer, [each.tensor for each in shared if each.trainable])
+        _check_optimizer(optimizer, [each.tensor for each in shared if each.trainable])
         with ExitStack() as failing:
             failing.callback(self._hooks.close)
             self.add(optimizer)
@@ -74,6 +74,9 @@ class Optimizers:
 
     def add(self, optimizer: Optimizer) -> None:
         """Count the steps of this optimizer as well.
+
+        Args:
+            optimizer: of the model, or a wrapper of one.
 
         Raises:
             ValueError: it trains something that is not shared.
@@ -105,7 +108,7 @@ class Optimizers:
 
     def _seen(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Any optimizer of this process is about to step."""
-        if optimizer in self._known or self._stepping is not None or inner_optimizer(optimizer) in self._known:
+        if optimizer in self._known or self._is_part_of_a_step(optimizer):
             return
         held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         if self._others.get(optimizer) == len(held):
@@ -137,6 +140,12 @@ class Optimizers:
 
     # ---- inside
 
+    def _is_part_of_a_step(self, optimizer: Optimizer) -> bool:
+        """Whether its steps are those of a known one: of that whose step is under way, or of one that it will step."""
+        if self._stepping is not None and any(held is optimizer for held in vars(self._stepping).values()):
+            return True
+        return any(held is known for held in vars(optimizer).values() for known in self._known)
+
     def _problem(self, optimizer: Optimizer) -> str | None:
         for group in optimizer.param_groups:
             if self._shared.issuperset(map(id, group["params"])):
@@ -165,12 +174,8 @@ class Optimizers:
         )
 
 
-def check_optimizer(optimizer: Optimizer, shared: Collection[Tensor]) -> None:
-    """Check that an optimizer is of this model.
-
-    Raises:
-        ValueError: it holds none of the shared parameters.
-    """
+def _check_optimizer(optimizer: Optimizer, shared: Collection[Tensor]) -> None:
+    """Raise ValueError if an optimizer holds none of the shared parameters."""
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if held.isdisjoint(map(id, shared)):
         raise ValueError("the optimizer holds none of the model's trainable parameters: was it made of another model?")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-__all__ = ["inner_optimizer", "plain_names", "plain_optimizer"]
+__all__ = ["plain_names", "plain_optimizer"]
 
 _COMPILED: Final = "_orig_mod."
 _WRAPPED: Final = "module."
@@ -84,6 +84,12 @@ def plain_optimizer(optimizer: Any) -> Optimizer:
 
     Wrappers of Accelerate, Lightning and others hold one and are none themselves, or only in name: they have no hooks.
 
+    Args:
+        optimizer: an optimizer, or what wraps one.
+
+    Returns:
+        The optimizer.
+
     Raises:
         TypeError: it is none and wraps none.
         ValueError: it has the state of some parameters only (`ZeroRedundancyOptimizer`).
@@ -91,7 +97,7 @@ def plain_optimizer(optimizer: Any) -> Optimizer:
     sharded = _classes("torch.distributed.optim", "ZeroRedundancyOptimizer")
     kind = type(optimizer)
     while not _hooked(optimizer):
-        inner = inner_optimizer(optimizer)
+        inner = _inner_optimizer(optimizer)
         if inner is None:
             raise TypeError(
                 f"the optimizer ({kind.__module__}.{kind.__qualname__}) is no torch.optim.Optimizer and wraps none as "
@@ -112,7 +118,7 @@ def _hooked(optimizer: Any) -> bool:
     return isinstance(optimizer, Optimizer) and "_optimizer_step_pre_hooks" in vars(optimizer)
 
 
-def inner_optimizer(optimizer: Any) -> Any:
+def _inner_optimizer(optimizer: Any) -> Any:
     """Return what an object wraps that may be an optimizer; None: nothing."""
     found = (getattr(optimizer, name, None) for name in _INNER)
     return next(
