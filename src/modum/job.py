@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -168,6 +169,17 @@ class Job:
         """
         return Control(self.box, f"modum/control/{self.attempt}/{training}")
 
+    def awaited(self, ranks: Iterable[int]) -> dict[int, str]:
+        """Return those of some workers that are in the job, or are to come: not those that have left it, or died.
+
+        Args:
+            ranks: of the workers.
+
+        Returns:
+            The host of each; empty for one that has not connected yet. Only a job that `connect` joined knows any.
+        """
+        return {}
+
     def flush(self) -> None:
         """Write all pending reports into the box, and wait until they are there."""
         if self._progress is not None:
@@ -251,6 +263,9 @@ class _LaunchedJob(Job):
             _log.debug("left by an error", exc_info=error)
             _end_at_our_frames(traceback)
         self.leave(wait=not failed)
+
+    def awaited(self, ranks: Iterable[int]) -> dict[int, str]:
+        return {} if self._registration is None else self._registration.awaited(ranks)
 
     def leave(self, *, wait: bool) -> None:
         """Leave as `close` does; without `wait`, without waiting for anybody."""

@@ -31,6 +31,7 @@ VALID = tuple(
         messages.QueueOpen("q", 9),
         messages.QueueTake("q", 0.5),
         messages.QueueDone("q", 3),
+        messages.QueueDone("q", 4, unfinished=True),
         messages.ValuePut("v", b"\x01", b""),
         messages.ValueGet("v", 1.0),
         messages.Link(1, 0),

@@ -1,5 +1,6 @@
 """Every sample once an epoch, whoever does it, and whoever dies."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -106,6 +107,82 @@ def test_a_block_is_done_only_when_the_batch_after_it_is_asked_for(connect: Conn
     dies.close()
     again = list(SharedSamples(lives, size=40, batch_size=10, block=20))
     assert counts(done[:2] + again) == Counter(range(40))
+
+
+def left_by_break(samples: SharedSamples) -> list[Indices]:
+    done: list[Indices] = []
+    for batch in samples:
+        if len(done) == 2:
+            break
+        done.append(batch)
+    return done
+
+
+def left_by_an_error(samples: SharedSamples) -> list[Indices]:
+    done: list[Indices] = []
+
+    def train() -> None:
+        for batch in samples:
+            if len(done) == 2:
+                raise ValueError("the loss is not finite")
+            done.append(batch)
+
+    with pytest.raises(ValueError, match="not finite"):
+        train()
+    return done
+
+
+def dropped(samples: SharedSamples) -> list[Indices]:
+    batches = iter(samples)
+    return [batch for batch, _ in zip(batches, range(2), strict=False)]
+
+
+@pytest.mark.parametrize("leave", [left_by_break, left_by_an_error, dropped])
+def test_a_loop_that_is_left_gives_back_what_is_left_of_its_block(
+    leave: Callable[[SharedSamples], list[Indices]], connect: Connect
+) -> None:
+    leaves, stays = (SharedSamples(connect(), size=100, batch_size=10, block=50, timeout=5) for _ in range(2))
+    done = leave(leaves)
+    assert connect().queue("samples", 2).statistics().taken == 0
+    rest = list(stays)  # raised DeadlineError while the block was held
+    assert counts(done + rest) == Counter(range(100))
+    assert not leaves.holds
+
+
+def test_a_loop_that_is_begun_again_goes_on_where_the_last_one_was_left(box: Box) -> None:
+    samples = SharedSamples(box, size=100, batch_size=10, block=50)
+    done = []
+    for _ in range(5):
+        for number, batch in enumerate(samples):
+            if number == 2:
+                break
+            done.append(batch)
+    assert counts(done) == Counter(range(100))
+
+
+def test_members_of_a_group_give_back_and_go_on_together(box: Box) -> None:
+    said: list[int] = []
+    parts = []
+    for rank in range(2):
+        group = Member(rank, 2, said if rank == 0 else said.copy())
+        samples = SharedSamples(box, size=60, batch_size=20, block=60, group=group)
+        parts.append([*left_by_break(samples), *samples])
+    assert [len(batches) for batches in parts] == [3, 3]
+    assert counts([batch for batches in parts for batch in batches]) == Counter(range(60))
+
+
+def test_garbage_gives_back_when_it_is_safe(connect: Connect) -> None:
+    """A collector may run at any point, in the middle of a call to the box too."""
+    samples = SharedSamples(connect(), size=100, batch_size=10, block=50)
+    cycle: list[object] = [iter(samples)]
+    next(cycle[0])  # type: ignore[call-overload]
+    cycle.append(cycle)
+    del cycle
+    gc.collect()
+    queue = connect().queue("samples", 2)
+    assert queue.statistics().taken == 1
+    samples.give_back()
+    assert queue.statistics().taken == 0
 
 
 DYING_WORKER = """

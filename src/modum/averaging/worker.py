@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from modum.averaging.arrivals import Arrivals
 from modum.averaging.averaging import Averaging
 from modum.averaging.background import BackgroundTransfer
 from modum.averaging.membership import COUNT_SECONDS, Membership
@@ -68,6 +69,7 @@ class Worker:
         members: str | None = None,
         steps: int = 0,
         creates: bool = True,
+        ranks: Sequence[int] | None = None,
     ) -> Worker:
         """Join. On return the vectors hold the shared weights: at first those of the first worker.
 
@@ -83,6 +85,8 @@ class Worker:
             members: name under which the groups count each other, if not the model's.
             steps: local steps taken in an earlier run that this one continues, so that the learning rate warms up once.
             creates: whether this worker may be the first one; else it waits `timeout` seconds for another one to be.
+            ranks: the leaders of all groups that are to train this model, for which `finish` waits; None: all of the
+                job.
 
         Returns:
             The running worker; `close` leaves.
@@ -96,7 +100,9 @@ class Worker:
         with ExitStack() as stack:
             shared = SharedVectors(job.box, name, vectors, {**model, "settings": settings}, timeout, creates=creates)
             stack.callback(shared.close)
-            membership = Membership(job.box, members or name, leader=group.rank == 0)
+            leader, leaders = job.rank - group.rank, ranks or range(0, job.world_size, group.size)
+            arrivals = Arrivals(job, members or name, leader, leaders)
+            membership = Membership(job.box, members or name, leader=group.rank == 0, arrivals=arrivals)
             stack.callback(membership.leave)
             transfer = BackgroundTransfer(membership.count, idle_seconds=COUNT_SECONDS)
             averaging = Averaging(rule, vectors, shared.buffers, group, membership, transfer, shared=shared)
@@ -137,11 +143,14 @@ class Worker:
     def finish(self, timeout: float | None = 600.0) -> None:
         """Do a last exchange, so that nothing this worker learned is lost, and wait until all others have done theirs.
 
+        That includes workers of the job that have not joined yet, unless they leave the job or train another model.
+
         Args:
             timeout: seconds to wait for the others, after which the shared weights are final; None: do not wait.
 
         Raises:
-            DeadlineError: other groups were still training after `timeout` seconds. This worker's part is done.
+            DeadlineError: other groups were still training after `timeout` seconds, or had not joined. This worker's
+                part is done.
         """
         self._averaging.finish()
         self._report()

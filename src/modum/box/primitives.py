@@ -198,7 +198,8 @@ class QueueStatistics:
 class WorkQueue:
     """Numbered items of work, each handed to one session at a time; made by `Box.queue`.
 
-    An item that its taker does not finish, because its session ended, is handed out again, before fresh ones.
+    An item that its taker gives back, or does not finish because its session ended, is handed out again, before fresh
+    ones.
     """
 
     def __init__(self, servers: Fanout, name: str, size: int) -> None:
@@ -240,6 +241,18 @@ class WorkQueue:
             LeaseLostError: the item is not this session's: it was away too long, and another has it.
         """
         self._servers.call_home(self.name, QueueDone(self.name, operator.index(item)), type(None))
+
+    def give_back(self, item: int) -> None:
+        """Have an item handed out again, before fresh ones.
+
+        Args:
+            item: one that this session has taken.
+
+        Raises:
+            TypeError: `item` is no whole number.
+            LeaseLostError: the item is not this session's: it was away too long, and another has it.
+        """
+        self._servers.call_home(self.name, QueueDone(self.name, operator.index(item), unfinished=True), type(None))
 
     def statistics(self) -> QueueStatistics:
         """Return how far the queue is."""

@@ -22,6 +22,7 @@ from modum.cluster.interfaces import (
     route_source,
 )
 from modum.cluster.ports import free_port
+from modum.cluster.registration import host_name
 from modum.cluster.rendezvous import LauncherRendezvous
 from modum.errors import MismatchError, ModumError
 from modum.units import count, parse_bytes
@@ -253,7 +254,7 @@ def _hello(place: ClusterEnvironment) -> _Hello:
         group_is_host=place.group_is_host,
         job=place.job,
         machine=local_host() or socket.gethostname(),
-        host=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+        host=host_name(),
         interfaces=interfaces,
         chosen=bool(choice),
         token=new_token() if new else None,

@@ -1,6 +1,8 @@
 """Register every worker of a job in its box, so that jobs cannot be mixed up unnoticed."""
 
-from collections.abc import Callable
+import os
+import socket
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Final
 
@@ -11,10 +13,14 @@ from modum.coordination import Roster, held
 from modum.errors import DeadlineError, MismatchError
 from modum.units import count
 
-__all__ = ["Registration", "check_free"]
+__all__ = ["Registration", "check_free", "clear_ended", "host_name", "note_ended"]
 
 _RECORD: Final = "modum/job"
 _WORKERS: Final = "modum/worker"
+_PLACES: Final = "modum/place"
+"""Where each worker is, and in which run, by rank: kept when it has gone."""
+_ENDED: Final = "modum/ended"
+"""What the launcher knows: workers that have ended, by rank."""
 CLAIM_SECONDS: Final = 10.0  # the entry of a worker that has just died lasts a moment longer
 _SHOWN: Final = 8
 _STOPPED_SECONDS: Final = 2 * GRACE
@@ -39,6 +45,7 @@ class Registration:
     """
 
     def __init__(self, box: Box, place: ClusterEnvironment) -> None:
+        self._box = box
         self._roster = Roster(box, _WORKERS)
         with ExitStack() as failing, held(box, "modum/check-in", ttl=CLAIM_SECONDS, timeout=3 * CLAIM_SECONDS) as lease:
             self.run = self._agree(box, place)
@@ -50,6 +57,7 @@ class Registration:
                     f"another job uses it\n{_hint(place.job)}"
                 ) from None
             failing.callback(self._member.leave)
+            box.value(f"{_PLACES}/{place.rank}").set([self.run, host_name()])
             lease.renew()  # else another worker may have seen neither this one nor its numbers
             failing.pop_all()
 
@@ -60,6 +68,18 @@ class Registration:
     def others(self) -> list[int]:
         """Return the ranks of the other workers that are there now."""
         return sorted(int(rank) for rank in self._roster.alive() if rank != self._member.name)
+
+    def awaited(self, ranks: Iterable[int]) -> dict[int, str]:
+        """Return those of `ranks` that are there, with their hosts, or have not come yet, with an empty host."""
+        ranks = list(ranks)
+        places = {rank: self._box.value(f"{_PLACES}/{rank}").get() or [0, ""] for rank in ranks}
+        alive = self._roster.alive() if ranks else {}  # after their places: who has one and is not alive has gone
+        came = {rank: host for rank, (run, host) in places.items() if run == self.run}
+        return {
+            rank: came.get(rank, "")
+            for rank in ranks
+            if (str(rank) in alive if rank in came else self._box.value(f"{_ENDED}/{rank}").get() is None)
+        }
 
     def wait_for_others(self, timeout: float | None) -> None:
         """Wait until the other workers have left, or died.
@@ -91,6 +111,22 @@ class Registration:
                 "(modum run --name, MODUM_JOB)"
             )
         return int(theirs["run"])
+
+
+def note_ended(box: Box, rank: int) -> None:
+    """Tell the workers that one of them has ended, even if it never came; called by their launcher."""
+    box.value(f"{_ENDED}/{rank}").set(True)
+
+
+def clear_ended(box: Box, ranks: Iterable[int]) -> None:
+    """Forget which workers of an earlier run have ended."""
+    for rank in ranks:
+        box.value(f"{_ENDED}/{rank}").delete()
+
+
+def host_name() -> str:
+    """Return this host's name for people."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def check_free(box: Box, job: str, say: Callable[[str], None]) -> None:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from modum.averaging import LearningRateScale, OptimizerKind, Worker, choose
-from modum.errors import DeadlineError, MismatchError
+from modum.errors import DeadlineError, MismatchError, ModumError
 from modum.groups import BoxGroup
 from modum.keras.backends import backend
 from modum.keras.variables import model_variables
@@ -240,6 +240,9 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
     def close(self) -> None:
         """Stop sharing, even in the middle of `fit`, as after an error. Closing twice does nothing."""
         with ExitStack() as stack:
+            if self._prefetch is not None:
+                with suppress(ModumError):  # the box may be gone: then the samples go with the session
+                    self._prefetch.end()
             stack.callback(self._group.close)
             for group in self._beside:
                 stack.callback(group.close)
@@ -345,8 +348,8 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
         if stopped:
             self.control.stop(f"fit was stopped in rank {self._job.rank}")
         left = self._prefetch is not None and not self._prefetch.done and not stopped
-        # one whose fit had too few epochs holds samples that others wait for until it leaves the box
-        self.worker.finish(None if left else self._finish_timeout)
+        # in a group, one whose fit had too few epochs holds samples that others wait for until it leaves the box
+        self.worker.finish(None if left and self._group.size > 1 else self._finish_timeout)
         self.worker.pull()
         self.model._initial_epoch = None  # Keras would begin the next fit there too
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)  # as fit has done before

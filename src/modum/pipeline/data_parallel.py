@@ -137,6 +137,7 @@ def share_stage(job: Job, stage: Stage, rule: UpdateRule, name: str, timeout: fl
         scale=LearningRateScale(),
         model={"tensors": vector.layout.described()},
         timeout=timeout,
+        ranks=range(stage.index, job.world_size, stage.stages),
     )
 
 

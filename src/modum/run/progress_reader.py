@@ -1,11 +1,13 @@
-"""Reads the job's progress, in a thread of its own: a box that hangs must not hold up the launcher."""
+"""The launcher's place in the box, in a thread of its own: a box that hangs must not hold up the launcher."""
 
 import contextlib
+import queue
 import threading
 from collections.abc import Sequence
 from typing import Final
 
 from modum.box import Box
+from modum.cluster.registration import note_ended
 from modum.errors import ModumError
 from modum.observe.progress import JobProgress, read_progress
 
@@ -30,8 +32,13 @@ class ProgressReader:
     def __init__(self, servers: Sequence[str], token: str | None, job: str = "") -> None:
         self.latest: JobProgress | None = None
         self._finished = threading.Event()
+        self._ended: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, args=(servers, token, job), daemon=True)
         self._thread.start()
+
+    def ended(self, rank: int) -> None:
+        """Have the other workers told that this one has ended."""
+        self._ended.put(rank)
 
     def finish(self, timeout: float) -> None:
         """Read once more and end; after `timeout` seconds, leave a box that hangs to time out by itself."""
@@ -53,3 +60,5 @@ class ProgressReader:
         while not finished:
             finished = self._finished.wait(_READ_SECONDS)
             self.latest = read_progress(box) or self.latest
+            while not self._ended.empty():
+                note_ended(box, self._ended.get())

@@ -11,7 +11,7 @@ from modum.box.server.process import START_SECONDS, ready_address, server_comman
 from modum.box.sockets import parse_address
 from modum.cluster.credentials import child_environment
 from modum.cluster.ports import free_ports
-from modum.cluster.registration import check_free
+from modum.cluster.registration import check_free, clear_ended
 from modum.observe.console import RunConsole
 from modum.observe.progress import JobProgress, clear_progress
 from modum.run.children import worker_command, worker_environment
@@ -50,6 +50,7 @@ def launch(config: RunConfig, console: RunConsole) -> int:
         with Box.connect(config.box, token=config.token, transport="tcp", namespace=config.name) as box:
             check_free(box, config.name, console.message)
             clear_progress(box)
+            clear_ended(box, range(config.workers))
     with console, Processes() as processes:
         return _Run(config, console, processes).to_its_end()
 
@@ -160,6 +161,8 @@ class _Run:
             ended = [worker for worker in self._alive if worker.returncode is not None]
             self._alive = [worker for worker in self._alive if worker.returncode is None]
             for worker in ended:
+                if self._reader is not None:
+                    self._reader.ended(self._workers.index(worker))
                 if worker.returncode == 0 or worker.stopped:
                     continue
                 self._failed.append(worker)

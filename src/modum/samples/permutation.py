@@ -48,7 +48,8 @@ class Permutation:
         self.block = min(self.size, self.block)
         if self.block < min(self.size, self.batch_size):
             raise ValueError(f"block ({self.block}) must hold at least one batch ({self.batch_size})")
-        smallest = min(self._length(number) // self._steps(number) for number in (0, self.blocks_per_epoch - 1))
+        lengths = [self._length(number) for number in (0, self.blocks_per_epoch - 1)]
+        smallest = min(length // self._steps(length) for length in lengths)
         if smallest < self.members:
             raise ValueError(
                 f"with batch_size {self.batch_size}, block {self.block} and size {self.size}, a batch may have "
@@ -75,21 +76,34 @@ class Permutation:
         """Return the epoch of a block, from 0."""
         return block // self.blocks_per_epoch
 
-    def batches(self, block: int, member: int = 0) -> list[NDArray[np.int64]]:
-        """Return a member's batches of a block: 1-D arrays of sample indices."""
+    def batches(self, block: int, begun: int = 0) -> list[NDArray[np.int64]]:
+        """Return the batches of a block, of the whole group: 1-D arrays of sample indices.
+
+        Args:
+            block: its number.
+            begun: how many of its first samples are left out, as they are done; some are not where too few would be
+                left for each member to have one.
+        """
         assert self.block is not None
         epoch, number = divmod(block, self.blocks_per_epoch)
-        start = number * self.block
-        positions = self._permuted(epoch)[start : start + self._length(number)]
-        return [np.array_split(batch, self.members)[member] for batch in np.array_split(positions, self._steps(number))]
+        start, length = number * self.block, self._length(number)
+        while begun and (length - begun) // max(1, self._steps(length - begun)) < self.members:
+            begun -= 1
+        positions = self._permuted(epoch)[start + begun : start + length]
+        return np.array_split(positions, self._steps(len(positions)))
+
+    def part(self, batch: NDArray[np.int64], member: int) -> NDArray[np.int64]:
+        """Return a member's part of a batch."""
+        return np.array_split(batch, self.members)[member]
 
     def _length(self, number: int) -> int:
         """Return the samples in a block of an epoch."""
         assert self.block is not None
         return self.block + (self.size % self.block if number == self.blocks_per_epoch - 1 else 0)
 
-    def _steps(self, number: int) -> int:
-        return -(-self._length(number) // self.batch_size)
+    def _steps(self, length: int) -> int:
+        """Return in how many batches so many samples are cut."""
+        return -(-length // self.batch_size)
 
     def _permuted(self, epoch: int) -> NDArray[np.int64]:
         if self._order is None or self._order[0] != epoch:

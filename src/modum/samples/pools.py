@@ -30,6 +30,8 @@ class SamplePools:
         self._name = name
         self._group = group
         self._told = False
+        self._pools: list[SharedSamples] = []
+        """Those that may hold samples still."""
         self._control = job.control(name)
 
     @property
@@ -74,9 +76,15 @@ class SamplePools:
         if begun != self._job.attempt and self._job.rank == 0 and not self._told:
             self._told = True
             _tell_of_earlier_run(shared)
+        self._pools = [*(pool for pool in self._pools if pool.holds), shared]
         self._job.counts[pools] += 1
         self._job.counts["samples"] += shared.total
         return shared
+
+    def give_back(self) -> None:
+        """Hand out again what loops over these pools have taken and not done: nobody goes on with them here."""
+        for shared in self._pools:
+            shared.give_back()
 
 
 def _tell_of_earlier_run(samples: SharedSamples) -> None:

@@ -114,9 +114,7 @@ class Prefetch:
             for _ in range(batches):
                 batch = self._batches.popleft()
                 self._yielded -= 1
-                if batch.finishes is not None:
-                    self.samples.done(batch.finishes)
-                self.samples.processed(len(batch.indices))
+                self._left_out(batch)
             self._changed.notify_all()
             while not (self._batches or self._done or self._paused):
                 self._take_or_wait()
@@ -137,10 +135,16 @@ class Prefetch:
             return bool(self._batches)
 
     def end(self) -> None:
-        """Note that the loop has ended: the last pass ends too, and nobody follows another one."""
-        self.end_pass()
-        self.followed = False
-        self._ended = True
+        """Note that the loop has ended: the last pass ends too, and nobody follows another one.
+
+        What was fetched and not trained on is given back. Not in a group: its other members may have fetched more or
+        less ahead, and the next loop has to go on there.
+        """
+        with self._changed:
+            self.end_pass()
+            self.followed = False
+            self._ended = True
+            self._give_back()
 
     def begin(self, epoch: int) -> None:
         """Leave the samples of the epochs before this one out: they count as done.
@@ -186,10 +190,17 @@ class Prefetch:
                     raise RuntimeError(self._unfollowed)
             return None
 
+    def _give_back(self) -> None:
+        if self.samples.group.size == 1:
+            self._batches.clear()
+            self._yielded = 0
+            self.samples.give_back()
+
     def _left_out(self, batch: _Batch) -> None:
+        """Confirm a batch that was trained on, or is not to be."""
+        self.samples.processed(len(batch.indices))
         if batch.finishes is not None:
             self.samples.done(batch.finishes)
-        self.samples.processed(len(batch.indices))
 
     def _take_or_wait(self) -> None:
         """Take a block, or wait a moment for one. Called with the condition held; the wait releases it.
@@ -202,6 +213,7 @@ class Prefetch:
         # cannot wait for more while the loop waits for us: it must first train on what it holds
         starving = 0 < self._yielded < self.together
         idle = not self._batches
+        number = self._pass
         self._taking = True
         self._changed.release()
         item: int | None = None
@@ -231,6 +243,8 @@ class Prefetch:
                     self._left_out(batch)
             else:
                 self._batches.extend(batches)
+            if self._ended and not self.followed and number != self._pass:
+                self._give_back()  # it came too late
         self._changed.notify_all()
 
     def _take(self, starving: bool, idle: bool) -> int | None:

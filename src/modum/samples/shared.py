@@ -1,20 +1,24 @@
 """Share a data set's samples out in blocks: faster workers do more, and each sample is done once per epoch."""
 
+import gc
 import logging
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modum.coordination.consistency import agree
-from modum.errors import DeadlineError, LeaseLostError
+from modum.errors import DeadlineError, LeaseLostError, ModumError
 from modum.groups import Alone, Group
 from modum.samples.permutation import Permutation
 from modum.waiting import Deadline
 
 if TYPE_CHECKING:
-    from modum.box import Box
+    from modum.box import Box, Value
 
 __all__ = ["Report", "SharedSamples"]
 
@@ -23,6 +27,17 @@ _log = logging.getLogger("modum.samples")
 
 _LOOK_SECONDS: Final = 1.0
 """How often a worker that waits for the last blocks looks whether the training was stopped."""
+
+
+_collecting: Final[set[int]] = set()
+"""Threads that collect garbage now, at any point of what they do: they may hold locks of the box's client."""
+
+
+def _note_collection(phase: str, info: dict[str, int]) -> None:
+    (_collecting.add if phase == "start" else _collecting.discard)(threading.get_ident())
+
+
+gc.callbacks.append(_note_collection)
 
 
 class Report(Protocol):
@@ -37,15 +52,32 @@ class Report(Protocol):
         """
 
 
+@dataclass(slots=True)
+class _Held:
+    """A block that this worker has taken and not confirmed."""
+
+    begun: int
+    """Samples of it that were done before."""
+    lengths: list[int]
+    """Of its batches, of the whole group."""
+    trained: int = 0
+    """Batches done here."""
+
+    @property
+    def done(self) -> int:
+        return self.begun + sum(self.lengths[: self.trained])
+
+
 class SharedSamples:
     """Batches of sample indices, drawn by all workers of a job from one pool.
 
     Workers take the blocks of a `Permutation`, the same for all, from a queue of the box. Iterating yields the batches
     block by block, as 1-D int64 index arrays, until all blocks of all epochs are done, or the training was stopped. A
-    block counts as done when the batch after its last one is requested; if its worker dies in it (or leaves), the whole
-    block is handed out again. So within an epoch no sample is lost, and none is done twice except those of a block that
-    was begun by a worker that died, or that was cut off from the box for longer than the servers' grace; it logs a
-    warning and goes on.
+    block counts as done when the batch after its last one is requested; if its worker dies in it, the whole block is
+    handed out again. A loop that is left (`break`, an error) gives back what is left of its block, from the batch on
+    that it had last, and whoever asks next goes on there. So within an epoch no sample is lost, and none is done twice
+    except those of the batch at which a loop was left, and of a block that was begun by a worker that died, or that was
+    cut off from the box for longer than the servers' grace; it logs a warning and goes on.
 
     In a group, the leader takes the block, each member gets its part of every batch, and all take equally many steps.
 
@@ -105,6 +137,12 @@ class SharedSamples:
         settings = {"size": size, "epochs": epochs, "block": self.permutation.block, "seed": seed}
         agree(box, f"{name}/settings", {"samples": settings})
         self._queue = box.queue(name, self.permutation.blocks)
+        self._box = box
+        self._name = name
+        self._held: dict[int, _Held] = {}
+        """By what `take` returned, in that order."""
+        self._left = False
+        """What is held is to be given back."""
 
     @property
     def size(self) -> int:
@@ -138,9 +176,20 @@ class SharedSamples:
         For loops that cannot go batch by batch (a loader that fetches ahead must not confirm what it fetched). Call
         `processed` for each batch.
         """
-        while (item := self._agreed()) is not None:
-            yield self.batches(item)
-            self.done(item)
+        try:
+            while (item := self._agreed()) is not None:
+                yield self.batches(item)
+                self.done(item)
+        finally:
+            self._left = True
+            if threading.get_ident() not in _collecting:
+                with suppress(ModumError):  # the box may be gone, and the loop's own error says more
+                    self.give_back()
+
+    @property
+    def holds(self) -> bool:
+        """Whether this worker has taken samples that it has neither confirmed nor given back."""
+        return bool(self._held)
 
     def take(self, timeout: float) -> int | None:
         """Take the next block. In a group, only the leader takes.
@@ -149,11 +198,14 @@ class SharedSamples:
             timeout: seconds to wait for the last blocks.
 
         Returns:
-            The block's number, or None when all are done, or the training was stopped.
+            The block's number, and if some of its samples are done, their number times `permutation.blocks` more; or
+            None when all are done, or the training was stopped.
 
         Raises:
             DeadlineError: others still work on the last blocks.
         """
+        if self._left:
+            self.give_back()
         deadline = Deadline(timeout)
         while True:
             if self._stopped():
@@ -164,24 +216,40 @@ class SharedSamples:
             except DeadlineError:
                 if deadline.passed:
                     raise
-        if block is None and self._ended is not None:
-            self._ended()
-        return block
+        if block is None:
+            if self._ended is not None:
+                self._ended()
+            return None
+        return block + (self._begun(block).get() or 0) * self.permutation.blocks
 
-    def batches(self, block: int) -> list[NDArray[np.int64]]:
-        """Return this member's batches of a taken block, and set `epoch` and `progress` to the block's."""
+    def batches(self, taken: int) -> list[NDArray[np.int64]]:
+        """Return this member's batches of a taken block, and set `epoch` and `progress` to the block's.
+
+        Args:
+            taken: what `take` returned.
+        """
+        begun, block = divmod(taken, self.permutation.blocks)
         self.progress = block / self.permutation.blocks
         self.epoch = self.permutation.epoch(block)
-        return self.permutation.batches(block, self.group.rank)
+        whole = self.permutation.batches(block, begun)
+        self._held[taken] = _Held(begun, [len(batch) for batch in whole])
+        return [self.permutation.part(batch, self.group.rank) for batch in whole]
 
-    def done(self, block: int) -> None:
+    def done(self, taken: int) -> None:
         """Confirm that all samples of a block were done. All members of a group call it; the leader's call counts.
 
         If the block has gone to another worker meanwhile, this one logs a warning and goes on.
+
+        Args:
+            taken: what `take` returned.
         """
+        self._held.pop(taken, None)
+        begun, block = divmod(taken, self.permutation.blocks)
         if self.group.rank == 0:
             try:
                 self._queue.done(block)
+                if begun:
+                    self._begun(block).delete()
             except LeaseLostError:
                 _log.warning(
                     "block %d was handed to another worker as well, because this one had not been heard of for longer"
@@ -189,10 +257,35 @@ class SharedSamples:
                     block,
                 )
 
+    def give_back(self) -> None:
+        """Hand out again what this worker has taken and not done; the members of a group do so at the same batch.
+
+        Raises:
+            ModumError: the box cannot be reached; what is held ends with the session.
+        """
+        self._left = False
+        held, self._held = self._held, {}
+        if self.group.rank != 0:
+            return
+        for taken, each in held.items():
+            block = taken % self.permutation.blocks
+            with suppress(LeaseLostError):  # another worker does it already
+                if each.trained:
+                    self._begun(block).set(each.done)
+                self._queue.give_back(block)
+
     def processed(self, samples: int) -> None:
-        """Report that `samples` more were done here."""
+        """Report that `samples` more were done here: those of the oldest batch that was not reported yet."""
+        for each in self._held.values():
+            if each.trained < len(each.lengths):
+                each.trained += 1
+                break
         if self._report is not None:
             self._report(samples=samples, total=self.total)
+
+    def _begun(self, block: int) -> "Value":
+        """Return how many of a block's samples were done by a worker that gave the block back."""
+        return self._box.value(f"{self._name}/begun/{block}")
 
     def _agreed(self) -> int | None:
         item = self.take(self.timeout) if self.group.rank == 0 else None

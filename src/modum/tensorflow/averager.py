@@ -187,6 +187,7 @@ class Averager:
         Raises:
             DeadlineError: other groups were still training after `timeout` seconds.
         """
+        self._pools.give_back()
         self.worker.finish(timeout)
 
     @contextmanager

@@ -431,6 +431,9 @@ def check_what_workers_agree_by(box: Box, scale: Scale) -> None:
     _equal(box.value("v").get(), {"k": [1, 2.5]}, "a value that another client set")
     with box.lock("l", timeout=5):
         _equal(box.queue("q", 1).take(timeout=5), 0, "the item that a client left")
+        box.queue("q", 1).give_back(0)
+        _equal(box.queue("q", 1).take(timeout=0), 0, "the item that a client gave back")
+        _equal(box.queue("q", 1).statistics().done, 0, "the items done")
 
 
 CHECKS: Final[tuple[Callable[[Box, Scale], None], ...]] = (

@@ -245,6 +245,7 @@ class Averager:
         try:
             if problem := self._loads.problem():
                 raise RuntimeError(problem)
+            self._pools.give_back()
             self.worker.finish(timeout)
         finally:
             self._hooks.close()  # restores the optimizer

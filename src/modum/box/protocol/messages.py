@@ -177,10 +177,11 @@ class QueueTake(Message, frozen=True):
 
 
 class QueueDone(Message, frozen=True):
-    """Count an item as done. Answered with null."""
+    """Count an item as done, or hand it out again if it is `unfinished`. Answered with null."""
 
     name: str
     item: int
+    unfinished: bool = False
 
 
 class QueueLook(Message, frozen=True):

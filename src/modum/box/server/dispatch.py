@@ -262,8 +262,8 @@ class Dispatch:
                 shared.queue_open(name, size)
             case QueueTake(name):
                 return shared.queue_take(name, wait, caller)
-            case QueueDone(name, item):
-                shared.queue_done(name, session.name, item)
+            case QueueDone(name, item, unfinished):
+                shared.queue_done(name, session.name, item, unfinished=unfinished)
             case QueueLook(name):
                 return shared.queue_look(name)
             case ValuePut(name, value, expected):

@@ -240,13 +240,14 @@ class Primitives:
             queue.held[item] = caller.holder
             return item, False
 
-    def queue_done(self, name: str, session: str, item: int) -> None:
-        """Count an item as done.
+    def queue_done(self, name: str, session: str, item: int, *, unfinished: bool = False) -> None:
+        """Count an item as done, or hand it out again.
 
         Args:
             name: of the queue.
             session: that took the item.
             item: its number.
+            unfinished: whether it is handed out again.
 
         Raises:
             LeaseLostError: the session does not hold it: it was away too long, and the item went to another.
@@ -256,8 +257,11 @@ class Primitives:
             if queue.held.get(item) != session:
                 raise LeaseLostError(f"item {item} of work queue {name!r} is not held by this session")
             del queue.held[item]
-            queue.done += 1
-            if queue.done == queue.size:
+            if unfinished:
+                queue.returned.append(item)
+            else:
+                queue.done += 1
+            if unfinished or queue.done == queue.size:
                 self._room.wake(("queue", name))
 
     def queue_look(self, name: str) -> tuple[int, int, int]:
