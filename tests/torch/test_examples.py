@@ -11,7 +11,10 @@ from modum.data import DataError, shakespeare
 from tests.torch.jobs import run_job
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "torch"
-SMALL = "--samples=512 --learning-rate=0.02 --batch-size=16 --length=16 --width=16 --layers=1 --heads=2 --test=2000 --evaluations=1 --bf16"
+SMALL = """
+    --samples=512 --learning-rate=0.02 --batch-size=16 --length=16 --width=16 --layers=1 --heads=2 --test=2000
+    --evaluations=1 --bf16
+"""
 
 
 def test_a_gpt_learns_with_groups_accumulation_and_mixed_precision(connect: Callable[[], Box]) -> None:

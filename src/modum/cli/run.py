@@ -71,6 +71,10 @@ def run(
         str,
         typer.Option(metavar="NAME", show_default=False, help="With --box: tells this job from others in that box."),
     ] = "",
+    hosts: Annotated[
+        int,
+        typer.Option(help="With --box: this many machines each run this command; their workers make one job."),
+    ] = 1,
     module: Annotated[
         bool, typer.Option("-m", "--module", help="SCRIPT is the name of a module, as in `python -m`.")
     ] = False,
@@ -89,7 +93,8 @@ def run(
     the first failing worker's. Ctrl-C stops everything within a second,
     unless all workers handle SIGINT themselves: then it is passed on to them. The same holds for SIGHUP.
 
-    For several machines, start the same script with mpirun, torchrun or srun: see docs/how-to/launching.md.
+    On several machines, start a `modum server` that all reach, and on each of them **modum run --box HOST:PORT
+    --hosts 2 train.py**; or start the same script with mpirun, torchrun or srun: see docs/how-to/launching.md.
     """
     from modum.observe.console import RunConsole
     from modum.units import parse_bytes
@@ -119,6 +124,7 @@ def run(
         threads=threads,
         on_failure=on_failure.value,
         box=tuple(server.strip() for server in box.split(",")) if box else (),
+        hosts=hosts,
         name=name,
     )
 

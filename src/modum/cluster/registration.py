@@ -152,4 +152,7 @@ def check_free(box: Box, job: str, say: Callable[[str], None]) -> None:
 
 def _hint(job: str) -> str:
     other = "another" if job else "a"
-    return f"HINT: give this job {other} name: modum run --name second, or MODUM_JOB=second for every worker"
+    return (
+        f"HINT: give this job {other} name: modum run --name second, or MODUM_JOB=second for every worker; or, if this "
+        "is another machine of the same job, end it there, and start it on both with modum run --hosts 2"
+    )

@@ -10,6 +10,7 @@ from modum.cluster.environment import HOST_VARIABLE
 from modum.cluster.modum_run import ModumRun
 from modum.cluster.torch_variables import TORCH_VARIABLES, torch_variables
 from modum.run.config import RunConfig
+from modum.run.hosts import Part
 
 __all__ = ["worker_command", "worker_environment"]
 
@@ -23,7 +24,7 @@ def worker_command(config: RunConfig) -> list[str]:
 
 
 def worker_environment(
-    config: RunConfig, rank: int, box: Sequence[str], token: str | None, ports: Sequence[int]
+    config: RunConfig, part: Part, number: int, box: Sequence[str], token: str | None, ports: Sequence[int]
 ) -> dict[str, str]:
     """Return the launcher's own environment plus one worker's place in the job.
 
@@ -32,10 +33,11 @@ def worker_environment(
 
     Args:
         config: the job.
-        rank: the worker's.
+        part: this host's workers.
+        number: the worker's among those of this host.
         box: addresses of the memory servers.
         token: the box's.
-        ports: for each group, where a script that uses torch.distributed itself finds the other members.
+        ports: for each group of this host, where a script that uses torch.distributed itself finds the other members.
 
     Returns:
         All of its environment variables.
@@ -48,9 +50,9 @@ def worker_environment(
     for front_end in FRONT_ENDS:
         environment = {**importlib.import_module(front_end).worker_variables(threads), **environment}
     place = ModumRun(
-        rank=rank,
-        world_size=config.workers,
-        local_rank=rank,
+        rank=part.first + number,
+        world_size=part.world_size,
+        local_rank=number,
         group_size=config.group_size,
         box_servers=tuple(box),
         token=token,
@@ -58,6 +60,6 @@ def worker_environment(
     )
     return environment | {
         **place.variables(),
-        **torch_variables(place, ("127.0.0.1", ports[place.group])),
+        **torch_variables(place, ("127.0.0.1", ports[number // config.group_size])),
         HOST_VARIABLE: str(config.workers),
     }

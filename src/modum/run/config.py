@@ -11,7 +11,7 @@ __all__ = ["RunConfig"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """One job on this machine.
+    """One job on this machine, or this machine's part of one.
 
     Raises:
         ValueError: the job cannot be run; the message has a hint.
@@ -33,14 +33,22 @@ class RunConfig:
     """Addresses (`host:port`) of memory servers that run already."""
     token: str | None = field(default=None, repr=False)
     """The token of `box`; a box that the launcher starts gets a new one."""
+    hosts: int = 1
+    """Hosts that take part, each with a launcher of its own; several need a `box`."""
     name: str = ""
     """The job's name in a `box` that others use too; it prefixes everything that the job keeps there."""
 
     def __post_init__(self) -> None:
-        for name in ("workers", "servers", "threads"):
+        for name in ("workers", "servers", "threads", "hosts"):
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise ValueError(f"{name} ({number}) must be at least 1")
+        if self.hosts > 1 and not self.box:
+            raise ValueError(
+                f"{self.hosts} hosts need a box that all of them reach\n"
+                "HINT: start `modum server --host ADDRESS` on one of them, with a MODUM_TOKEN; then on each host "
+                f"modum run --box ADDRESS:7500 --hosts {self.hosts}"
+            )
         check_group_size(self.group_size, self.workers)
         check_job(self.name)
         for address in self.box:

@@ -24,13 +24,18 @@ class ProgressReader:
         servers: addresses of the box's servers, in its order.
         token: the box's.
         job: the job's namespace there.
+        failure: name of the value by which the launchers of several hosts tell each other to stop; empty: of one host.
 
     Attributes:
         latest: None until a worker has reported; no longer changes once the box cannot be reached.
+        failure: why another host says that the job is to stop; None if none does.
     """
 
-    def __init__(self, servers: Sequence[str], token: str | None, job: str = "") -> None:
+    def __init__(self, servers: Sequence[str], token: str | None, job: str = "", failure: str = "") -> None:
         self.latest: JobProgress | None = None
+        self.failure: str | None = None
+        self._failure = failure
+        self._reason: str | None = None
         self._finished = threading.Event()
         self._ended: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, args=(servers, token, job), daemon=True)
@@ -39,6 +44,10 @@ class ProgressReader:
     def ended(self, rank: int) -> None:
         """Have the other workers told that this one has ended."""
         self._ended.put(rank)
+
+    def fail(self, reason: str) -> None:
+        """Have the launchers of the other hosts told that the job is to stop."""
+        self._reason = reason
 
     def finish(self, timeout: float) -> None:
         """Read once more and end; after `timeout` seconds, leave a box that hangs to time out by itself."""
@@ -62,3 +71,6 @@ class ProgressReader:
             self.latest = read_progress(box) or self.latest
             while not self._ended.empty():
                 note_ended(box, self._ended.get())
+            if self._failure:
+                failure = box.value(self._failure)
+                self.failure = failure.get() if self._reason is None else failure.set_default(self._reason)

@@ -11,11 +11,12 @@ from modum.box.server.process import START_SECONDS, ready_address, server_comman
 from modum.box.sockets import parse_address
 from modum.cluster.credentials import child_environment
 from modum.cluster.ports import free_ports
-from modum.cluster.registration import check_free, clear_ended
+from modum.cluster.registration import check_free, clear_ended, host_name
 from modum.observe.console import RunConsole
 from modum.observe.progress import JobProgress, clear_progress
 from modum.run.children import worker_command, worker_environment
 from modum.run.config import RunConfig
+from modum.run.hosts import Part, meet
 from modum.run.process import Process, Stream
 from modum.run.processes import Interrupted, Processes
 from modum.run.progress_reader import ProgressReader
@@ -46,20 +47,25 @@ def launch(config: RunConfig, console: RunConsole) -> int:
         ModumError: that box cannot be joined; nothing was started.
         KeyboardInterrupt: this process was asked to stop a second time; no process is left.
     """
+    part = Part.whole(config)
     if config.box:
         with Box.connect(config.box, token=config.token, transport="tcp", namespace=config.name) as box:
             check_free(box, config.name, console.message)
-            clear_progress(box)
-            clear_ended(box, range(config.workers))
+            if config.hosts > 1:
+                part = meet(box, config, console.message)
+            else:
+                clear_progress(box)
+                clear_ended(box, range(config.workers))
     with console, Processes() as processes:
-        return _Run(config, console, processes).to_its_end()
+        return _Run(config, part, console, processes).to_its_end()
 
 
 class _Run:
     """One run, while it goes on."""
 
-    def __init__(self, config: RunConfig, console: RunConsole, processes: Processes) -> None:
+    def __init__(self, config: RunConfig, part: Part, console: RunConsole, processes: Processes) -> None:
         self._config = config
+        self._part = part
         self._console = console
         self._processes = processes
         self._servers: list[Process] = []
@@ -71,15 +77,16 @@ class _Run:
 
     def to_its_end(self) -> int:
         """See `launch`."""
-        reason: Interrupted | _ServerError | None = None
+        reason: Interrupted | _ServerError | _ElsewhereError | None = None
         try:
             servers, token = self._config.box, self._config.token
             if not servers:
                 servers, token = self._start_servers()
             self._start_workers(servers, token)
-            self._reader = ProgressReader(servers, token, self._config.name)  # a thread: no child is started after it
+            # a thread: no child is started after it
+            self._reader = ProgressReader(servers, token, self._config.name, self._part.failure)
             self._watch()
-        except (Interrupted, _ServerError) as error:
+        except (Interrupted, _ServerError, _ElsewhereError) as error:
             reason = error
         except BaseException:
             if self._reader is not None:
@@ -88,6 +95,7 @@ class _Run:
         alive = len(self._alive)  # before the rest is stopped
         self._processes.stop(self._workers)
         if self._reader is not None:
+            self._tell_other_hosts(self._reader, reason)
             self._reader.finish(timeout=2.0 if reason is None else 0.2)  # while there is a box to read from
         self._processes.stop(self._servers)
         self._console.show(self._progress, alive, len(self._done()), last=True)
@@ -95,6 +103,12 @@ class _Run:
             self._console.message(str(reason), error=True)
             return reason.status
         return self._conclude()
+
+    def _tell_other_hosts(self, reader: ProgressReader, reason: Exception | None) -> None:
+        if reason is None and self._failed and self._config.on_failure == "stop":
+            reader.fail(f"{self._failed[0]} on {host_name()} {self._failed[0].end}")
+        elif reason is not None and not isinstance(reason, _ElsewhereError):
+            reader.fail(f"{host_name()}: {reason}")
 
     @property
     def _progress(self) -> JobProgress | None:
@@ -125,20 +139,29 @@ class _Run:
         groups = config.workers // config.group_size
         limit = "" if config.box else f", up to {format_bytes(config.memory)} each"
         self._console.message(
-            f"{count(config.workers, 'worker')} in {count(groups, 'group')}; "
+            f"{count(config.workers, 'worker')} in {count(groups, 'group')}{self._ranks()}; "
             f"{count(len(servers), 'memory server')} ({', '.join(servers)}{limit})"
         )
         ports = free_ports(groups)
-        width = len(f"[{config.workers - 1}]")
-        for rank in range(config.workers):
+        width = len(f"[{self._part.first + config.workers - 1}]")
+        for number in range(config.workers):
+            rank = self._part.first + number
             worker = self._processes.start(
                 f"rank {rank}",
                 worker_command(config),
-                worker_environment(config, rank, servers, token, ports),
+                worker_environment(config, self._part, number, servers, token, ports),
                 partial(self._console.output, f"[{rank}]".ljust(width), rank),
             )
             self._workers.append(worker)
             self._alive.append(worker)
+
+    def _ranks(self) -> str:
+        """Say which of the workers of several hosts are here."""
+        if self._config.hosts == 1:
+            return ""
+        first, here = self._part.first, self._config.workers
+        ranks = f"rank {first}" if here == 1 else f"ranks {first} to {first + here - 1}"
+        return f", {ranks} of {self._part.world_size} on {self._config.hosts} hosts"
 
     def _server_output(self, index: int, stream: Stream, lines: list[str]) -> None:
         for line in lines:
@@ -158,11 +181,13 @@ class _Run:
                     raise
                 self._console.message(f"{request.number.name} goes to the workers, which handle it themselves")
             self._check_servers()
+            if self._reader is not None and self._reader.failure is not None:
+                raise _ElsewhereError(f"the job was stopped on another host: {self._reader.failure}")
             ended = [worker for worker in self._alive if worker.returncode is not None]
             self._alive = [worker for worker in self._alive if worker.returncode is None]
             for worker in ended:
                 if self._reader is not None:
-                    self._reader.ended(self._workers.index(worker))
+                    self._reader.ended(self._part.first + self._workers.index(worker))
                 if worker.returncode == 0 or worker.stopped:
                     continue
                 self._failed.append(worker)
@@ -219,6 +244,12 @@ class _Run:
 
 class _ServerError(Exception):
     """A memory server is missing, so the run must end."""
+
+    status = 1
+
+
+class _ElsewhereError(Exception):
+    """The job was stopped on another host."""
 
     status = 1
 
