@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pty
+import signal
 import socket
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from modum.box import Server
+from modum.box import Box, Server
 from modum.box.protocol.limits import DEFAULT_PORT
+from modum.observe.bandwidth import measure_bandwidth
+from modum.waiting import poll
 
 WITHOUT_PROC = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
 without_proc = pytest.mark.skipif(
@@ -81,6 +84,43 @@ def test_a_box_is_measured_on_request() -> None:
     bad = subprocess.run([MODUM, "doctor", "--box", "host:x"], capture_output=True, text=True, timeout=60)
     assert bad.returncode == 2
     assert "'host:x' is no address of a memory server" in bad.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_measurement_leaves_nothing_in_the_box(number: signal.Signals) -> None:
+    with Server(memory=80 << 20, token="secret") as server, Box.connect(server.address, token="secret") as box:
+        command = [sys.executable, "-m", "modum", "doctor", "--box", server.address]
+        environment = {**os.environ, "MODUM_TOKEN": "secret"}
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        ) as process:
+
+            def stopped_while_it_measures() -> bool:
+                if not box.list():
+                    assert process.poll() is None, "it was not caught while it measured"
+                    return False
+                process.send_signal(signal.SIGSTOP)
+                if box.list():
+                    return True
+                process.send_signal(signal.SIGCONT)
+                return False
+
+            poll(stopped_while_it_measures, timeout=60, every=0.001, error=TimeoutError)
+            process.send_signal(number)
+            process.send_signal(signal.SIGCONT)
+            assert process.wait(60) == 128 + number
+        assert box.list() == []
+        assert box.leases() == []
+
+
+def test_what_a_killed_measurement_has_left_is_deleted_by_the_next_one() -> None:
+    with Server(memory=80 << 20) as server, Box.connect(server.address) as box:
+        box.create("modum/measure/1/killed", 4).close()
+        box.create("modum/measure/1/goes on", 4).close()
+        box.create("weights", 4).close()
+        with box.lock("modum/measure/1/goes on", ttl=60):
+            measure_bandwidth(box, 1 << 10)
+        assert [found.name for found in box.list()] == ["modum/measure/1/goes on", "weights"]
 
 
 def test_a_table_on_a_terminal() -> None:

@@ -1,6 +1,8 @@
 """`modum doctor`: show what this machine can do, and how fast a box is from here."""
 
-from typing import Annotated
+import signal
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -23,7 +25,7 @@ def doctor(
     what to do about it. Paste the output into bug reports; it contains this machine's addresses, but no token.
 
     modum doctor --box 10.0.0.5:7500 also measures bandwidth and latency of every transport to every server of that box,
-    using MODUM_TOKEN if it needs one, and leaves nothing there.
+    using MODUM_TOKEN if it needs one, and leaves nothing there, also where it is interrupted.
     """
     import msgspec
     from rich.console import Console
@@ -35,6 +37,7 @@ def doctor(
     from modum.observe.machine import examine
     from modum.observe.paths import measure_paths
 
+    signal.signal(signal.SIGTERM, _end)
     report = examine(port)
     servers = [address for address in (box or "").split(",") if address.strip()]
     try:
@@ -55,3 +58,8 @@ def doctor(
         for row in lines:
             trouble = f": {row.trouble}" if row.trouble else ""
             print(f"{'!' if row.trouble else ' '} {row.topic:<20} {row.finding}{trouble}")
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    """Leave as after Ctrl-C, so that nothing stays in the box."""
+    raise SystemExit(128 + number)

@@ -3,18 +3,23 @@
 import statistics
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from modum.box import Box
+from modum.box import Box, Buffer
+from modum.errors import BufferNotFoundError
 
 __all__ = ["Bandwidth", "measure_bandwidth"]
 
 _REPEATS: Final = 5
 _SMALL_REPEATS: Final = 50
+_BUFFERS: Final = "modum/measure/"
+_SESSION_SECONDS: Final = 1e9
+"""The time of a lease that should end only with its session."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +39,9 @@ class Bandwidth:
 
 
 def measure_bandwidth(box: Box, nbytes: int = 16 << 20) -> Bandwidth:
-    """Measure reads, adds and exchanges with a buffer, which is deleted again.
+    """Measure reads, adds and exchanges with a buffer, which is deleted again, also after an interrupt.
+
+    What a measurement has left whose process was killed is deleted too.
 
     Args:
         box: a connected box; other traffic of its servers lowers the result.
@@ -47,10 +54,8 @@ def measure_bandwidth(box: Box, nbytes: int = 16 << 20) -> Bandwidth:
         PoolFullError: the box has no room for the buffer.
         ModumError: the box cannot be reached any more.
     """
-    name = f"modum/measure/{uuid.uuid4().hex[:12]}"
     x = np.ones(nbytes // 4, np.float32)
-    buffer = box.create(name, x.size)
-    try:
+    with _buffer(box, x.size) as buffer:
         small_read = _seconds(lambda: buffer.read(x[:1]), _SMALL_REPEATS)
         small_exchange = _seconds(lambda: buffer.exchange(x[:1], 0.5), _SMALL_REPEATS)
         return Bandwidth(
@@ -62,9 +67,29 @@ def measure_bandwidth(box: Box, nbytes: int = 16 << 20) -> Bandwidth:
             small_read_seconds=small_read,
             small_exchange_seconds=small_exchange,
         )
-    finally:
-        buffer.close()
-        box.delete(name)
+
+
+@contextmanager
+def _buffer(box: Box, size: int) -> Iterator[Buffer]:
+    """Make a buffer for the time of the `with` block; a lease of its name says that somebody still uses it."""
+    # by the number of servers: a box of one of several does not see the leases of a box of all
+    buffers = f"{_BUFFERS}{len(box.servers)}/"
+    name = f"{buffers}{uuid.uuid4().hex[:12]}"
+    used = {lease.name for lease in box.leases(buffers)}
+    for found in box.list():
+        if found.name.startswith(buffers) and found.name not in used:
+            with suppress(BufferNotFoundError):
+                box.delete(found.name)
+    with box.lock(name, ttl=_SESSION_SECONDS):
+        try:
+            buffer = box.create(name, size)
+            try:
+                yield buffer
+            finally:
+                buffer.close()
+        finally:
+            with suppress(BufferNotFoundError):
+                box.delete(name)
 
 
 def _speed(nbytes: int, seconds: float, overhead: float) -> float:
