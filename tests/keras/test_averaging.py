@@ -81,6 +81,12 @@ assert not any(name.startswith("modum") for name in sys.modules)
     python(backend, "-c", code)
 
 
+def test_joining_takes_no_more_of_the_processor_than_building_the_model() -> None:
+    with Server(memory=1 << 26) as server:
+        building, joining = map(float, python("tensorflow", WORKERS / "joining.py", server.address).split())
+    assert joining < 1.2 * building  # 3 to 7 times while the model's variables were traced three times
+
+
 @pytest.mark.parametrize(("backend", "other"), [("tensorflow", "torch"), ("torch", "tensorflow")])
 def test_only_the_backend_in_use_is_imported(backend: str, other: str) -> None:
     code = f"""

@@ -12,7 +12,7 @@ from modum.box.kernels import STORAGE
 from modum.parameters import ALIGNMENT, FlatLayout, TensorSpec, Vector, check_specs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -87,13 +87,8 @@ class VariableVector(Vector):
         self._sent: list[tf.Tensor] = [tf.identity(variable) for variable in self._statistics]
         self._taken: list[tf.Tensor] = []
         self._saved: list[tf.Tensor] | None = None
-        flat = tf.TensorSpec([None], self._staged.dtype)
-        sent = [tf.TensorSpec(variable.shape, variable.dtype) for variable in self._statistics]
-        self._subtract = tf.function(self._subtract_flat, autograph=False).get_concrete_function(
-            flat, sent, tf.TensorSpec((), tf.float32)
-        )
-        self._assign = tf.function(self._assign_flat, autograph=False).get_concrete_function(flat)
-        self._values = tf.function(self._flat_values, autograph=False).get_concrete_function()
+        self._subtract: Callable[..., Any] | None = None
+        """Compiled by the first exchange: tracing takes longer than building the model."""
 
     def check(self) -> None:
         """Do nothing: variables cannot be moved."""
@@ -118,12 +113,19 @@ class VariableVector(Vector):
     def subtract(self, rate: float) -> None:
         lengths = [self.layout.share] * self._group.size
         correction = self._group.gather(self._on_device(self._staged), lengths, purpose="correction")
+        if self._subtract is None:
+            sent = [tf.TensorSpec(variable.shape, variable.dtype) for variable in self._statistics]
+            self._subtract = tf.function(self._subtract_flat, autograph=False).get_concrete_function(
+                tf.TensorSpec([None], self._staged.dtype), sent, tf.TensorSpec((), tf.float32)
+            )
         self._subtract(correction, self._sent, tf.constant(rate, tf.float32))
 
     def read(self, buffer: Buffer) -> None:
         flat = _aligned(self.size, STORAGE[self.dtype])
         buffer.read(flat)
-        self._assign(self._on_device(_tensor(flat)))
+        on_device = self._on_device(_tensor(flat))
+        for variable, start in zip(self._variables, self._starts, strict=True):
+            variable.assign(self._part(on_device, start, variable))
 
     def write(self, buffer: Buffer) -> None:
         flat = np.zeros(self.size, STORAGE[self.dtype])
@@ -173,16 +175,12 @@ class VariableVector(Vector):
             moved = tf.cast(rate, variable.dtype) * (then - variable)
             variable.assign_add(moved - self._part(flat, start, variable))
 
-    def _assign_flat(self, flat: tf.Tensor) -> None:
-        for variable, start in zip(self._variables, self._starts, strict=True):
-            variable.assign(self._part(flat, start, variable))
-
-    def _flat_values(self) -> list[tf.Tensor]:
-        """Return all variables, 1-D, without a copy."""
-        return [tf.reshape(variable, [-1]) for variable in self._variables]
+    def _values(self) -> list[tf.Tensor]:
+        """Return the values of all variables, without a copy."""
+        return [variable.value() for variable in self._variables]
 
     def _part(self, flat: tf.Tensor, start: int, variable: tf.Variable) -> tf.Tensor:
-        part = flat[start : start + _elements(variable)]
+        part = tf.slice(flat, [start], [_elements(variable)])
         if part.dtype != variable.dtype:
             part = tf.bitcast(part, variable.dtype)
         return tf.reshape(part, variable.shape)
@@ -193,7 +191,8 @@ class VariableVector(Vector):
         gaps = [
             end - start - _elements(one) for one, start, end in zip(self._variables, self._starts, ends, strict=True)
         ]
-        return tf.concat([tf.pad(value, [[0, gap]]) for value, gap in zip(self._values(), gaps, strict=True)], axis=0)
+        values = [tf.reshape(value, [-1]) for value in self._values()]
+        return tf.concat([tf.pad(value, [[0, gap]]) for value, gap in zip(values, gaps, strict=True)], axis=0)
 
 
 def flatten(variables: Sequence[SharedVariable], group: TensorFlowGroup) -> list[VariableVector]:
@@ -219,6 +218,6 @@ def _tensor(array: NDArray[Any]) -> tf.Tensor:
 
 
 def _bits(tensor: tf.Tensor) -> NDArray[Any]:
-    """Return a 1-D tensor as NumPy holds it, without a copy if it is in host memory."""
-    array: NDArray[Any] = np.asarray(tensor)
+    """Return a tensor as NumPy holds it, 1-D, without a copy if it is in host memory."""
+    array: NDArray[Any] = np.asarray(tensor.numpy()).reshape(-1)
     return array.view(STORAGE[tensor.dtype.name])
