@@ -21,6 +21,8 @@ CHECKS = [
     "two_pipelines_share_their_stages",
     "a_worker_holds_its_own_variables_only",
     "layers_are_shared_out_by_the_time_they_take_and_the_model_stays",
+    "what_a_function_has_made_besides_the_stage_is_freed_at_once",
+    "equal_layers_are_measured_once",
     "wrong_input_is_refused",
 ]
 

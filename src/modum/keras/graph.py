@@ -45,8 +45,12 @@ class Node:
         found: list[Any] = keras.tree.flatten(self.operation(*args, **kwargs))
         return found
 
-    def rebuilt(self) -> Node:
+    def rebuilt(self, *, taken: bool = False) -> Node:
         """Return this node with a layer of its own, made from the layer's config, with equal variables.
+
+        Args:
+            taken: whether the layer itself is taken out of its model, which nobody uses any more; its config is
+                checked all the same.
 
         Returns:
             A new node; this one stays as it is.
@@ -57,6 +61,11 @@ class Node:
         original = self.operation
         try:
             fresh = type(original).from_config(original.get_config())
+            if taken:
+                # else its tensors would keep all layers of the model
+                original._inbound_nodes.clear()
+                original._outbound_nodes.clear()
+                return self
             if getattr(original, "built", False) and (config := original.get_build_config()) is not None:
                 fresh.build_from_config(config)
             own, others = getattr(fresh, "variables", []), getattr(original, "variables", [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["partition"]
 
-_TIMINGS: Final = 4
-"""Measurements per layer: the first one warms up, and the fastest of the others counts."""
+_TIMINGS: Final = 3
+"""Measurements per layer: the first one compiles, and the fastest of the others counts."""
 _SAMPLES: Final = 32
 """Samples in the batch of zeros that measures layers if the user gives none."""
 
@@ -41,8 +43,8 @@ def partition(
 
     Args:
         job: from `modum.connect`; rank r computes stage `r % stages`.
-        model: a built Sequential or Functional model, or a function that makes it, which saves memory: nothing keeps
-            the other layers once this returns.
+        model: a built Sequential or Functional model, or a function that makes it, which saves memory: the other layers
+            are freed before this returns.
         stages: number of stages; default: one per worker.
         at: names of the first layers of stages 1, 2, ...; default: balanced by the time that each layer takes for
             `sample` on the first worker, and by the bytes of its variables.
@@ -60,7 +62,23 @@ def partition(
         MismatchError: workers differ in the model.
     """
     if not isinstance(model, keras.Model) and callable(model):
-        model = model()
+        try:
+            return _stage(job, model(), stages=stages, at=at, sample=sample, name=name, taken=True)
+        finally:
+            gc.collect()  # layers and models are in cycles
+    return _stage(job, model, stages=stages, at=at, sample=sample, name=name)
+
+
+def _stage(
+    job: Job,
+    model: Any,
+    *,
+    stages: int | None,
+    at: Sequence[str] | None,
+    sample: Any,
+    name: str,
+    taken: bool = False,
+) -> KerasStage:
     graph = Graph.of(model)
     training = _training_of(model)
     cuts = agree(
@@ -73,13 +91,13 @@ def partition(
         name=name,
     )
     lo, hi = cuts.own
-    nodes = _rebuilt(graph.nodes[lo:hi])
+    # before layers are taken, and not by the user's function, which would advance Keras's numbering of layer names
+    whole = None if cuts.index > 0 else Remade(model, graph, training)
+    nodes = _rebuilt(graph.nodes[lo:hi], taken=taken)
     given, returned = graph.crossing(lo), graph.crossing(hi)
     if cuts.index == 0:
         given = graph.inputs
     part = Part(nodes, given, returned)
-    # not by the user's function, which would advance Keras's numbering of layer names
-    whole = None if cuts.index > 0 else Remade(model, graph, training)
     return KerasStage(cuts, Outline.of(graph, given, returned), part, training, whole)
 
 
@@ -103,13 +121,13 @@ def _training_of(model: Any) -> dict[str, Any]:
     return {**training, "optimizer": fresh_optimizer(optimizer) if optimizer.built else optimizer}
 
 
-def _rebuilt(nodes: Sequence[Node]) -> list[Node]:
-    """Return the nodes with new layers; a layer that is called twice is made once."""
+def _rebuilt(nodes: Sequence[Node], *, taken: bool) -> list[Node]:
+    """Return the nodes with new layers, or those of the model itself; a layer that is called twice is made once."""
     made: dict[int, Any] = {}
     found = []
     for node in nodes:
         if id(node.operation) not in made:
-            made[id(node.operation)] = node.rebuilt().operation
+            made[id(node.operation)] = node.rebuilt(taken=taken).operation
         found.append(
             Node(
                 name=node.name,
@@ -124,9 +142,13 @@ def _rebuilt(nodes: Sequence[Node]) -> list[Node]:
 
 
 def _measure(graph: Graph, sample: Any) -> list[Layer]:
-    """Return the cost of each layer for the sample, forward and backward, without changing the model."""
+    """Return the cost of each layer for the sample, forward and backward, without changing the model.
+
+    As a stage computes them: compiled where the backend can. Equal layers with equal inputs are measured once.
+    """
     way = backend()
     values = dict(zip(graph.inputs, _sample(graph, sample), strict=True))
+    known: dict[str, float] = {}
     costs = []
     for node in graph.nodes:
         given = tuple(dict.fromkeys(node.inputs))
@@ -147,22 +169,38 @@ def _measure(graph: Graph, sample: Any) -> list[Layer]:
             outputs = part.run(variables, state, [next(chosen if chooses else rest) for chooses in floating])[0]
             return [output for output, counts in zip(outputs, answered, strict=True) if counts], outputs
 
+        compiled = way.compiled(run)
+        kind = _kind(node, [values[tensor] for tensor in given])
         seconds = []
-        for _ in range(_TIMINGS):
+        for _ in range(1 if kind in known else _TIMINGS):
             variables = way.kept(part.trainable_variables, stash=True)
             state = way.kept(part.non_trainable_variables, stash=True)
             inputs = [values[tensor] for tensor, chooses in zip(given, floating, strict=True) if chooses]
             others = [values[tensor] for tensor, chooses in zip(given, floating, strict=True) if not chooses]
             start = time.perf_counter()
-            outputs, everything, back = way.forward(run, variables, inputs, state, others)
-            back([keras.ops.ones_like(output) for output in outputs])
+            if kind in known:
+                _, everything = run(variables, inputs, state, others)
+                continue
+            outputs, everything, back = way.forward(compiled, variables, inputs, state, others)
+            way.wait(back([keras.ops.ones_like(output) for output in outputs]))
             seconds.append(time.perf_counter() - start)
+        if seconds:
+            known[kind] = min(seconds[1:])
         values.update(
             (number, keras.ops.stop_gradient(tensor)) for number, tensor in zip(node.outputs, everything, strict=True)
         )
         nbytes = sum(host_array(variable.value).nbytes for variable in part.trainable_variables)
-        costs.append(Layer(name=node.name, seconds=min(seconds[1:]), nbytes=nbytes))
+        costs.append(Layer(name=node.name, seconds=known[kind], nbytes=nbytes))
     return costs
+
+
+def _kind(node: Node, inputs: Sequence[Any]) -> str:
+    """Return what is equal for layers that take equally long: all but their names, and what they compute on."""
+    config = node.operation.get_config() if isinstance(node.operation, keras.Layer) else {}
+    config = {key: value for key, value in config.items() if key != "name"}
+    shapes = [f"{each.dtype}{tuple(each.shape)}" for each in inputs]
+    called = [repr(node.args), repr(node.kwargs)] if not config else sorted(node.kwargs)
+    return json.dumps([type(node.operation).__qualname__, config, shapes, called], sort_keys=True, default=repr)
 
 
 def _sample(graph: Graph, sample: Any) -> list[Any]:

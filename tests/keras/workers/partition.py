@@ -11,6 +11,7 @@ import sys
 import threading
 import traceback
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -329,6 +330,47 @@ def wrong_input_is_refused(directory: Path) -> None:
                     partition(job_of(box, 0, 2), model, name=f"case{number}", **options)
 
 
+def what_a_function_has_made_besides_the_stage_is_freed_at_once(directory: Path) -> None:
+    """Without a collection, and though layers are in cycles; the stage's own variables are not copied."""
+    made: list[weakref.ref[Any]] = []
+
+    def model() -> Any:
+        whole = cnn()
+        made.extend(weakref.ref(variable) for variable in whole.variables)
+        return whole
+
+    gc.disable()
+    try:
+        with Server(memory=1 << 24) as server, Box.connect(server.address) as box:
+            stage = partition(job_of(box, 1, 2), model, at=["norm"])
+        alive = {id(found) for each in made if (found := each()) is not None}
+    finally:
+        gc.enable()
+    assert len(alive) < len(made)
+    assert alive == {id(variable) for variable in stage.part.variables}
+
+
+def equal_layers_are_measured_once(directory: Path) -> None:
+    inputs = keras.Input((4,))
+    x = inputs
+    for number in range(6):
+        x = keras.layers.Dense(4, name=f"same{number}")(x)
+    model = compiled(keras.Model(inputs, keras.layers.Dense(5, name="last")(x)))
+    calls = dict.fromkeys([layer.name for layer in model.layers[1:]], 0)
+    for layer in model.layers[1:]:
+        plain = layer.call
+
+        def call(*args: Any, name: str = layer.name, plain: Any = plain, **kwargs: Any) -> Any:
+            calls[name] += 1
+            return plain(*args, **kwargs)
+
+        layer.call = call
+    with Server(memory=1 << 24) as server, Box.connect(server.address) as box:
+        partition(job_of(box, 0, 2), model, stages=2)
+    # those of the kind of the first one are called once each, to have what the next one takes
+    assert [calls[f"same{number}"] for number in range(1, 6)] == [1] * 5
+
+
 CHECKS = [
     synchronous_stages_equal_the_unsplit_model_for_20_steps,
     micro_batches_add_up_to_their_batch,
@@ -339,6 +381,8 @@ CHECKS = [
     two_pipelines_share_their_stages,
     a_worker_holds_its_own_variables_only,
     layers_are_shared_out_by_the_time_they_take_and_the_model_stays,
+    what_a_function_has_made_besides_the_stage_is_freed_at_once,
+    equal_layers_are_measured_once,
     wrong_input_is_refused,
 ]
 

@@ -93,6 +93,9 @@ class Backend(ABC):
             of all variables followed by those of all inputs.
         """
 
+    def wait(self, tensors: Sequence[Any]) -> None:  # noqa: B027 - most compute at once
+        """Wait until tensors are computed, where the device does so later."""
+
     @abstractmethod
     def apply(self, optimizer: Any, gradients: list[Any], variables: list[Any]) -> None:
         """Take one step of the optimizer."""
