@@ -91,7 +91,7 @@ def test_loss(model: nn.Module, text: Tensor, length: int) -> float:
     windows = text[: (len(text) - 1) // length * length].view(-1, length)
     following = text[1 : windows.numel() + 1].view(-1, length)
     total = 0.0
-    for some, nexts in zip(windows.split(64), following.split(64), strict=True):
+    for some, nexts in zip(torch.split(windows, 64), torch.split(following, 64), strict=True):
         total += functional.cross_entropy(model(some).float().flatten(0, 1), nexts.flatten(), reduction="sum").item()
     model.train()
     return total / windows.numel()

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def jobs(connect: Connect) -> Iterator[list[Launched]]:
 def join() -> Iterator[Callable[..., Worker]]:
     with ExitStack() as stack:
 
-        def join(job: Job, name: str = "model", ranks: Iterable[int] | None = None) -> Worker:
+        def join(job: Job, name: str = "model", ranks: Sequence[int] | None = None) -> Worker:
             vector = ArrayVector(np.full(4, job.rank, np.float32))
             rule = Elastic(moving_rate=0.5, interval=1)
             scale = LearningRateScale()

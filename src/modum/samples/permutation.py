@@ -83,6 +83,9 @@ class Permutation:
             block: its number.
             begun: how many of its first samples are left out, as they are done; some are not where too few would be
                 left for each member to have one.
+
+        Returns:
+            The batches, in order.
         """
         assert self.block is not None
         epoch, number = divmod(block, self.blocks_per_epoch)

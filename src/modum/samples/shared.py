@@ -227,6 +227,9 @@ class SharedSamples:
 
         Args:
             taken: what `take` returned.
+
+        Returns:
+            This member's part of each batch: 1-D arrays of sample indices.
         """
         begun, block = divmod(taken, self.permutation.blocks)
         self.progress = block / self.permutation.blocks

@@ -1,4 +1,4 @@
-"""What joining costs a model of 262 variables, in seconds of the processor: prints that of building it, and of joining."""
+"""What joining costs a model of 262 variables: prints the processor seconds of building it, and of joining."""
 
 import gc
 import sys
