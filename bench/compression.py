@@ -29,9 +29,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def compression(
-    clients: Annotated[
-        int, typer.Option(min=1, help="Clients, each on a host of its own.")
-    ] = 1,
+    clients: Annotated[int, typer.Option(min=1, help="Clients, each on a host of its own.")] = 1,
     size: Annotated[str, typer.Option(help="Bytes of the buffer, such as 32MiB.")] = "32MiB",
     seconds: Annotated[float, typer.Option(help="How long each case is measured.")] = 20.0,
 ) -> None:

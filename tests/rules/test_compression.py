@@ -93,7 +93,7 @@ def test_traffic_is_what_crosses_the_network(rule: UpdateRule, leg: Leg) -> None
 
 def test_a_setting_that_there_is_not_is_refused() -> None:
     with pytest.raises(ValueError, match="must be one of none, bfloat16, int8, not 'zip'"):
-        Elastic(compression="zip")
+        Elastic(compression="zip")  # type: ignore[arg-type]
 
 
 def test_a_command_line_has_the_setting() -> None:

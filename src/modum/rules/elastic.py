@@ -77,6 +77,11 @@ class Elastic(UpdateRule):
 class ElasticPart(Part):
     """Keeps no state: it exchanges the snapshot.
 
+    Args:
+        rule: what to do.
+        vector: the worker's weights.
+        buffer: the shared weights.
+
     Raises:
         ValueError: the rule compresses, and the weights are not float32.
     """

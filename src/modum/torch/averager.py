@@ -17,7 +17,7 @@ from modum.torch.loader import Loader
 from modum.torch.loading import Loads
 from modum.torch.optimizers import Optimizers
 from modum.torch.own import Own
-from modum.torch.wrappers import plain_names
+from modum.torch.wrappers import plain_names, plain_optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -109,7 +109,7 @@ class Averager:
         warmup_steps: int | Auto = "auto",
         timeout: float = 60.0,
     ) -> None:
-        rule, scale = choose(OptimizerKind.of(optimizer), rule, learning_rate_scale, warmup_steps)
+        rule, scale = choose(OptimizerKind.of(plain_optimizer(optimizer)), rule, learning_rate_scale, warmup_steps)
         tensors = shared_tensors(model, frozen=share_frozen)
         own = Own(model, tensors, plain_names(model))
         self._hooks = ExitStack()
@@ -127,9 +127,7 @@ class Averager:
                 "tensors": [[shared.name, shared.spec.text] for shared in tensors],
                 "not shared": own.described(),
             }
-            self.worker = Worker.join(
-                job, rule, vectors, group, name=name, scale=scale, model=layout, timeout=timeout
-            )
+            self.worker = Worker.join(job, rule, vectors, group, name=name, scale=scale, model=layout, timeout=timeout)
             """This worker's part in sharing the model, for inspection."""
             stack.callback(self.worker.close)
             if own.line:
