@@ -37,6 +37,14 @@ def test_links_are_as_fast_as_they_are_shaped_and_their_bytes_are_counted() -> N
 
 
 @needs_cluster
+def test_compressed_exchanges_send_fewer_bytes() -> None:
+    found = run(replace(POOL, workers=1, compression="int8"))
+    up, down = (sent / (found.steps * POOL.nbytes) for sent in found.sent)
+    assert 0.37 < up < 0.55  # 1.52 bytes of 4, the frames of TCP, and parts of exchanges at both ends
+    assert 0.25 < down < 0.4
+
+
+@needs_cluster
 def test_a_worker_trains_at_the_pace_of_its_case() -> None:
     found = run(Case(workers=1, nbytes=1 << 20, rate=50e6, step_seconds=0.5, seconds=2.0, warm_up=1))
     assert found.efficiency < 1.02

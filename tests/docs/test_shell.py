@@ -24,6 +24,7 @@ ELSEWHERE = {
     ". venv/": "there is no such environment",
     "pip install ": "it downloads; tests/docs/test_wheel.py installs the wheel",
     "modum data ": "it downloads; tests/data has a server of its own",
+    ".venv/bin/python -m bench.compression ": "it takes minutes, and needs root; tests/bench has a case of it",
     ".venv/bin/python -m bench --only ": "it takes minutes; tests/bench runs the benchmarks on small arrays",
     ".venv/bin/python -m bench --json ": "it takes minutes; tests/bench runs the benchmarks on small arrays",
 }

@@ -138,3 +138,19 @@ def test_mistakes_are_told_with_the_value_and_the_limit(make: object, message: s
     assert callable(make)
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_link_is_as_full_as_its_fuller_direction() -> None:
+    """Compressed, weights need more bytes to the box than differences back: a link's load is that of the way there."""
+    cluster = Cluster(workers=8, link=1e8)
+    plain, compressed = (
+        estimate(cluster, 100_000_000, 0.2, rule=f"elastic:compression={how}", interval=100) for how in ("none", "int8")
+    )
+    for number in range(2):
+        before, now = (
+            sorted((place.name, place.load) for place in found.places if "link" in place.name)[number]
+            for found in (plain, compressed)
+        )
+        assert before[1] / now[1] == pytest.approx(4 / (1.5 + 4 / 256), rel=1e-4), now[0]
+    assert plain.traffic / compressed.traffic == pytest.approx(8 / (2.5 + 8 / 256), rel=1e-4)
+    assert plain.hiding_interval / compressed.hiding_interval == pytest.approx(2.64, rel=0.1)

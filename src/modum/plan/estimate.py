@@ -138,7 +138,7 @@ def estimate(
         hiding_interval=hiding,
         interval=planned,
         exchange_seconds=exchange,
-        places=_places(cluster, nbytes, moved, 1 / compute, step),
+        places=_places(cluster, nbytes, legs, 1 / compute, step),
         worker_memory=_worker_memory(cluster, nbytes, made),
         server_memory=math.ceil(nbytes * cluster.largest_part(nbytes)),
         efficiency=steps * step_seconds / cycle,
@@ -180,8 +180,11 @@ def _hides(cluster: Cluster, nbytes: int, legs: Sequence[Leg], compute: float, b
     return exchange is not None and exchange <= compute
 
 
-def _places(cluster: Cluster, nbytes: int, moved: int, per_second: float, step: float) -> tuple[Place, ...]:
-    """Return where bytes go when every group moves `moved` of them `per_second` times a second."""
+def _places(cluster: Cluster, nbytes: int, legs: Sequence[Leg], per_second: float, step: float) -> tuple[Place, ...]:
+    """Return where bytes go when every group goes through the legs `per_second` times a second."""
+    out, back = map(sum, zip(*legs, strict=True))
+    moved = out + back
+    fuller = 2 * max(out, back) / moved  # a link that does one thing is full when one of its directions is
     part, members, groups = cluster.largest_part(nbytes), cluster.group_size, cluster.groups
     worker = moved / members * per_second
     server = moved * part * groups * per_second
@@ -190,8 +193,8 @@ def _places(cluster: Cluster, nbytes: int, moved: int, per_second: float, step: 
         shared = worker * (1 - part) + max(0.0, server - worker * part)
         places.append(Place(name="link of a worker with a server", demand=shared, capacity=2 * cluster.link))
     else:
-        places.append(Place(name="worker link", demand=worker, capacity=2 * cluster.link))
-        places.append(Place(name="server link", demand=server, capacity=2 * cluster.server_link_speed))
+        places.append(Place(name="worker link", demand=worker * fuller, capacity=2 * cluster.link))
+        places.append(Place(name="server link", demand=server * fuller, capacity=2 * cluster.server_link_speed))
     if members > 1:
         ring = 4 * (members - 1) / members * nbytes / step
         spread = 2 * (members - 1) / members * nbytes * per_second
