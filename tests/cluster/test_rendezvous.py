@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from tests.cluster.links import HeldLink
 
 from modum.box import Box, Server
 from modum.cluster.bootstrap import Bootstrap
@@ -23,6 +24,7 @@ from modum.cluster.slurm import Slurm
 from modum.cluster.slurm_rendezvous import ports_of
 from modum.cluster.torchelastic import TorchElastic
 from modum.errors import DeadlineError, MismatchError, ModumError
+from modum.waiting import poll
 
 pytestmark = pytest.mark.usefixtures("bare_environment")
 
@@ -190,6 +192,22 @@ class TestARegistration:
                 Registration(second, ByHand(rank=1, world_size=3, local_rank=0))
             first.close()
             assert Registration(second, ByHand(rank=1, world_size=3, local_rank=0)).others() == []
+
+    def test_goes_on_where_a_link_was_so_full_that_its_lease_ran_out(
+        self, server: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("modum.cluster.registration.CHECK_IN_SECONDS", 0.3, raising=False)
+        monkeypatch.setattr("modum.cluster.registration.CLAIM_SECONDS", 0.3)
+        place = ByHand(rank=0, world_size=2, local_rank=0)
+        with HeldLink(server.address, (b"ValueGet", b"modum/job")) as link, self.box(server) as other:
+            with Box.connect(link.address, transport="tcp") as box, ThreadPoolExecutor() as threads:
+                registering = threads.submit(Registration, box, place)
+                assert link.holds.wait(60)
+                poll(lambda: not other.leases("modum/check-in"), timeout=60, error=TimeoutError)
+                monkeypatch.setattr("modum.cluster.registration.CHECK_IN_SECONDS", 60.0, raising=False)
+                link.release()
+                assert registering.result(60).others() == []
+                assert [lease.name for lease in other.leases("modum/")] == ["modum/worker/member/0"]
 
     def test_refuses_a_rank_that_is_at_work(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("modum.cluster.registration.CLAIM_SECONDS", 0.3)

@@ -10,7 +10,7 @@ from modum.box import Box
 from modum.box.protocol.limits import GRACE
 from modum.cluster.environment import ClusterEnvironment
 from modum.coordination import Roster, held
-from modum.errors import DeadlineError, MismatchError
+from modum.errors import DeadlineError, LeaseLostError, MismatchError
 from modum.units import count
 
 __all__ = ["Registration", "check_free", "clear_ended", "host_name", "note_ended"]
@@ -21,6 +21,10 @@ _PLACES: Final = "modum/place"
 """Where each worker is, and in which run, by rank: kept when it has gone."""
 _ENDED: Final = "modum/ended"
 """What the launcher knows: workers that have ended, by rank."""
+CHECK_IN_SECONDS: Final = 60.0
+"""How long a worker that is stopped, or cut off, may hold up those that register after it. Over a full link a request
+can take seconds, and a dead worker's lease ends with its session anyway."""
+_TRIES: Final = 3
 CLAIM_SECONDS: Final = 10.0  # the entry of a worker that has just died lasts a moment longer
 _SHOWN: Final = 8
 _STOPPED_SECONDS: Final = 2 * GRACE
@@ -41,13 +45,25 @@ class Registration:
     Raises:
         MismatchError: a worker with another world size or group size, or with this rank, is there. This one is not
             registered then.
-        LeaseLostError: this process was stopped for long while it registered, and is not registered.
+        LeaseLostError: this process was stopped, or cut off, for long each time it registered, and is not registered.
     """
 
     def __init__(self, box: Box, place: ClusterEnvironment) -> None:
         self._box = box
         self._roster = Roster(box, _WORKERS)
-        with ExitStack() as failing, held(box, "modum/check-in", ttl=CLAIM_SECONDS, timeout=3 * CLAIM_SECONDS) as lease:
+        for left in reversed(range(_TRIES)):
+            try:
+                self._register(box, place)
+                return
+            except LeaseLostError:
+                if not left:
+                    raise
+
+    def _register(self, box: Box, place: ClusterEnvironment) -> None:
+        with (
+            ExitStack() as failing,
+            held(box, "modum/check-in", ttl=CHECK_IN_SECONDS, timeout=_TRIES * CHECK_IN_SECONDS) as lease,
+        ):
             self.run = self._agree(box, place)
             try:
                 self._member = self._roster.join(str(place.rank), timeout=CLAIM_SECONDS)
