@@ -14,10 +14,10 @@ from tests.box.cutting import Cut, CuttingProxy
 
 from modum.box import Box, Server
 from modum.box.compression import (
-    BLOCK,
     COMPRESSIONS,
     LEAST_SCALE,
     SECTION,
+    TILE,
     Bfloat16,
     Codec,
     Compression,
@@ -26,22 +26,27 @@ from modum.box.compression import (
     Scaled,
     compression_of,
 )
+from modum.box.protocol.frames import Op, check_request
+from modum.box.protocol.layout import Piece
 from modum.box.protocol.limits import CHUNK, HEADER_BYTES
+from modum.box.protocol.messages import SegmentInfo
+from modum.box.transport import Attachment, Work
+from modum.box.transport.requests import frames
 
 Floats = NDArray[np.float32]
 Octets = NDArray[np.uint8]
 
 FLOATS = CHUNK // 4
 CODECS: dict[str, Codec] = {"bfloat16": Bfloat16(), "int8": Int8(), "int12": Int12()}
-COUNTS = (1, 2, 3, 4, 5, 127, 128, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 1001)
-# how far a number is from what is carried, in parts of its own size (bfloat16) or of its block's largest (the others)
+COUNTS = (1, 2, 3, 4, 5, 127, 128, TILE - 1, TILE, TILE + 1, 2 * TILE, 1001)
+# how far a number is from what is carried, in parts of its own size (bfloat16) or of its tile's largest (the others)
 STEP = {"bfloat16": 2.0**-8, "int8": 0.5 / 127, "int12": 0.5 / 2047}
 UP = {"bfloat16": "bfloat16", "int8": "int12"}
 SLACK = 1.001  # for a few roundings to single precision
 
 every = pytest.mark.parametrize("chosen", COMPRESSIONS.values(), ids=list(COMPRESSIONS))
 every_codec = pytest.mark.parametrize("name", CODECS)
-bits = hnp.arrays(np.uint32, st.integers(1, 2 * BLOCK + 3), elements=st.integers(0, 2**32 - 1))
+bits = hnp.arrays(np.uint32, st.integers(1, 2 * TILE + 3), elements=st.integers(0, 2**32 - 1))
 
 
 def normal(count: int, seed: int = 0) -> Floats:
@@ -64,17 +69,17 @@ def by_hand(name: str, values: Sequence[float]) -> list[float]:
     if name == "bfloat16":
         return [float(np.uint32(_upper(value) << 16).view(np.float32)) for value in values]
     largest, carried = {"int8": 127, "int12": 2047}[name], []
-    for start in range(0, len(values), BLOCK):
-        block = values[start : start + BLOCK]
-        if not all(map(math.isfinite, block)):
-            carried += [math.nan] * len(block)
+    for start in range(0, len(values), TILE):
+        tile = values[start : start + TILE]
+        if not all(map(math.isfinite, tile)):
+            carried += [math.nan] * len(tile)
             continue
-        scale = single(max(map(abs, block)) / largest)
+        scale = single(max(map(abs, tile)) / largest)
         if scale < 2.0**-120:
-            carried += [0.0] * len(block)
+            carried += [0.0] * len(tile)
             continue
         factor = single(1 / scale)
-        carried += [single(round(single(value * factor)) * scale) for value in block]
+        carried += [single(round(single(value * factor)) * scale) for value in tile]
     return carried
 
 
@@ -115,8 +120,8 @@ def same(found: Floats, due: Floats | list[float]) -> None:
 @every_codec
 @settings(max_examples=50, deadline=None)
 @given(bits=bits)
-@example(bits=np.zeros(BLOCK + 1, np.uint32))
-@example(bits=np.full(BLOCK + 1, 1 << 31, np.uint32))
+@example(bits=np.zeros(TILE + 1, np.uint32))
+@example(bits=np.full(TILE + 1, 1 << 31, np.uint32))
 @example(bits=np.arange(1, 300, dtype=np.uint32))
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
 def test_arbitrary_bits_come_out_as_the_same_computed_one_by_one(name: str, bits: NDArray[np.uint32]) -> None:
@@ -134,8 +139,8 @@ def test_numbers_of_any_count_are_as_exact_as_is_promised(name: str, count: int)
     out = decoded(CODECS[name], coded(CODECS[name], x)[1], count)
     of = np.abs(x)
     if isinstance(CODECS[name], Scaled):
-        peaks = np.maximum.reduceat(np.abs(x), np.arange(0, count, BLOCK))
-        of = np.repeat(peaks, BLOCK)[:count]
+        peaks = np.maximum.reduceat(np.abs(x), np.arange(0, count, TILE))
+        of = np.repeat(peaks, TILE)[:count]
     assert (np.abs(out - x) <= np.float32(STEP[name] * SLACK) * of).all()
 
 
@@ -150,14 +155,14 @@ def test_what_was_carried_once_is_carried_again_as_it_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["int8", "int12"])
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
-def test_a_number_that_is_not_finite_makes_its_block_nan_and_no_other(name: str, bad: float) -> None:
-    x = normal(3 * BLOCK + 5)
-    x[BLOCK + 9] = bad
+def test_a_number_that_is_not_finite_makes_its_tile_nan_and_no_other(name: str, bad: float) -> None:
+    x = normal(3 * TILE + 5)
+    x[TILE + 9] = bad
     out = decoded(CODECS[name], coded(CODECS[name], x)[1], x.size)
     wrong = np.isnan(out)
-    assert wrong[BLOCK : 2 * BLOCK].all()
-    assert not wrong[:BLOCK].any()
-    assert not wrong[2 * BLOCK :].any()
+    assert wrong[TILE : 2 * TILE].all()
+    assert not wrong[:TILE].any()
+    assert not wrong[2 * TILE :].any()
 
 
 def test_bfloat16_keeps_infinities_and_nans_where_they_are() -> None:
@@ -166,23 +171,23 @@ def test_bfloat16_keeps_infinities_and_nans_where_they_are() -> None:
 
 
 @pytest.mark.parametrize("name", ["int8", "int12"])
-def test_blocks_of_next_to_nothing_are_zero(name: str) -> None:
+def test_tiles_of_next_to_nothing_are_zero(name: str) -> None:
     codec = CODECS[name]
     assert isinstance(codec, Scaled)
     least = LEAST_SCALE * np.float32(codec.largest)
-    x = np.full(2 * BLOCK, least, np.float32)
-    x[BLOCK:] = np.nextafter(least * np.float32(1 - 1e-6), np.float32(0))
-    x[BLOCK + 1] = 1e-45
+    x = np.full(2 * TILE, least, np.float32)
+    x[TILE:] = np.nextafter(least * np.float32(1 - 1e-6), np.float32(0))
+    x[TILE + 1] = 1e-45
     out = decoded(codec, coded(codec, x)[1], x.size)
-    assert (out[:BLOCK] == least).all()
-    assert (out[BLOCK:] == 0).all()
+    assert (out[:TILE] == least).all()
+    assert (out[TILE:] == 0).all()
 
 
 @pytest.mark.parametrize("name", ["int8", "int12"])
 def test_the_largest_numbers_do_not_overflow(name: str) -> None:
-    x = np.full(BLOCK, 3.4e38, np.float32)
+    x = np.full(TILE, 3.4e38, np.float32)
     x[1::2] *= -1
-    np.testing.assert_allclose(decoded(CODECS[name], coded(CODECS[name], x)[1], BLOCK), x, rtol=1e-6)
+    np.testing.assert_allclose(decoded(CODECS[name], coded(CODECS[name], x)[1], TILE), x, rtol=1e-6)
 
 
 def test_twelve_bits_lie_where_the_document_says() -> None:
@@ -324,6 +329,23 @@ def test_a_client_that_maps_the_memory_computes_exactly_as_without(chosen: Compr
         results.append((x, buffer.read()))
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@every
+def test_what_goes_through_a_ring_is_not_compressed(chosen: Compression) -> None:
+    """RDMA moves numbers beside the frames: as they are, and the request says nothing of a compression."""
+    info = SegmentInfo("b", 1, 1, [1000], "float32", 4000, 4000, 0, b"")
+    x = normal(1000)
+    work = Work(
+        op=Op.EXCHANGE, target=Attachment(info), pieces=[Piece(0, 0, 4000)], data=x, compression=chosen, timeout=1
+    )
+    (request,) = frames(work, staged=True)
+    assert request.header.compression is None
+    assert request.staged == x.view(np.uint8).data
+    (request,) = frames(work)
+    assert request.header.compression is chosen
+    assert request.header.payload == len(request.payload) == chosen.sent(1000)
+    check_request(request.header)
 
 
 @every

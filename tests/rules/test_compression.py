@@ -62,7 +62,7 @@ def test_what_others_do_is_followed_as_without(name: CompressionName, box: Box) 
 @every
 @pytest.mark.parametrize("kind", [Elastic, Drift])
 def test_statistics_travel_as_they_are(kind: Any, name: CompressionName, box: Box) -> None:
-    """A count of batches has the neighbours that it would have in a block: none of them loses a bit."""
+    """A count of batches has the neighbours that it would have in a tile: none of them loses a bit."""
     W, G = start()
     W[-STATISTICS:], G[-STATISTICS:] = 1e6, 0
     W[-STATISTICS + 1 :: 2] = 1e-3

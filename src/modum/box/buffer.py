@@ -190,7 +190,7 @@ class Buffer:
             compression: how the numbers cross the wire of the `tcp` transport, to servers that this client reaches by
                 it; the others compute as without. The elements stay float32, and both sides move by one d, to the bit:
                 `docs/explanation/contract.md` says how exact it is. "none": 4 bytes each way. "bfloat16": 2 each way.
-                "int8": 1.5 to the server and 1 back, a little more for the scales of blocks.
+                "int8": 1.5 to the server and 1 back, a little more for the scales of tiles.
 
         Raises:
             ValueError: `moving_rate` is out of its range, `leave` or `compression` is none of what there is, the buffer

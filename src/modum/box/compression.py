@@ -27,11 +27,11 @@ from modum.box.kernels import Leave
 from modum.box.kernels.portable import narrow, widen
 
 __all__ = [
-    "BLOCK",
     "BY_CODE",
     "COMPRESSIONS",
     "LEAST_SCALE",
     "SECTION",
+    "TILE",
     "Codec",
     "Compression",
     "CompressionName",
@@ -46,10 +46,10 @@ Octets = NDArray[np.uint8]
 
 SECTION: Final = 1 << 16
 """Numbers that are coded together: few enough to stay in the cache, through all passes."""
-BLOCK: Final = 256
+TILE: Final = 256
 """Numbers that have one scale."""
 LEAST_SCALE: Final = np.float32(2.0**-120)
-"""A block whose scale would be less travels as zeros: a scale, and its sixteenth, have all their bits."""
+"""A tile whose scale would be less travels as zeros: a scale, and its sixteenth, have all their bits."""
 
 _MAGIC: Final = np.float32(3 << 22)
 """1.5 * 2**23: to add it to a number of at most 2**22 rounds that to a whole one, half to even, in the lowest bits."""
@@ -98,9 +98,9 @@ class Bfloat16(Codec):
 
 
 class Scaled(Codec):
-    """Blocks of `BLOCK` numbers, each a float32 scale times whole numbers of a few bits.
+    """Tiles of `TILE` numbers, each a float32 scale times whole numbers of a few bits.
 
-    The scale of a block is its largest magnitude / `largest`, and a whole number the nearest to value / scale. A block
+    The scale of a tile is its largest magnitude / `largest`, and a whole number the nearest to value / scale. A tile
     with an infinity or NaN has the scale NaN, and comes out as NaN.
 
     Attributes:
@@ -122,14 +122,14 @@ class Scaled(Codec):
         """Read whole numbers, and return by what they are to be multiplied."""
 
     def nbytes(self, count: int) -> int:
-        return 4 * _blocks(count) + self._wholes(count)
+        return 4 * _tiles(count) + self._wholes(count)
 
     def encode(self, values: Floats, out: Octets) -> None:
-        blocks, count = _blocks(values.size), values.size
-        padded = values if count == blocks * BLOCK else np.zeros(blocks * BLOCK, np.float32)
+        tiles, count = _tiles(values.size), values.size
+        padded = values if count == tiles * TILE else np.zeros(tiles * TILE, np.float32)
         if padded is not values:
             padded[:count] = values
-        rows = padded.reshape(blocks, BLOCK)
+        rows = padded.reshape(tiles, TILE)
         scales = np.abs(rows).max(axis=1)
         wild = ~(scales < np.inf)
         scales /= np.float32(self.largest)
@@ -141,19 +141,19 @@ class Scaled(Codec):
             rows[wild] = 0
         rows *= factors[:, None]
         rows += _MAGIC
-        self._pack(padded[:count].view(np.int32), out[4 * blocks :])
+        self._pack(padded[:count].view(np.int32), out[4 * tiles :])
         rows -= _MAGIC
         rows *= scales[:, None]
-        out[: 4 * blocks].view(np.float32)[:] = scales
+        out[: 4 * tiles].view(np.float32)[:] = scales
         if padded is not values:
             values[:] = padded[:count]
 
     def decode(self, data: Octets, out: Floats) -> None:
-        blocks, whole = _blocks(out.size), out.size // BLOCK
-        scales = data[: 4 * blocks].view(np.float32) * np.float32(self._unpack(data[4 * blocks :], out))
-        rows = out[: whole * BLOCK].reshape(whole, BLOCK)
+        tiles, whole = _tiles(out.size), out.size // TILE
+        scales = data[: 4 * tiles].view(np.float32) * np.float32(self._unpack(data[4 * tiles :], out))
+        rows = out[: whole * TILE].reshape(whole, TILE)
         rows *= scales[:whole, None]
-        out[whole * BLOCK :] *= scales[-1]
+        out[whole * TILE :] *= scales[-1]
 
 
 class Int8(Scaled):
@@ -210,8 +210,8 @@ class Int12(Scaled):
         return 1 / 16
 
 
-def _blocks(count: int) -> int:
-    return -(-count // BLOCK)
+def _tiles(count: int) -> int:
+    return -(-count // TILE)
 
 
 def _quarter(count: int) -> int:
