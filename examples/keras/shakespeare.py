@@ -42,21 +42,18 @@ def windows(text: Any) -> tuple[Any, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rule", choices=("elastic", "downpour"), default="elastic")
+    parser.add_argument("--rule", choices=("auto", "elastic", "drift", "downpour"), default="auto")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=64, help="samples in a step of one group")
     parser.add_argument("--learning-rate", type=float, default=0.004)
-    parser.add_argument("--learning-rate-scale", choices=("linear", "sqrt"), help="with the number of groups")
+    parser.add_argument("--learning-rate-scale", choices=("auto", "linear", "sqrt"), default="auto")
     parser.add_argument("--interval", type=int, default=4, help="steps between exchanges")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     text = shakespeare()
     test = windows(text.test)
-    between = {"elastic": modum.Elastic, "downpour": modum.Downpour}[options.rule]
-    rule = modum.Hybrid(between=between(interval=options.interval))
-    scale = {"learning_rate_scale": options.learning_rate_scale, "warmup_steps": 100}
-
-    with modum.connect() as job, modum.keras.Averager(job, rule, **scale) as averager:
+    rule, scale = f"{options.rule}:interval={options.interval}", options.learning_rate_scale
+    with modum.connect() as job, modum.keras.Averager(job, rule, learning_rate_scale=scale) as averager:
         keras.utils.set_random_seed(options.seed + job.rank)
         model = lstm(len(text.characters))
         model.compile(
