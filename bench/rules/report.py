@@ -30,10 +30,10 @@ many hours on two cores; `python -m bench.rules --task lstm --workers 4` runs a 
   (2,000 for each of 4 workers), cosine. Nats, as above.
 
 All runs of a task see the same number of samples, so p workers take a p-th of the steps each. Every worker has the
-batch and the learning rate that are best for one worker alone, of rates that are powers of two apart. Synchronous runs
-average the gradients of p such batches, and their rate is tuned: the best one, in bold, is what the others are measured
-against (in brackets). Exchanges overlap with compute; the time of a step varies by a tenth. Mean of {SEEDS} seeds and
-half their spread; a cell with fewer seeds says so, and a cell that was not run yet has a dash.
+batch and the learning rate that were best for one worker alone, of a few that are about a factor of two apart.
+Synchronous runs average the gradients of p such batches, and their rate is tuned: the best one, in bold, is what the
+others are measured against (in brackets). Exchanges overlap with compute; the time of a step varies by a tenth. Mean of
+{SEEDS} seeds and half their spread; a cell with fewer seeds says so, and a cell that was not run yet has a dash.
 """
 
 

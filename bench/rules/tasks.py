@@ -40,7 +40,7 @@ class Task(Trainer):
     steps: int
     """Steps of all workers together."""
     rate: float
-    """Learning rate that is best for one worker, of those that are powers of two apart."""
+    """Learning rate that was best for one worker, of a few that are about a factor of two apart."""
 
     def __init__(self, seed: int, scale: float | str | None = None) -> None:
         torch.manual_seed(seed)

@@ -290,8 +290,9 @@ class Averaging:
         if not self._parted and (apart := max(part.apart for part in self._parts)) > PARTED:
             self._parted = True
             _log.warning(
-                "this worker's weights are %.0f %% of their size away from the shared ones, which are then worse than"
-                " those of each worker. HINT: take a lower learning rate, or fewer steps between exchanges (now %d)",
+                "this worker's weights are %.0f %% of their size away from the shared ones: workers have parted, and"
+                " the shared weights may be worse than each worker's own. HINT: take a lower learning rate, or fewer"
+                " steps between exchanges (now %d)",
                 100 * apart,
                 self._schedule.interval,
             )
