@@ -1,5 +1,7 @@
 """One run of a rule, and all runs that make the tables."""
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -7,11 +9,15 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.rules.tasks import TASKS
 from modum.plan import Cluster
 from modum.rules import Drift
 from modum.simulate import Scenario, simulate
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
 
 SYNCHRONOUS = "allreduce"
 SPREAD = 0.1
@@ -81,6 +87,11 @@ class Run:
         return float(task.accuracy())
 
 
+def _settle(places: Queue[int]) -> None:
+    """Keep to one core: a run's threads take turns, and to wake one on another core takes longer than its turn."""
+    os.sched_setaffinity(0, {places.get()})
+
+
 class Results:
     """What was measured so far, in a file of one line for each run.
 
@@ -109,7 +120,12 @@ class Results:
         if not missing:
             return
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        with ProcessPoolExecutor(processes or len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
+        context, cores = get_context("spawn"), sorted(os.sched_getaffinity(0))
+        count = processes or len(cores)
+        places: Queue[int] = context.Queue()
+        for place in range(count):
+            places.put(cores[place % len(cores)])
+        with ProcessPoolExecutor(count, mp_context=context, initializer=_settle, initargs=(places,)) as pool:
             playing = {pool.submit(run.play): run for run in missing}
             for future in as_completed(playing):
                 run, result = playing[future], future.result()

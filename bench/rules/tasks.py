@@ -166,7 +166,9 @@ class Cnn(Task):
         return 1.0 if progress < 0.8 else 0.1
 
     def loss(self, model: nn.Module, chosen: Tensor) -> Tensor:
-        return functional.cross_entropy(model(self._train[chosen]), self._labels[chosen])
+        """Return the mean loss; each worker's batch is normalized by itself, as under `DistributedDataParallel`."""
+        batches = torch.split(chosen, self.batch)
+        return torch.stack([functional.cross_entropy(model(self._train[b]), self._labels[b]) for b in batches]).mean()
 
     @torch.no_grad()
     def accuracy(self) -> float:
