@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from bench.rules.runs import SYNCHRONOUS, Run
 
 SEEDS = 3
-WORKERS = (4, 8, 16)
+WORKERS = (4, 8, 16, 32)
+TEAM = 4
+"""Workers of a group, where there are groups."""
 INTERVALS = (1, 4)
-SCALES = ("1", "2", "4", "8", "16")
-"""Factors on the learning rate that synchronous runs are tuned over."""
+SCALES = {4: ("1", "2", "4", "8"), 8: ("1", "2", "4", "8"), 16: ("2", "4", "8", "16"), 32: ("2", "4", "8", "16")}
+"""Factors on the learning rate that synchronous runs of so many workers are tuned over."""
 BEFORE = 0.9
 """What all groups' moving rates added up to in the rule that was the default before."""
 
@@ -41,9 +43,10 @@ class Row:
 def rows(task: str) -> Iterator[Row]:
     """Yield the lines of a task's table."""
     yield Row("one worker", {count: Run(task=task) for count in WORKERS})
-    for scale in SCALES:
+    for scale in sorted({scale for scales in SCALES.values() for scale in scales}, key=float):
+        counts = [count for count, scales in SCALES.items() if scale in scales]
         yield Row(
-            f"synchronous, rate x {scale}", {count: Run(task=task, workers=count, scale=scale) for count in WORKERS}
+            f"synchronous, rate x {scale}", {count: Run(task=task, workers=count, scale=scale) for count in counts}
         )
     for steps in INTERVALS:
         yield Row(
@@ -58,18 +61,22 @@ def rows(task: str) -> Iterator[Row]:
                 for count in WORKERS
             },
         )
+    default = Run(task=task, rule="auto", scale="auto")
     for steps in INTERVALS:
-        yield Row(
-            f"**the default**, every {_ordinal(steps)} step",
-            {count: Run(task=task, workers=count, rule="auto", interval=steps, scale="auto") for count in WORKERS},
-        )
-    yield Row(
-        "the default, every 4th step, one worker 4 times slower",
-        {
-            count: Run(task=task, workers=count, rule="auto", interval=4, scale="auto", slowdown=4.0)
-            for count in WORKERS
-        },
+        yield _row(f"**the default**, every {_ordinal(steps)} step", replace(default, interval=steps))
+    yield _row("the default, every 4th step, one worker 4 times slower", replace(default, interval=4, slowdown=4.0))
+    yield _row(
+        "the default, every 4th step, int8: a 12.8th of the bytes of every step's float32",
+        replace(default, interval=4, rule="auto:compression=int8"),
     )
+    teams = replace(default, interval=4, group_size=TEAM)
+    yield _row(
+        f"**the default**, every 4th step, groups of {TEAM}", teams, [count for count in WORKERS if count > TEAM]
+    )
+
+
+def _row(label: str, run: Run, counts: Sequence[int] = WORKERS) -> Row:
+    return Row(label, {count: replace(run, workers=count) for count in counts})
 
 
 def _ordinal(steps: int) -> str:

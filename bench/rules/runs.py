@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -33,8 +34,8 @@ class Run:
     Attributes:
         task: a name in `TASKS`.
         workers: in all.
-        group_size: workers of a group.
-        rule: as `modum simulate --rule` takes it, "auto", or "allreduce".
+        group_size: workers of a group. Each has a batch of its own, and the rate is `sqrt(group_size)` times as large.
+        rule: as `modum simulate --rule` takes it, "auto" with or without settings, or "allreduce".
         interval: local steps between exchanges; 0 for a synchronous job.
         scale: factor on the learning rate: none, sqrt, linear, auto or a number.
         slowdown: of one worker, in times.
@@ -57,10 +58,13 @@ class Run:
         torch.set_num_threads(1)
         scale = None if self.scale == "none" else self.scale if self.scale.isalpha() else float(self.scale)
         task = TASKS[self.task](self.seed, scale)
-        rule = self.rule
+        task.rate *= math.sqrt(self.group_size)
+        rule, colon, settings = self.rule.partition(":")
         if rule == "auto":
             chosen = task.rule.between
             rule = f"drift:momentum={chosen.momentum}" if isinstance(chosen, Drift) else chosen.name
+            colon = "," if colon and ":" in rule else colon
+        rule += colon + settings
         simulate(
             Scenario(
                 cluster=Cluster(

@@ -21,11 +21,11 @@ class Reference:
     def __init__(self, W: NDArray[np.float64], G: NDArray[np.float64]) -> None:
         self.W, self.G, self.B = W.copy(), G.copy(), G.copy()
 
-    def exchange(self, rate: float, k: float) -> None:
+    def exchange(self, rate: float, pull: float, k: float) -> None:
         """Exchange, and follow the shared weights if `k` is not 0."""
         before = self.G
-        d = rate * (self.W - before)
-        self.W, self.G = self.W - d, before + d
+        d = self.W - before
+        self.W, self.G = self.W - pull * d, before + rate * d
         if k:
             self.W, self.B = self.W + k * (before - self.B), before
 
@@ -53,15 +53,16 @@ def run(rule: Drift, box: Box, groups: int, steps: Sequence[int], size: int = SI
         gone += count
         follows = gone >= rule.follows_after(count)
         gone = 0 if follows else gone
-        expected.exchange(rate, drift(groups) if follows else 0.0)
+        pull = rule.pulls(rate)
+        expected.exchange(rate, pull, drift(groups, rate, pull) if follows else 0.0)
     result = buffer.read()
     buffer.close()
     return vector.weights, result, expected
 
 
-@pytest.mark.parametrize("size", [SIZE, PIECE + 5])
-def test_workers_follow_the_shared_weights_after_the_horizon(box: Box, size: int) -> None:
-    W, G, expected = run(Drift(horizon=8), box, 4, [4, 4, 4, 3, 9], size)
+@pytest.mark.parametrize(("size", "groups"), [(SIZE, 4), (PIECE + 5, 4), (SIZE, 16)])
+def test_workers_follow_the_shared_weights_after_the_horizon(box: Box, size: int, groups: int) -> None:
+    W, G, expected = run(Drift(horizon=8), box, groups, [4, 4, 4, 3, 9], size)
 
     np.testing.assert_allclose(G, expected.G, atol=1e-4)
     np.testing.assert_allclose(W, expected.W, atol=1e-4)
@@ -71,15 +72,15 @@ def test_who_is_alone_follows_nobody(box: Box) -> None:
     W, _, expected = run(Drift(horizon=1), box, 1, [4, 4])
 
     np.testing.assert_allclose(W, expected.W, atol=1e-5)
-    assert drift(1) == 0
+    assert drift(1, 0.5, 0.5) == 0
 
 
 @pytest.mark.parametrize(
-    ("groups", "rate", "k"), [(2, 0.5, 0.793), (4, 0.5, 0.75), (16, 0.2, 0.8125), (32, 0.1, 0.854)]
+    ("groups", "rate", "k"), [(2, 0.5, 0.793), (4, 0.5, 0.75), (16, 0.2, 0.906), (32, 0.1, 0.979), (100, 0.032, 1.0)]
 )
 def test_rates_and_drift_depend_on_the_number_of_groups(groups: int, rate: float, k: float) -> None:
     assert Drift().rate(groups) == pytest.approx(rate)
-    assert drift(groups) == pytest.approx(k, abs=1e-3)
+    assert drift(groups, rate, Drift().pulls(rate)) == pytest.approx(k, abs=1e-3)
 
 
 def test_the_horizon_depends_on_how_far_exchanges_are_apart() -> None:

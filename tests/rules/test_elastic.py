@@ -36,10 +36,39 @@ def test_a_fixed_moving_rate_stays() -> None:
     assert Elastic(moving_rate=0.7).rate(100) == 0.7
 
 
+@pytest.mark.parametrize(
+    ("rule", "pulls"),
+    [
+        (Elastic(), 0.5),
+        (Elastic(moving_rate=0.2), 0.2),
+        (Elastic(pull=0.9), 0.9),
+        (Elastic(moving_rate=0.2, pull=0.9), 0.9),
+    ],
+)
+def test_a_worker_goes_half_the_way_unless_rates_are_given(rule: Elastic, pulls: float, box: Box) -> None:
+    """However many workers there are; statistics move as the shared ones do."""
+    rng = np.random.default_rng(1)
+    W, G = rng.standard_normal((2, 1000)).astype(np.float32)
+    buffer = box.create("model", 1000)
+    buffer.write(G)
+    vector = ArrayVector(W.copy(), 10)
+    vector.snapshot()
+    rate = rule.part(vector, buffer).transfer(groups=16, steps=1)
+    vector.subtract(rate)
+    shared = buffer.read()
+    buffer.close()
+
+    assert rate == pytest.approx(0.2)
+    np.testing.assert_allclose(shared, G + rate * (W - G), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(vector.weights[:990], (W + pulls * (G - W))[:990], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(vector.weights[990:], (W + rate * (G - W))[990:], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["moving_rate", "pull"])
 @pytest.mark.parametrize("rate", [0.0, -0.1, 1.01])
-def test_a_moving_rate_out_of_range_is_refused_with_its_value(rate: float) -> None:
-    with pytest.raises(ValueError, match=rf"moving_rate \({rate}\)"):
-        Elastic(moving_rate=rate)
+def test_a_rate_out_of_range_is_refused_with_its_value(name: str, rate: float) -> None:
+    with pytest.raises(ValueError, match=rf"{name} \({rate}\)"):
+        Elastic(**{name: rate})
 
 
 def test_an_interval_below_one_is_refused_with_its_value() -> None:
@@ -59,6 +88,7 @@ def test_a_hybrid_takes_interval_overlap_and_settings_from_the_rule_between_grou
     assert rule.settings() == between.settings() == {
         "rule": "elastic",
         "moving_rate": 0.25,
+        "pull": "auto",
         "interval": 7,
         "overlap": False,
         "compression": "none",

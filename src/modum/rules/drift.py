@@ -30,18 +30,20 @@ PIECE = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drift(Elastic):
-    """Elastic averaging with drift: `d = a (W - G); W -= d; G += d`, and now and then `W += k (G - B); B = G`.
+    """Elastic averaging with drift: `d = W - G; W -= b d; G += a d`, and now and then `W += k (G - B); B = G`.
 
-    `B` is the shared weights when this worker followed them last, and `k = 1 + 1/p - 1/sqrt(p)` for p groups. Where the
-    loss is flat, elastic averaging makes the shared weights advance as fast as one worker alone. If every worker moves
-    with them too, they advance `1 / (1 + 1/p - k)` times as fast: sqrt(p) times, as with the learning rate that a batch
-    p times as large calls for. Where the loss is steep, local steps undo the drift before it is passed on.
+    `B` is the shared weights when this worker followed them last, and `k = 1 + b/(a p) - 1/sqrt(p)` for p groups. Where
+    the loss is flat, p elastic workers make the shared weights advance `1 / (1 + b/(a p))` times as fast as one worker
+    alone. If every worker moves with them too, they advance `1 / (1 + b/(a p) - k)` times as fast: sqrt(p) times, as
+    with the learning rate that a batch p times as large calls for. Where the loss is steep, local steps undo the drift
+    before it is passed on.
 
     Reference for the elastic part: see `Elastic`. To follow the shared movement is akin to the server's momentum inside
     local steps (FedCM: Xu, Wang, Wang, Yao 2021, arXiv 2106.10874), with elastic coupling in place of a reset.
 
     Attributes:
-        moving_rate: as in `Elastic`.
+        moving_rate: `a`, as in `Elastic`.
+        pull: `b`, as in `Elastic`.
         interval: as in `Elastic`.
         overlap: as in `Elastic`; the drift is applied with `d`.
         compression: as in `Elastic`.
@@ -80,9 +82,9 @@ class Drift(Elastic):
         return nbytes
 
 
-def drift(groups: int) -> float:
-    """Return how far a worker goes with the shared weights: `1 + 1/p - 1/sqrt(p)`, and 0 alone."""
-    return 1 + 1 / groups - 1 / math.sqrt(groups) if groups > 1 else 0.0
+def drift(groups: int, rate: float, pull: float) -> float:
+    """Return how far a worker goes with the shared weights: `1 + b/(a p) - 1/sqrt(p)`, at most 1, and 0 alone."""
+    return min(1.0, 1 + pull / (rate * groups) - 1 / math.sqrt(groups)) if groups > 1 else 0.0
 
 
 class _Following(ElasticPart):
@@ -102,6 +104,7 @@ class _Following(ElasticPart):
 
     def transfer(self, groups: int, steps: int) -> float:
         vector, rate = self.vector, self.rule.rate(groups)
+        pull = self.rule.pulls(rate)
         vector.arrived()
         self._steps += steps
         followed = 0
@@ -109,12 +112,12 @@ class _Following(ElasticPart):
             self._steps = 0
             followed = self.learning
             for start in range(0, followed, PIECE):
-                self._follow(start, min(start + PIECE, followed), rate, drift(groups))
+                self._follow(start, min(start + PIECE, followed), rate, pull, drift(groups, rate, pull))
         self.exchange(rate, followed)
         return rate
 
-    def _follow(self, start: int, end: int, rate: float, drift: float) -> None:
-        """Exchange some elements, and leave d - k (G - B) as their correction."""
+    def _follow(self, start: int, end: int, rate: float, pull: float, drift: float) -> None:
+        """Exchange some elements, and leave b (W - G) - k (G - B) as their correction."""
         dtype = self.vector.dtype
         shared, base = self.vector.staging[start:end], self._base[start:end]
         correction = shared.copy()
@@ -123,7 +126,7 @@ class _Following(ElasticPart):
         portable.subtract(dtype, correction, shared)
         if start == 0:
             self.apart = ratio(sample(correction), sample(shared))
-        portable.scale(dtype, correction, correction, factor_for(dtype, rate))
+        portable.scale(dtype, correction, correction, factor_for(dtype, pull))
         portable.subtract(dtype, base, shared)
         portable.add(dtype, correction, base, factor_for(dtype, drift))
         base[:] = shared

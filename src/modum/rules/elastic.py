@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from modum.box.compression import CompressionName, compression_of
+from modum.box.kernels import factor_for, portable
 from modum.rules.distance import ratio, sample
 from modum.rules.rule import Auto, Leg, Part, UpdateRule, check_interval
 
@@ -17,6 +18,8 @@ TOTAL = 3.2
 """With `"auto"`, all groups together move the shared weights by so many times the way (`beta` of EASGD, there 0.9)."""
 AUTO_LIMIT = 0.5
 """The largest moving rate that `"auto"` chooses: local and shared weights meet in the middle."""
+AUTO_PULL = 0.5
+"""How far `"auto"` takes a worker towards the shared weights."""
 
 NUMBER = 4
 """Bytes of a weight that can be compressed."""
@@ -24,14 +27,17 @@ NUMBER = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Elastic(UpdateRule):
-    """SEASGD: every `interval` local steps `d = a (W - G); W -= d; G += d`.
+    """SEASGD: every `interval` local steps `d = W - G; W -= b d; G += a d`.
 
     Reference: Zhang, Choromanska, LeCun, "Deep learning with Elastic Averaging SGD" (NIPS 2015), equations 5 and 6 in
-    their asynchronous form (algorithm 1).
+    their asynchronous form (algorithm 1), where `b = a`. With many workers `a` is small, and a worker that goes back
+    only so little goes far away between the others' exchanges: averages of weights that are far apart are worse.
 
     Attributes:
         moving_rate: `a`, greater than 0 and at most 1. `"auto"`: `3.2 / p` with `p` the number of live groups, counted
             anew with every exchange, and never above 0.5.
+        pull: `b`, greater than 0 and at most 1. `"auto"`: `a` if that is a number, and else 0.5. Statistics (of batch
+            normalization, say) always move by `a`.
         interval: local steps between exchanges. `"auto"`: the fewest that hide an exchange under compute, measured
             at run time. Give a number when `statistics().put_off` keeps growing.
         overlap: True: the exchange runs in the background on a snapshot of `W`, and `d` is subtracted when it arrives;
@@ -47,13 +53,15 @@ class Elastic(UpdateRule):
 
     name: ClassVar[str] = "elastic"
     moving_rate: float | Auto = "auto"
+    pull: float | Auto = "auto"
     interval: int | Auto = "auto"
     overlap: bool = True
     compression: CompressionName = "none"
 
     def __post_init__(self) -> None:
-        if self.moving_rate != "auto" and not 0 < self.moving_rate <= 1:
-            raise ValueError(f'moving_rate ({self.moving_rate}) must be greater than 0 and at most 1, or "auto"')
+        for name, value in (("moving_rate", self.moving_rate), ("pull", self.pull)):
+            if value != "auto" and not 0 < value <= 1:
+                raise ValueError(f'{name} ({value}) must be greater than 0 and at most 1, or "auto"')
         check_interval(self.interval)
         compression_of(self.compression)
 
@@ -62,6 +70,12 @@ class Elastic(UpdateRule):
         if self.moving_rate == "auto":
             return min(AUTO_LIMIT, TOTAL / max(1, groups))
         return self.moving_rate
+
+    def pulls(self, rate: float) -> float:
+        """Return how far the worker goes in an exchange with the moving rate `rate`."""
+        if self.pull == "auto":
+            return AUTO_PULL if self.moving_rate == "auto" else rate
+        return self.pull
 
     def part(self, vector: Vector, buffer: Buffer) -> Part:
         return ElasticPart(self, vector, buffer)
@@ -116,3 +130,6 @@ class ElasticPart(Part):
                 )
         if seen.size:
             self.apart = ratio(sample(seen), before) / rate
+            pull = self.rule.pulls(rate)
+            if pull != rate:
+                portable.scale(vector.dtype, seen, seen, factor_for(vector.dtype, pull / rate))
