@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from bench.rules.diloco import NAME as DILOCO
 from bench.rules.runs import SYNCHRONOUS, Run
 
 SEEDS = 3
@@ -14,6 +15,10 @@ TEAM = 4
 INTERVALS = (1, 4)
 SCALES = {4: ("1", "2", "4", "8"), 8: ("1", "2", "4", "8"), 16: ("2", "4", "8", "16"), 32: ("2", "4", "8", "16")}
 """Factors on the learning rate that synchronous runs of so many workers are tuned over."""
+SMALL = (4, 8)
+"""Where other rules are looked at."""
+LOCAL = {"cnn": "1", "lstm": "4", "gpt": "4"}
+"""Factors on the learning rate that are best for plain averaging of local steps, of 1, 2 and 4."""
 BEFORE = 0.9
 """What all groups' moving rates added up to in the rule that was the default before."""
 
@@ -61,6 +66,11 @@ def rows(task: str) -> Iterator[Row]:
                 for count in WORKERS
             },
         )
+    yield _row("Downpour, rate x 1, every 4th step", Run(task=task, rule="downpour", interval=4), SMALL)
+    yield _row("DiLoCo as published, rate x 1, every 32nd step", Run(task=task, rule=DILOCO, interval=32), SMALL)
+    scale = LOCAL[task]
+    averaging = Run(task=task, rule=f"{DILOCO}:rate=1,momentum=0", interval=4, scale=scale)
+    yield _row(f"DiLoCo at its best: plain averaging, rate x {scale}, every 4th step", averaging, SMALL)
     default = Run(task=task, rule="auto", scale="auto")
     for steps in INTERVALS:
         yield _row(f"**the default**, every {_ordinal(steps)} step", replace(default, interval=steps))

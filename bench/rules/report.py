@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 PAGE_TASKS = ("cnn", "lstm", "gpt")
 
+DRAWN = ("one worker", "elastic", "**the default**")
+"""Parts of the labels of what is drawn."""
+
 INTRODUCTION = f"""# What the shared weights are worth
 
 An update rule is good if the shared weights are as good as those of synchronous training on the same samples.
@@ -97,7 +100,7 @@ def _draw(results: Results, image: Path) -> None:
     figure, axes = plt.subplots(1, len(PAGE_TASKS), figsize=(11, 3.4), layout="constrained")
     for axis, task in zip(axes, PAGE_TASKS, strict=True):
         for row in rows(task):
-            if row.synchronous or "slower" in row.label:
+            if not any(shown in row.label for shown in DRAWN):
                 continue
             points = [
                 (count, mean(values) - best)

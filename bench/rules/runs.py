@@ -12,6 +12,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.rules.diloco import NAME as DILOCO
+from bench.rules.diloco import diloco
 from bench.rules.tasks import TASKS
 from modum.plan import Cluster
 from modum.rules import Drift
@@ -35,7 +37,8 @@ class Run:
         task: a name in `TASKS`.
         workers: in all.
         group_size: workers of a group. Each has a batch of its own, and the rate is `sqrt(group_size)` times as large.
-        rule: as `modum simulate --rule` takes it, "auto" with or without settings, or "allreduce".
+        rule: as `modum simulate --rule` takes it, "auto" with or without settings, "allreduce", or "diloco" with the
+            outer optimizer's `rate` and `momentum` ("diloco:rate=1,momentum=0").
         interval: local steps between exchanges; 0 for a synchronous job.
         scale: factor on the learning rate: none, sqrt, linear, auto or a number.
         slowdown: of one worker, in times.
@@ -60,6 +63,10 @@ class Run:
         task = TASKS[self.task](self.seed, scale)
         task.rate *= math.sqrt(self.group_size)
         rule, colon, settings = self.rule.partition(":")
+        if rule == DILOCO:
+            values = dict(setting.split("=") for setting in settings.split(",") if setting)
+            diloco(task, self.workers, self.interval, **{name: float(value) for name, value in values.items()})
+            return float(task.accuracy())
         if rule == "auto":
             chosen = task.rule.between
             rule = f"drift:momentum={chosen.momentum}" if isinstance(chosen, Drift) else chosen.name
