@@ -79,10 +79,10 @@ def rows(task: str) -> Iterator[Row]:
         "the default, every 4th step, int8: a 12.8th of the bytes of every step's float32",
         replace(default, interval=4, rule="auto:compression=int8"),
     )
-    teams = replace(default, interval=4, group_size=TEAM)
-    yield _row(
-        f"**the default**, every 4th step, groups of {TEAM}", teams, [count for count in WORKERS if count > TEAM]
-    )
+    for steps in INTERVALS:
+        teams = replace(default, interval=steps, group_size=TEAM)
+        counts = [count for count in WORKERS if count > TEAM]
+        yield _row(f"**the default**, every {_ordinal(steps)} step, groups of {TEAM}", teams, counts)
 
 
 def _row(label: str, run: Run, counts: Sequence[int] = WORKERS) -> Row:
