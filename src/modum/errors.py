@@ -12,6 +12,7 @@ __all__ = [
     "LeaseLostError",
     "MismatchError",
     "ModumError",
+    "NotFiniteError",
     "PoolFullError",
     "ProtocolError",
     "StageError",
@@ -53,6 +54,10 @@ class LeaseLostError(ModumError):
 
 class MismatchError(ModumError):
     """Two participants of one job disagree: on the model, the settings, or the list of servers."""
+
+
+class NotFiniteError(ModumError):
+    """A worker's weights have NaN or infinity among them; the shared weights have not taken part of that."""
 
 
 class PoolFullError(ModumError):

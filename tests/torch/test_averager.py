@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from modum.box import Box
-from modum.errors import DeadlineError, MismatchError
+from modum.errors import DeadlineError, MismatchError, NotFiniteError
 from modum.job import Job
 from modum.observe.progress import read_progress
 from modum.rules import Downpour, Elastic, Hybrid
@@ -376,3 +376,29 @@ def test_progress_reaches_the_box(box: Box, averager: Make) -> None:
     assert done.exchanges == 9  # one a step, and the last one
     assert progress.exchange_seconds == pytest.approx(done.exchange_seconds)
     assert progress.hidden_seconds == pytest.approx(done.hidden_seconds)
+
+
+def test_a_step_that_spoils_the_weights_is_dropped_and_what_the_optimizer_remembers_is_mended(
+    box: Box, averager: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    sharing = averager(model, optimizer, box, Elastic(interval=1, overlap=False))
+    train(model, optimizer, torch.ones(2, 3))
+    train(model, optimizer, torch.full((2, 3), torch.nan))
+    assert model.weight.isfinite().all()
+    assert "weight has numbers that are not finite (NaN or infinity) after 2 local steps" in caplog.text
+    train(model, optimizer, torch.ones(2, 3))
+
+    assert model.weight.isfinite().all()
+    assert np.isfinite(shared(box)).all()
+    assert sharing.statistics().restored == 1
+
+
+def test_spoiled_weights_may_end_the_worker(box: Box, averager: Make) -> None:
+    model = nn.Linear(3, 1)
+    optimizer = sgd(model)
+    averager(model, optimizer, box, Elastic(interval=1, overlap=False), on_nonfinite="raise")
+    with pytest.raises(NotFiniteError, match="weight has numbers"):
+        train(model, optimizer, torch.full((2, 3), torch.inf))
+    assert np.isfinite(shared(box)).all()

@@ -115,3 +115,9 @@ def test_members_stay_the_same_to_the_bit_whatever_gradients_they_have(server: S
     linears = [torch.load(tmp_path / f"linear-{rank}.pt") for rank in range(4)]
     for first, second in (linears[:2], linears[2:]):
         assert torch.equal(first["weight"], second["weight"])
+
+
+def test_members_restore_their_weights_together_when_one_of_them_finds_nan(server: Server) -> None:
+    one, other = run_job("spoiled.py", servers=server.address, workers=2, group_size=2)
+    assert one.split()[:2] == ["True", "1"]
+    assert one == other

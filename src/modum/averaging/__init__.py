@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from modum.averaging.averaging import Averaging, AveragingStatistics
     from modum.averaging.background import BackgroundTransfer
     from modum.averaging.choice import Choice, OptimizerKind, Scale, choose
+    from modum.averaging.guard import Reaction, mend
     from modum.averaging.membership import Membership
     from modum.averaging.scaling import LearningRateScale
     from modum.averaging.sharing import join
@@ -21,10 +22,12 @@ __all__ = [
     "LearningRateScale",
     "Membership",
     "OptimizerKind",
+    "Reaction",
     "Scale",
     "Worker",
     "choose",
     "join",
+    "mend",
 ]
 
 # a simulation runs `Averaging` without a client of the box
@@ -34,6 +37,7 @@ __getattr__, __dir__ = attach(
         "modum.averaging.averaging": ("Averaging", "AveragingStatistics"),
         "modum.averaging.background": ("BackgroundTransfer",),
         "modum.averaging.choice": ("Choice", "OptimizerKind", "Scale", "choose"),
+        "modum.averaging.guard": ("Reaction", "mend"),
         "modum.averaging.membership": ("Membership",),
         "modum.averaging.scaling": ("LearningRateScale",),
         "modum.averaging.sharing": ("join",),

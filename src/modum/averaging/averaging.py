@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from modum.averaging.guard import Guard
 from modum.averaging.schedule import Schedule
 from modum.errors import BufferNotFoundError
 
@@ -51,6 +52,8 @@ class AveragingStatistics:
     """The update rule in force, with its settings."""
     learning_rate_factor: float = 1.0
     """The factor on the learning rate of the next step."""
+    restored: int = 0
+    """How often this worker's weights were not finite, and it took the shared ones."""
 
 
 class Groups(Protocol):
@@ -135,6 +138,7 @@ class Averaging:
         transfer: carries out the transfers; `close` closes it.
         clock: returns seconds, monotonic.
         shared: what makes the buffers anew, and finds those that another worker has made; None: nobody does.
+        guard: keeps weights that are not finite out of the shared ones.
 
     Attributes:
         vectors: as given.
@@ -152,6 +156,7 @@ class Averaging:
         transfer: Transfer,
         clock: Callable[[], float] = time.monotonic,
         shared: SharedVectors | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self.vectors = vectors
         self._rule = rule
@@ -162,6 +167,7 @@ class Averaging:
         self._schedule = Schedule(rule.interval, clock)
         self._transfer = transfer
         self._shared = shared
+        self._guard = guard or Guard()
         self._put_off = 0
         self._late = self._parted = False
         self._snapshot = 0
@@ -230,6 +236,7 @@ class Averaging:
             groups=self.groups,
             apart=max(part.apart for part in self._parts),
             rule=self._rule.text,
+            restored=self._guard.count,
         )
 
     def _boundary(self) -> None:
@@ -261,7 +268,12 @@ class Averaging:
         self._transfer.submit(lambda: self._transferred(groups, steps))
 
     def _transferred(self, groups: int, steps: int) -> Sequence[float]:
-        """Exchange; runs on the thread of the transfers. Returns no rates if another worker has pushed its weights."""
+        """Exchange; runs on the thread of the transfers.
+
+        Returns no rates if another worker has pushed its weights, or this one's are not finite.
+        """
+        if not self._guard.passes(self.vectors):
+            return ()
         try:
             return [part.transfer(groups, steps) for part in self._parts]
         except BufferNotFoundError:
@@ -281,9 +293,14 @@ class Averaging:
         if transferred is None:
             return False
         seconds, rates = transferred
-        if self._shared is not None and self._anybody(not rates):
+        found = self._guard.found
+        replaced, spoiled = self._group.largest((not rates and not found, found))
+        if replaced:
             self._renew()
             self._take()
+            return False
+        if spoiled:
+            self._guard.react(self._schedule.steps, self._transfer.count, self._take)
             return False
         self._rates = rates
         self._schedule.exchanged(seconds)

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 from modum.averaging.arrivals import Arrivals
 from modum.averaging.averaging import Averaging
 from modum.averaging.background import BackgroundTransfer
+from modum.averaging.guard import Guard
 from modum.averaging.membership import COUNT_SECONDS, Membership
 from modum.averaging.sharing import SharedVectors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from modum.averaging.averaging import AveragingStatistics
+    from modum.averaging.guard import Reaction
     from modum.averaging.scaling import LearningRateScale
     from modum.groups import Group
     from modum.job import Job
@@ -70,6 +72,8 @@ class Worker:
         steps: int = 0,
         creates: bool = True,
         ranks: Sequence[int] | None = None,
+        on_nonfinite: Reaction = "restore",
+        restored: Callable[[], None] | None = None,
     ) -> Worker:
         """Join. On return the vectors hold the shared weights: at first those of the first worker.
 
@@ -87,15 +91,19 @@ class Worker:
             creates: whether this worker may be the first one; else it waits `timeout` seconds for another one to be.
             ranks: the leaders of all groups that are to train this model, for which `finish` waits; None: all of the
                 job.
+            on_nonfinite: what to do where weights are not finite: see `Guard`.
+            restored: called when the shared weights were taken for that reason.
 
         Returns:
             The running worker; `close` leaves.
 
         Raises:
             MismatchError: the model or the settings differ from the first worker's.
+            ValueError: `on_nonfinite` is none of what there is.
             DeadlineError: the first worker took longer than `timeout`.
             ModumError: the box failed. In each case this worker has left nothing but the shared weights.
         """
+        guard = Guard(on_nonfinite, restored)
         settings = {**rule.settings(), "learning_rate_scale": scale.scale, "warmup_steps": scale.warmup_steps}
         with ExitStack() as stack:
             shared = SharedVectors(job.box, name, vectors, {**model, "settings": settings}, timeout, creates=creates)
@@ -105,7 +113,9 @@ class Worker:
             membership = Membership(job.box, members or name, leader=group.rank == 0, arrivals=arrivals)
             stack.callback(membership.leave)
             transfer = BackgroundTransfer(membership.count, idle_seconds=COUNT_SECONDS)
-            averaging = Averaging(rule, vectors, shared.buffers, group, membership, transfer, shared=shared)
+            averaging = Averaging(
+                rule, vectors, shared.buffers, group, membership, transfer, shared=shared, guard=guard
+            )
             stack.callback(averaging.close)
             averaging.pull()
             _log.info("%s", _shared_line(job, rule, scale, vectors, name))

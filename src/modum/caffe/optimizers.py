@@ -62,6 +62,11 @@ class Rule(ABC):
     def update(self, w: Tensor, g: Tensor, history: Sequence[Tensor], rate: float, iteration: int) -> None:
         """Move `w`, and leave the subtracted values in `g`."""
 
+    def mend(self) -> None:
+        """Set what is not finite in the history to 0: with it, the next step would be no better."""
+        for history in self.history:
+            history.nan_to_num_(0.0, 0.0, 0.0)
+
     def rebind(self) -> None:
         """Use the parameters' replaced flat tensors; the history stays."""
         self._pieces = self._cut()

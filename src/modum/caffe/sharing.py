@@ -146,6 +146,7 @@ class Sharing:
                 model={"tensors": [[one.name, one.spec.text] for one in tensors], "solver": _settings(param)},
                 timeout=JOIN_SECONDS,
                 steps=self._start // job.groups,
+                restored=solver.rule.mend,
             )
             stack.callback(self._worker.close)
             self._stack = stack.pop_all()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
 
-from modum.averaging import LearningRateScale, OptimizerKind, Worker, choose
+from modum.averaging import LearningRateScale, OptimizerKind, Worker, choose, mend
 from modum.errors import DeadlineError, MismatchError, ModumError
 from modum.groups import BoxGroup
 from modum.keras.backends import backend
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from modum.averaging import AveragingStatistics, Choice, Scale
+    from modum.averaging import AveragingStatistics, Choice, Reaction, Scale
     from modum.box import Value
     from modum.coordination import Control
     from modum.job import Job
@@ -90,6 +91,10 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
             like, else 1. Applied only around each step, so that other callbacks see their own values; not for an
             optimizer with a `LearningRateSchedule`, which keeps its rate, with a warning, where the factor is chosen.
         warmup_steps: see `LearningRateScale`; "auto": 100 for a factor that was chosen.
+        on_nonfinite: what happens where this worker's weights have NaN or infinity when they are to be exchanged. They
+            never reach the shared weights. "restore": with a warning, this worker drops what it learned since its last
+            exchange, takes the shared weights, and sets what is not finite in its optimizer to 0; a second time
+            within 100 exchanges is an error. "raise": it is one at once.
         timeout: seconds to wait for rank 0, which creates the shared weights; then another worker does.
         finish_timeout: seconds to wait, at the end of `fit`, for the others to end theirs.
     """
@@ -102,6 +107,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
         name: str = "model",
         learning_rate_scale: Scale = "auto",
         warmup_steps: int | Auto = "auto",
+        on_nonfinite: Reaction = "restore",
         timeout: float = 60.0,
         finish_timeout: float = 600.0,
     ) -> None:
@@ -110,6 +116,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
         self._job = job
         self._given = rule, learning_rate_scale, warmup_steps
         self._name = name
+        self._on_nonfinite = on_nonfinite
         self._chosen = choose(OptimizerKind(name="any"), *self._given)  # what cannot be is said before any work
         self._timeout = timeout
         self._finish_timeout = finish_timeout
@@ -447,6 +454,8 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
             timeout=self._timeout,
             members=self._fit,
             creates=first or self._progress.get() is None,
+            on_nonfinite=self._on_nonfinite,
+            restored=partial(mend, self.model.optimizer.variables),
         )
         self._training.callback(self._worker.close)
         self._training.callback(self._restore_rate)

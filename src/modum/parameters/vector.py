@@ -6,14 +6,20 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from modum.box import Buffer
     from modum.parameters.layout import FlatLayout
+
+PIECE = 1 << 16
+"""Elements that are looked at while they lie in the cache."""
+EXPONENT = np.uint16(0x7F80)
+"""The bits of bfloat16 that are all set in NaN and infinity."""
 
 
 class Vector(ABC):
@@ -68,6 +74,20 @@ class Vector(ABC):
     def arrived(self) -> None:
         """Wait until `staging` holds the last snapshot; called on the background thread."""
 
+    def nonfinite(self) -> str | None:
+        """Return the name of a tensor in the last snapshot that has NaN or infinity; None: there is none.
+
+        Called on the background thread.
+        """
+        self.arrived()
+        if finite(self.staging):
+            return None
+        for spec, start in zip(self.layout.specs, self.layout.starts, strict=True):
+            first = max(start - self.offset, 0)
+            if not finite(self.staging[first : max(start + spec.size - self.offset, first)]):
+                return spec.name
+        return self.layout.specs[0].name  # in the padding
+
     @abstractmethod
     def subtract(self, rate: float) -> None:
         """Subtract the correction in the members' `staging` from the whole vector (collective).
@@ -99,6 +119,24 @@ class Vector(ABC):
     @abstractmethod
     def restore(self) -> None:
         """Restore the copy made by `save`, and free it."""
+
+
+def finite(numbers: NDArray[np.generic]) -> bool:
+    """Return whether no number is NaN or infinite; one pass over memory.
+
+    Args:
+        numbers: 1-D, float32, or bfloat16 as its bits, in uint16.
+    """
+    if numbers.dtype == np.float32:
+        with np.errstate(over="ignore", invalid="ignore"):  # the sum of squares alone may be too large
+            if np.isfinite(np.dot(numbers, numbers)):
+                return True
+        return all(bool(np.isfinite(part).all()) for part in _pieces(numbers))
+    return all(bool((part & EXPONENT != EXPONENT).all()) for part in _pieces(numbers))
+
+
+def _pieces(numbers: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    return (numbers[start : start + PIECE] for start in range(0, numbers.size, PIECE))
 
 
 def mixed(statistics: Any, sent: Any, rate: float, correction: Any) -> Any:

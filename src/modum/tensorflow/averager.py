@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
-from modum.averaging import OptimizerKind, Worker, choose
+from modum.averaging import OptimizerKind, Worker, choose, mend
 from modum.parameters import unique_names
 from modum.samples import Batches, SamplePools
 from modum.tensorflow.group import group_of
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from modum.averaging import AveragingStatistics, Scale
+    from modum.averaging import AveragingStatistics, Reaction, Scale
     from modum.job import Job
     from modum.rules import Auto, UpdateRule
     from modum.samples import SharedSamples
@@ -53,6 +54,10 @@ class Averager:
         learning_rate_scale: see `LearningRateScale`; "auto" goes with the rule: the number of groups for Adam and its
             like, else 1. Here the loop applies it: multiply the learning rate of each step by `learning_rate_factor`.
         warmup_steps: see `LearningRateScale`; "auto": 100 for a factor that was chosen.
+        on_nonfinite: what happens where this worker's weights have NaN or infinity when they are to be exchanged. They
+            never reach the shared weights. "restore": with a warning, this worker drops what it learned since its last
+            exchange, takes the shared weights, and sets what is not finite in `optimizer` to 0; a second time
+            within 100 exchanges is an error. "raise": it is one at once.
         timeout: seconds to wait for the worker that creates the shared variables.
 
     Raises:
@@ -75,6 +80,7 @@ class Averager:
         name: str = "model",
         learning_rate_scale: Scale = "auto",
         warmup_steps: int | Auto = "auto",
+        on_nonfinite: Reaction = "restore",
         timeout: float = 60.0,
     ) -> None:
         rule, scale = choose(OptimizerKind.of(optimizer), rule, learning_rate_scale, warmup_steps)
@@ -87,7 +93,16 @@ class Averager:
                 "tensors": [[one.name, one.spec.text] for one in shared],
             }
             self.worker = Worker.join(
-                job, rule, flatten(shared, group), group, name=name, scale=scale, model=described, timeout=timeout
+                job,
+                rule,
+                flatten(shared, group),
+                group,
+                name=name,
+                scale=scale,
+                model=described,
+                timeout=timeout,
+                on_nonfinite=on_nonfinite,
+                restored=partial(mend, getattr(optimizer, "variables", ())),
             )
             """This worker's part in sharing the variables, for inspection."""
             stack.callback(self.worker.close)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from modum.averaging import AveragingStatistics, Scale
+    from modum.averaging import AveragingStatistics, Reaction, Scale
     from modum.job import Job
     from modum.rules import Auto, UpdateRule
     from modum.samples import SharedSamples
@@ -82,6 +82,10 @@ class Averager:
             like, else 1. Applied only during each step, however it ends, so that learning rate schedulers see their own
             values.
         warmup_steps: see `LearningRateScale`; "auto": 100 for a factor that was chosen.
+        on_nonfinite: what happens where this worker's weights have NaN or infinity when they are to be exchanged. They
+            never reach the shared weights. "restore": with a warning, this worker drops what it learned since its last
+            exchange, takes the shared weights, and sets what is not finite in its optimizers to 0; a second time
+            within 100 exchanges is an error. "raise": it is one at once.
         timeout: seconds to wait for the worker that creates the shared weights.
 
     Raises:
@@ -107,6 +111,7 @@ class Averager:
         share_frozen: bool = False,
         learning_rate_scale: Scale = "auto",
         warmup_steps: int | Auto = "auto",
+        on_nonfinite: Reaction = "restore",
         timeout: float = 60.0,
     ) -> None:
         rule, scale = choose(OptimizerKind.of(plain_optimizer(optimizer)), rule, learning_rate_scale, warmup_steps)
@@ -127,7 +132,18 @@ class Averager:
                 "tensors": [[shared.name, shared.spec.text] for shared in tensors],
                 "not shared": own.described(),
             }
-            self.worker = Worker.join(job, rule, vectors, group, name=name, scale=scale, model=layout, timeout=timeout)
+            self.worker = Worker.join(
+                job,
+                rule,
+                vectors,
+                group,
+                name=name,
+                scale=scale,
+                model=layout,
+                timeout=timeout,
+                on_nonfinite=on_nonfinite,
+                restored=self._optimizers.mend,
+            )
             """This worker's part in sharing the model, for inspection."""
             stack.callback(self.worker.close)
             if own.line:

@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -16,7 +18,7 @@ from modum.torch.wrappers import plain_optimizer
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from torch import Tensor, nn
+    from torch import nn
 
     from modum.torch.flat import SharedTensor
 
@@ -98,6 +100,15 @@ class Optimizers:
     def problem(self) -> str | None:
         """Return what is trained and not shared, and what to do about it; None: nothing is."""
         return next(filter(None, map(self._problem, self._known)), None)
+
+    @torch.no_grad()
+    def mend(self) -> None:
+        """Set what is not finite in the optimizers' states to 0: with it, the next step would be no better."""
+        for optimizer in self._known:
+            for state in optimizer.state.values():
+                for value in state.values():
+                    if isinstance(value, Tensor) and value.is_floating_point():
+                        value.nan_to_num_(0.0, 0.0, 0.0)
 
     def close(self) -> None:
         """Leave all optimizers as they were."""

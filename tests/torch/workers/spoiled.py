@@ -1,0 +1,27 @@
+"""A worker of a group of two, in which the second member's gradients are spoiled once: prints how the weights ended."""
+
+import logging
+
+import torch
+
+import modum
+from modum.rules import Elastic, Hybrid
+from modum.torch import Averager
+
+logging.basicConfig(level=logging.WARNING, force=True)
+with modum.connect() as job:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.Linear(30, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    rule = Hybrid(between=Elastic(interval=1, overlap=False))
+    with Averager(job, model, optimizer, rule) as averager:
+        for step in range(8):
+            optimizer.zero_grad()
+            model(torch.ones(4, 40)).square().mean().backward()
+            if step == 3:
+                # all members have it, as they do after a backward pass; but it lies in one member's slice only
+                model[1].bias.grad.fill_(torch.nan)
+            optimizer.step()
+        averager.finish()
+        finite = all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+        print(finite, averager.statistics().restored, f"{sum(p.double().sum() for p in model.parameters()):.12f}")
