@@ -127,3 +127,10 @@ def test_settings_that_a_rule_cannot_have_are_refused_with_their_line(settings: 
     model = net(CLASSIFIER)
     with pytest.raises(ModelError, match=f"solver.prototxt:1: .*{message}"):
         make_rule(solver(settings), Parameters(model.learnables))
+
+
+def test_history_that_is_not_finite_is_mended() -> None:
+    rule = make_rule(solver('type: "Adam"'), Parameters(net(CLASSIFIER).learnables))
+    rule.history[0][:3] = torch.tensor([1.0, torch.nan, torch.inf])
+    rule.mend()
+    assert rule.history[0][:3].tolist() == [1, 0, 0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -455,7 +454,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
             members=self._fit,
             creates=first or self._progress.get() is None,
             on_nonfinite=self._on_nonfinite,
-            restored=partial(mend, self.model.optimizer.variables),
+            restored=lambda: mend(self.model.optimizer.variables),
         )
         self._training.callback(self._worker.close)
         self._training.callback(self._restore_rate)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,7 +101,7 @@ class Averager:
                 model=described,
                 timeout=timeout,
                 on_nonfinite=on_nonfinite,
-                restored=partial(mend, getattr(optimizer, "variables", ())),
+                restored=lambda: mend(getattr(optimizer, "variables", ())),
             )
             """This worker's part in sharing the variables, for inspection."""
             stack.callback(self.worker.close)

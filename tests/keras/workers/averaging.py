@@ -20,7 +20,7 @@ from keras import layers
 
 import modum.keras
 from modum.box import Box, Server
-from modum.errors import MismatchError
+from modum.errors import MismatchError, NotFiniteError
 from modum.job import Job
 from modum.keras import Averager
 from modum.observe.progress import read_progress
@@ -119,6 +119,22 @@ def downpour_adds_every_update_once(box: Box, directory: Path) -> None:
             fit(model, averager, data)
         assert weights(model)[0].item() == 8 - 7 * 0.5
         assert shared(box, f"{name}/float32")[0] == 8 - 7 * 0.5
+
+
+def a_batch_that_spoils_the_weights_is_dropped(box: Box, directory: Path) -> None:
+    """And what the optimizer remembers of it."""
+    model = line(optimizer=keras.optimizers.Adam(0.5))
+    x = np.ones((40, 1), "float32")
+    x[7] = np.nan
+    with Averager(Job(box), QUICK) as averager:
+        fit(model, averager, averager.share(x, np.ones((40, 1)), batch_size=1))
+        assert averager.statistics().restored == 1
+        assert np.isfinite(weights(model)[0]).all()
+        assert np.isfinite(shared(box)).all()
+    with Averager(Job(box), QUICK, name="strict", on_nonfinite="raise") as averager:
+        data = averager.share(x, np.ones((40, 1)), batch_size=1)
+        with pytest.raises(NotFiniteError, match="kernel has numbers"):
+            fit(line(), averager, data)
 
 
 def every_sample_is_done_once_an_epoch(box: Box, directory: Path) -> None:
@@ -590,6 +606,7 @@ CHECKS: dict[str, Callable[[Box, Path], None]] = {
     for check in (
         one_worker_follows_a_hand_computation,
         downpour_adds_every_update_once,
+        a_batch_that_spoils_the_weights_is_dropped,
         every_sample_is_done_once_an_epoch,
         structures_and_sample_weights_are_passed_on,
         a_step_of_several_and_mixed_precision_work,

@@ -254,7 +254,19 @@ def wrong_input_is_refused(connect: Callable[[], Box]) -> None:
         Averager(Job(connect()), tf.Module(), name="empty")
 
 
+def variables_that_are_not_finite_take_the_shared_ones(connect: Callable[[], Box]) -> None:
+    box = connect()
+    net = Net(1)
+    with Averager(Job(box), net, RULE) as averager:
+        net.bias[2].assign(float("nan"))
+        averager.step()
+        assert averager.statistics().restored == 1
+        assert np.isfinite(net.bias.numpy()).all()
+        assert np.isfinite(shared(box)).all()
+
+
 CHECKS = (
+    variables_that_are_not_finite_take_the_shared_ones,
     two_workers_in_turn_follow_the_equations,
     steps_may_be_taken_inside_a_function,
     with_overlap_and_downpour_every_update_is_in_the_sum_once,
