@@ -68,7 +68,7 @@ def test_a_worker_goes_half_the_way_unless_rates_are_given(rule: Elastic, pulls:
 @pytest.mark.parametrize("rate", [0.0, -0.1, 1.01])
 def test_a_rate_out_of_range_is_refused_with_its_value(name: str, rate: float) -> None:
     with pytest.raises(ValueError, match=rf"{name} \({rate}\)"):
-        Elastic(**{name: rate})
+        Elastic(**{name: rate})  # type: ignore[arg-type]
 
 
 def test_an_interval_below_one_is_refused_with_its_value() -> None:

@@ -126,6 +126,9 @@ def finite(numbers: NDArray[np.generic]) -> bool:
 
     Args:
         numbers: 1-D, float32, or bfloat16 as its bits, in uint16.
+
+    Returns:
+        True if all are finite.
     """
     if numbers.dtype == np.float32:
         with np.errstate(over="ignore", invalid="ignore"):  # the sum of squares alone may be too large

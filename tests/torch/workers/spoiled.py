@@ -11,7 +11,8 @@ from modum.torch import Averager
 logging.basicConfig(level=logging.WARNING, force=True)
 with modum.connect() as job:
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.Linear(30, 1))
+    head = torch.nn.Linear(30, 1)
+    model = torch.nn.Sequential(torch.nn.Linear(40, 30), head)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     rule = Hybrid(between=Elastic(interval=1, overlap=False))
     with Averager(job, model, optimizer, rule) as averager:
@@ -20,7 +21,7 @@ with modum.connect() as job:
             model(torch.ones(4, 40)).square().mean().backward()
             if step == 3:
                 # all members have it, as they do after a backward pass; but it lies in one member's slice only
-                model[1].bias.grad.fill_(torch.nan)
+                head.bias.grad = torch.full_like(head.bias, torch.nan)
             optimizer.step()
         averager.finish()
         finite = all(bool(parameter.isfinite().all()) for parameter in model.parameters())
