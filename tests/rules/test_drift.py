@@ -53,7 +53,7 @@ def run(rule: Drift, box: Box, groups: int, steps: Sequence[int], size: int = SI
         gone += count
         follows = gone >= rule.follows_after(count)
         gone = 0 if follows else gone
-        pull = rule.pulls(rate)
+        pull = rule.pulls(rate, count)
         expected.exchange(rate, pull, drift(groups, rate, pull) if follows else 0.0)
     result = buffer.read()
     buffer.close()
@@ -76,16 +76,21 @@ def test_who_is_alone_follows_nobody(box: Box) -> None:
 
 
 @pytest.mark.parametrize(
-    ("groups", "rate", "k"), [(2, 0.5, 0.793), (4, 0.5, 0.75), (16, 0.2, 0.906), (32, 0.1, 0.979), (100, 0.032, 1.0)]
+    ("groups", "rate", "k"), [(2, 0.5, 0.793), (4, 0.5, 0.75), (16, 0.2, 1.0), (8, 0.4, 0.834), (100, 0.032, 1.0)]
 )
 def test_rates_and_drift_depend_on_the_number_of_groups(groups: int, rate: float, k: float) -> None:
     assert Drift().rate(groups) == pytest.approx(rate)
-    assert drift(groups, rate, Drift().pulls(rate)) == pytest.approx(k, abs=1e-3)
+    assert drift(groups, rate, Drift().pulls(rate, 1)) == pytest.approx(k, abs=1e-3)
 
 
 def test_the_horizon_depends_on_how_far_exchanges_are_apart() -> None:
     assert [Drift().follows_after(steps) for steps in (1, 3, 4, 100)] == [32, 32, 16, 16]
     assert Drift(horizon=7).follows_after(1) == 7
+
+
+def test_a_worker_goes_less_far_where_exchanges_are_seldom() -> None:
+    assert [Drift().pulls(0.2, steps) for steps in (1, 3, 4, 100)] == [0.8, 0.8, 0.5, 0.5]
+    assert [Drift(moving_rate=0.2).pulls(0.2, 100), Drift(pull=0.9).pulls(0.2, 100)] == [0.2, 0.9]
 
 
 def test_the_horizon_follows_from_the_momentum() -> None:

@@ -39,14 +39,14 @@ def test_a_fixed_moving_rate_stays() -> None:
 @pytest.mark.parametrize(
     ("rule", "pulls"),
     [
-        (Elastic(), 0.5),
+        (Elastic(), 0.8),
         (Elastic(moving_rate=0.2), 0.2),
         (Elastic(pull=0.9), 0.9),
         (Elastic(moving_rate=0.2, pull=0.9), 0.9),
     ],
 )
-def test_a_worker_goes_half_the_way_unless_rates_are_given(rule: Elastic, pulls: float, box: Box) -> None:
-    """However many workers there are; statistics move as the shared ones do."""
+def test_a_worker_takes_what_is_shared_then_unless_rates_are_given(rule: Elastic, pulls: float, box: Box) -> None:
+    """Statistics move as the shared ones do."""
     rng = np.random.default_rng(1)
     W, G = rng.standard_normal((2, 1000)).astype(np.float32)
     buffer = box.create("model", 1000)

@@ -24,6 +24,9 @@ SHORTEST = 4
 OFTEN = 4
 """Exchanges within that time above which it takes twice as long: each exchange holds the worker back."""
 
+SELDOM_PULL = 0.5
+"""How far a worker goes where exchanges are fewer."""
+
 PIECE = 1 << 20
 """Elements that are exchanged at a time when the shared weights are followed: a copy of them is kept meanwhile."""
 
@@ -43,7 +46,8 @@ class Drift(Elastic):
 
     Attributes:
         moving_rate: `a`, as in `Elastic`.
-        pull: `b`, as in `Elastic`.
+        pull: `b`, as in `Elastic`; but `"auto"` is 0.5 for exchanges that are so far apart that a drift comes with
+            fewer than 4 of them: to go all the way and then as far as the others went would overshoot.
         interval: as in `Elastic`.
         overlap: as in `Elastic`; the drift is applied with `d`.
         compression: as in `Elastic`.
@@ -72,8 +76,20 @@ class Drift(Elastic):
         """Return the local steps after which the shared weights are followed, where exchanges are `steps` apart."""
         if self.horizon != "auto":
             return self.horizon
-        answered = max(SHORTEST, math.ceil(RESPONSE / (1 - self.momentum) - 1e-9))
-        return answered if OFTEN * steps >= answered else 2 * answered
+        return 2 * self._answered if self._often(steps) else self._answered
+
+    def pulls(self, rate: float, steps: int) -> float:
+        if self.pull == "auto" == self.moving_rate and not self._often(steps):
+            return SELDOM_PULL
+        return Elastic.pulls(self, rate, steps)
+
+    @property
+    def _answered(self) -> int:
+        """Local steps in which the optimizer has answered."""
+        return max(SHORTEST, math.ceil(RESPONSE / (1 - self.momentum) - 1e-9))
+
+    def _often(self, steps: int) -> bool:
+        return OFTEN * steps < self._answered
 
     def part(self, vector: Vector, buffer: Buffer) -> Part:
         return _Following(self, vector, buffer)
@@ -104,7 +120,7 @@ class _Following(ElasticPart):
 
     def transfer(self, groups: int, steps: int) -> float:
         vector, rate = self.vector, self.rule.rate(groups)
-        pull = self.rule.pulls(rate)
+        pull = self.rule.pulls(rate, steps)
         vector.arrived()
         self._steps += steps
         followed = 0
@@ -113,7 +129,7 @@ class _Following(ElasticPart):
             followed = self.learning
             for start in range(0, followed, PIECE):
                 self._follow(start, min(start + PIECE, followed), rate, pull, drift(groups, rate, pull))
-        self.exchange(rate, followed)
+        self.exchange(rate, pull, followed)
         return rate
 
     def _follow(self, start: int, end: int, rate: float, pull: float, drift: float) -> None:

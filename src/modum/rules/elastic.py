@@ -18,8 +18,6 @@ TOTAL = 3.2
 """With `"auto"`, all groups together move the shared weights by so many times the way (`beta` of EASGD, there 0.9)."""
 AUTO_LIMIT = 0.5
 """The largest moving rate that `"auto"` chooses: local and shared weights meet in the middle."""
-AUTO_PULL = 0.5
-"""How far `"auto"` takes a worker towards the shared weights."""
 
 NUMBER = 4
 """Bytes of a weight that can be compressed."""
@@ -36,8 +34,8 @@ class Elastic(UpdateRule):
     Attributes:
         moving_rate: `a`, greater than 0 and at most 1. `"auto"`: `3.2 / p` with `p` the number of live groups, counted
             anew with every exchange, and never above 0.5.
-        pull: `b`, greater than 0 and at most 1. `"auto"`: `a` if that is a number, and else 0.5. Statistics (of batch
-            normalization, say) always move by `a`.
+        pull: `b`, greater than 0 and at most 1. `"auto"`: `a` if that is a number, and else `1 - a`: the worker takes
+            the shared weights as the exchange leaves them. Statistics (of batch normalization, say) move by `a`.
         interval: local steps between exchanges. `"auto"`: the fewest that hide an exchange under compute, measured
             at run time. Give a number when `statistics().put_off` keeps growing.
         overlap: True: the exchange runs in the background on a snapshot of `W`, and `d` is subtracted when it arrives;
@@ -71,10 +69,10 @@ class Elastic(UpdateRule):
             return min(AUTO_LIMIT, TOTAL / max(1, groups))
         return self.moving_rate
 
-    def pulls(self, rate: float) -> float:
-        """Return how far the worker goes in an exchange with the moving rate `rate`."""
+    def pulls(self, rate: float, steps: int) -> float:
+        """Return how far the worker goes in an exchange with the moving rate `rate`, `steps` after the one before."""
         if self.pull == "auto":
-            return AUTO_PULL if self.moving_rate == "auto" else rate
+            return 1 - rate if self.moving_rate == "auto" else rate
         return self.pull
 
     def part(self, vector: Vector, buffer: Buffer) -> Part:
@@ -112,11 +110,11 @@ class ElasticPart(Part):
     def transfer(self, groups: int, steps: int) -> float:
         rate = self.rule.rate(groups)
         self.vector.arrived()
-        self.exchange(rate)
+        self.exchange(rate, self.rule.pulls(rate, steps))
         return rate
 
-    def exchange(self, rate: float, start: int = 0) -> None:
-        """Exchange the snapshot from element `start` on, and leave the differences in its place."""
+    def exchange(self, rate: float, pull: float, start: int = 0) -> None:
+        """Exchange the snapshot from element `start` on, and leave the corrections in its place."""
         vector, compression = self.vector, self.rule.compression
         end = vector.staging.size
         seen = vector.staging[: self.learning] if start == 0 else vector.staging[:0]
@@ -130,6 +128,5 @@ class ElasticPart(Part):
                 )
         if seen.size:
             self.apart = ratio(sample(seen), before) / rate
-            pull = self.rule.pulls(rate)
             if pull != rate:
                 portable.scale(vector.dtype, seen, seen, factor_for(vector.dtype, pull / rate))
