@@ -15,6 +15,7 @@ __all__ = [
     "NotFiniteError",
     "PoolFullError",
     "ProtocolError",
+    "SnapshotError",
     "StageError",
     "TransportError",
 ]
@@ -66,6 +67,10 @@ class PoolFullError(ModumError):
 
 class ProtocolError(ModumError):
     """The other side sent something that the wire format does not allow."""
+
+
+class SnapshotError(ModumError):
+    """A memory server could not write a snapshot, or there is none from which it can be restored."""
 
 
 class StageError(ModumError):

@@ -185,6 +185,22 @@ class Job:
         if self._progress is not None:
             self._progress.flush()
 
+    def snapshot(self, *, timeout: float = 600.0) -> tuple[str, ...]:
+        """Have the memory servers write what all workers share to their disks now; one worker's call is enough.
+
+        Args:
+            timeout: seconds to wait for it.
+
+        Returns:
+            The folder of each server's snapshot, on its machine: `modum run --restore` takes the folder above.
+
+        Raises:
+            SnapshotError: a server has no folder for snapshots, or could not write: the message says which and why.
+            DeadlineError: it took longer; it may be written all the same.
+        """
+        self.flush()
+        return self.box.snapshot(timeout=timeout)
+
     def close(self) -> None:
         """Write the last report and close the box; closing twice does nothing."""
         if self._closed:

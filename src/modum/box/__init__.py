@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from modum.box.box import Box, BoxStatistics
     from modum.box.buffer import Buffer, BufferInfo
     from modum.box.primitives import Counter, Lease, LeaseInfo, QueueStatistics, Value, WorkQueue
-    from modum.box.protocol.messages import ServerStatistics
+    from modum.box.protocol.messages import ServerStatistics, SnapshotStatistics
     from modum.box.server.server import Server
+    from modum.box.server.snapshots import SnapshotSettings
     from modum.box.transport import TRANSPORTS
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "QueueStatistics",
     "Server",
     "ServerStatistics",
+    "SnapshotSettings",
+    "SnapshotStatistics",
     "Value",
     "WorkQueue",
     "new_token",
@@ -37,8 +40,9 @@ __getattr__, __dir__ = attach(
         "modum.box.box": ("Box", "BoxStatistics"),
         "modum.box.buffer": ("Buffer", "BufferInfo"),
         "modum.box.primitives": ("Counter", "Lease", "LeaseInfo", "QueueStatistics", "Value", "WorkQueue"),
-        "modum.box.protocol.messages": ("ServerStatistics",),
+        "modum.box.protocol.messages": ("ServerStatistics", "SnapshotStatistics"),
         "modum.box.server.server": ("Server",),
+        "modum.box.server.snapshots": ("SnapshotSettings",),
         "modum.box.transport": ("TRANSPORTS",),
     },
 )

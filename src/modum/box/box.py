@@ -17,8 +17,9 @@ from modum.box.fanout import Fanout
 from modum.box.kernels import STORAGE
 from modum.box.parts import Parts
 from modum.box.primitives import Counter, Lease, LeaseInfo, Value, WorkQueue
-from modum.box.protocol.limits import MAX_BUFFER, MAX_DIMENSIONS, MAX_NAME, SESSION_BYTES, TIMEOUT
+from modum.box.protocol.limits import MAX_BUFFER, MAX_DIMENSIONS, MAX_NAME, MAX_WAIT, SESSION_BYTES, TIMEOUT
 from modum.box.protocol.messages import (
+    AwaitSnapshot,
     Join,
     ListBuffers,
     ListLeases,
@@ -26,12 +27,14 @@ from modum.box.protocol.messages import (
     Request,
     SegmentInfo,
     ServerStatistics,
+    SnapshotStatistics,
+    TakeSnapshot,
     check_plain,
     encode,
 )
 from modum.box.sockets import parse_address
 from modum.box.transport import Attachment, Transport, check_choice, open_transport
-from modum.errors import BufferExistsError, BufferNotFoundError, MismatchError, ModumError
+from modum.errors import BufferExistsError, BufferNotFoundError, DeadlineError, MismatchError, ModumError, SnapshotError
 from modum.waiting import Deadline
 
 log = logging.getLogger("modum.box")
@@ -236,6 +239,7 @@ class Box:
 
         Raises:
             BufferNotFoundError: there is none of this name.
+            MismatchError: its servers were restored from snapshots of different moments, and a part of it is lost.
             PoolFullError: its maker died before it was on all servers, and one has not enough memory left for its part.
         """
         return self._attach(self._parts.find(self._prefix + name))
@@ -393,6 +397,42 @@ class Box:
             for name, holder, seconds in leases
         )
         return sorted(held, key=lambda lease: lease.name)
+
+    def snapshot(self, *, timeout: float = 600.0) -> tuple[str, ...]:
+        """Have every server write a snapshot that begins now, and wait until it is on its disk.
+
+        Whatever was acknowledged before the call is in it.
+
+        Args:
+            timeout: seconds to wait for the last one.
+
+        Returns:
+            The folder of each server's snapshot, on its machine, in the order of the servers.
+
+        Raises:
+            SnapshotError: a server has no folder for snapshots, or could not write: the message says which and why.
+            DeadlineError: it took longer; it may be written all the same.
+        """
+        deadline = Deadline(timeout)
+        attempts = self._servers.each(
+            lambda _, transport: transport.call(TakeSnapshot(), int, self._servers.timeout)
+        )  # all begin before any is waited for: their moments are close together
+
+        def written(server: int, transport: Transport) -> str:
+            while True:
+                wait = AwaitSnapshot(attempts[server], min(deadline.left, MAX_WAIT))
+                answer = transport.call(wait, SnapshotStatistics, self._servers.timeout + MAX_WAIT)
+                if answer.attempts >= attempts[server]:
+                    break
+                if deadline.passed:
+                    raise DeadlineError(
+                        f"snapshot: not written after {timeout:g} s (memory server {transport.address})"
+                    )
+            if answer.failure:
+                raise SnapshotError(f"snapshot failed: {answer.failure} (memory server {transport.address})")
+            return answer.path
+
+        return tuple(self._servers.each(written))
 
     def statistics(self) -> BoxStatistics:
         """Return what every server holds and has done."""

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from modum.box.fanout import Fanout
 from modum.box.protocol.layout import Layout
 from modum.box.protocol.messages import Create, Delete, Doom, Doomed, Open, SegmentInfo, Version
-from modum.errors import BufferExistsError, BufferNotFoundError, ConnectionLostError, DeadlineError
+from modum.errors import BufferExistsError, BufferNotFoundError, ConnectionLostError, DeadlineError, MismatchError
 from modum.waiting import Deadline
 
 
@@ -78,6 +78,7 @@ class Parts:
 
         Raises:
             BufferNotFoundError: there is none of this name.
+            MismatchError: its home was restored from a snapshot with it, and another server from one without.
             PoolFullError: a part is missing, and its server has not enough memory left.
             DeadlineError, ConnectionLostError: a server does not answer.
         """
@@ -117,8 +118,10 @@ class Parts:
         infos = {home: made}
         try:
             for server in (server for server in range(count) if server != home):
-                part = Create(name, made.shape, made.dtype, made.nbytes, sizes[server], made.meta, made.incarnation)
-                infos[server] = self._servers.call(server, part, SegmentInfo)
+                part = Create(
+                    name, made.shape, made.dtype, made.nbytes, sizes[server], made.meta, made.incarnation, made.restored
+                )
+                infos[server] = self._make_part(server, part, made)
             if count > 1:
                 # one who deletes may have looked on a server before its part came
                 self._servers.call(home, Version(made.segment), int)
@@ -126,6 +129,14 @@ class Parts:
             self._sweep(name, made.incarnation)
             raise BufferNotFoundError(f"buffer {name!r} was deleted meanwhile") from None
         return [infos[server] for server in range(count)]
+
+    def _make_part(self, server: int, part: Create, made: SegmentInfo) -> SegmentInfo:
+        try:
+            return self._servers.call(server, part, SegmentInfo)
+        except MismatchError:
+            # it may also be missing because the buffer was deleted a moment ago, which the home knows
+            self._servers.call(self._servers.home(made.name), Version(made.segment), int)
+            raise
 
     def _finish_delete(self, name: str) -> bool:
         """Do what is left to do for a doomed name, and return whether it was doomed."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
+from modum.cli.snapshot_options import Every, Folder, Kept, Restore, snapshot_settings
+
 if TYPE_CHECKING:
     from modum.observe.console import RunConsole
 
@@ -75,6 +77,10 @@ def run(
         int,
         typer.Option(help="With --box: this many machines each run this command; their workers make one job."),
     ] = 1,
+    snapshot_dir: Folder = None,
+    snapshot_every: Every = None,
+    snapshots_kept: Kept = None,
+    restore: Restore = None,
     module: Annotated[
         bool, typer.Option("-m", "--module", help="SCRIPT is the name of a module, as in `python -m`.")
     ] = False,
@@ -105,6 +111,12 @@ def run(
                 "--box uses memory servers that run already, so --servers and --memory mean nothing with it\n"
                 "HINT: leave out --servers and --memory, or --box"
             )
+        if box is not None and (snapshot_dir is not None or restore is not None):
+            raise ValueError(
+                "--box uses memory servers that run already, so --snapshot-dir and --restore mean nothing with it\n"
+                "HINT: give them to `modum server`"
+            )
+        snapshots = snapshot_settings(snapshot_dir, snapshot_every, snapshots_kept)
         if not module and not Path(script).exists():
             raise ValueError(
                 f"there is no {script} in {Path.cwd()}\n"
@@ -126,6 +138,8 @@ def run(
         box=tuple(server.strip() for server in box.split(",")) if box else (),
         hosts=hosts,
         name=name,
+        snapshots=snapshots,
+        restore=restore,
     )
 
 

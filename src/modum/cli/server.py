@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modum.cli.snapshot_options import Every, Folder, Kept, Restore, snapshot_settings
 from modum.waiting import Deadline
 
 if TYPE_CHECKING:
@@ -50,6 +51,14 @@ def server(
             exists=True, dir_okay=False, help="File of mode 0600 with the job's token; else MODUM_TOKEN counts."
         ),
     ] = None,
+    snapshot_dir: Folder = None,
+    snapshot_every: Every = None,
+    snapshots_kept: Kept = None,
+    snapshot_name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", show_default="HOST-PORT", help="This server's folder in DIR, of both options."),
+    ] = None,
+    restore: Restore = None,
     stop_with_stdin: Annotated[
         bool, typer.Option("--stop-with-stdin", help="Stop when standard input ends: for launchers.")
     ] = False,
@@ -64,6 +73,8 @@ def server(
         export MODUM_TOKEN=$(python -c 'import secrets; print(secrets.token_urlsafe(32))')
 
         modum server --host 10.0.0.5 --memory 64GiB
+
+    With **--snapshot-dir** what it holds can be had back after its end: see docs/how-to/stop-and-go-on.md.
     """
     import psutil
 
@@ -77,7 +88,15 @@ def server(
         if interface is not None:
             host = chosen_interface(interface).address
         limit = parse_bytes(memory)
-        memory_server = Server(host, port, memory=limit, token=credentials.token(token_file))
+        name = snapshot_name or f"{host}-{port}"
+        memory_server = Server(
+            host,
+            port,
+            memory=limit,
+            token=credentials.token(token_file),
+            snapshots=snapshot_settings(snapshot_dir / name if snapshot_dir else None, snapshot_every, snapshots_kept),
+            restore=restore / name if restore else None,
+        )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     except OSError as error:
@@ -99,6 +118,8 @@ def server(
     if stop_with_stdin:
         threading.Thread(target=_obey_input, args=(memory_server, stopped), daemon=True).start()
     with memory_server:
+        if memory_server.restored:
+            print(memory_server.restored, file=sys.stderr)
         print(ready_line(memory_server.address), flush=True)
         stopped.wait()
 

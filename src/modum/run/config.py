@@ -1,8 +1,11 @@
 """The settings of `modum run`."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from modum.box import SnapshotSettings
+from modum.box.server.process import check_servers
 from modum.box.sockets import parse_address
 from modum.cluster.environment import check_group_size, check_job
 
@@ -26,6 +29,10 @@ class RunConfig:
     """Memory servers to start, unless `box` names some that run."""
     memory: int = 8 * 2**30
     """Bytes that each of these servers may hold."""
+    snapshots: SnapshotSettings | None = None
+    """Where each of these servers has a folder of its own for snapshots, and when it writes them."""
+    restore: Path | None = None
+    """The folder of `snapshots` of an earlier run, with whose memory this one begins."""
     threads: int | None = None
     """Compute threads of each worker; None leaves it to OMP_NUM_THREADS, or 1 if that is not set."""
     on_failure: Literal["stop", "continue"] = "stop"
@@ -49,6 +56,8 @@ class RunConfig:
                 "HINT: start `modum server --host ADDRESS` on one of them, with a MODUM_TOKEN; then on each host "
                 f"modum run --box ADDRESS:7500 --hosts {self.hosts}"
             )
+        if self.restore is not None:
+            check_servers(self.restore, self.servers)
         check_group_size(self.group_size, self.workers)
         check_job(self.name)
         for address in self.box:

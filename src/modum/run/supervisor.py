@@ -119,7 +119,12 @@ class _Run:
         for index in range(self._config.servers):
             server = self._processes.start(
                 f"memory server {index}",
-                server_command(self._config.memory),
+                server_command(
+                    self._config.memory,
+                    index=index,
+                    snapshots=self._config.snapshots,
+                    restore=self._config.restore,
+                ),
                 child_environment(token),
                 partial(self._server_output, index),
                 keep_stdin=True,
@@ -132,7 +137,12 @@ class _Run:
             if deadline.passed:
                 silent = next(s for index, s in enumerate(self._servers) if index not in self._addresses)
                 raise _ServerError(f"{silent} was not ready after {START_SECONDS:.0f} s")
-        return tuple(self._addresses[index] for index in range(len(self._servers))), token
+        addresses = tuple(self._addresses[index] for index in range(len(self._servers)))
+        if self._config.restore is not None:
+            with Box.connect(addresses, token=token, transport="tcp", namespace=self._config.name) as box:
+                clear_progress(box)
+                clear_ended(box, range(self._config.workers))
+        return addresses, token
 
     def _start_workers(self, servers: Sequence[str], token: str | None) -> None:
         config = self._config

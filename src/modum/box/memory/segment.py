@@ -110,6 +110,15 @@ class Mapping:
         """Number of published operations."""
         return self.trailer[VERSION]
 
+    @version.setter
+    def version(self, version: int) -> None:
+        self.trailer[VERSION] = version
+
+    @property
+    def deleted(self) -> bool:
+        """Whether the buffer was deleted."""
+        return self.trailer[_DELETED] != 0
+
     def begin(self, offset: int, nbytes: int) -> None:
         """Mark the chunks of the bytes [offset, offset + nbytes), which must be locked, as changing."""
         for word in _marks(offset, nbytes):
@@ -133,7 +142,7 @@ class Mapping:
         Raises:
             BufferNotFoundError: it was deleted.
         """
-        if self.trailer[_DELETED]:
+        if self.deleted:
             raise BufferNotFoundError(f"buffer {name!r} was deleted")
 
     def traffic(self) -> Traffic:

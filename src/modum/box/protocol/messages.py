@@ -43,6 +43,8 @@ class Create(Message, frozen=True):
     """Packed as msgpack; the server does not look into it."""
     incarnation: int = 0
     """Of the buffer, as its home has answered; 0 asks the home, which decides."""
+    restored: bool = False
+    """As its home has answered: a part of this incarnation must be there already."""
 
 
 class Open(Message, frozen=True):
@@ -229,6 +231,19 @@ class Look(Message, frozen=True):
     """Ask for the server's statistics. Answered with `ServerStatistics`."""
 
 
+class TakeSnapshot(Message, frozen=True):
+    """Have a snapshot written that begins now or later. Answered with its number among the server's attempts."""
+
+
+class AwaitSnapshot(Message, frozen=True):
+    """Ask how snapshots went. Answered with `SnapshotStatistics` once as many attempts have ended, or after `wait`."""
+
+    attempt: int
+    """Number of the attempt."""
+    wait: float = 0.0
+    """Seconds."""
+
+
 class Bye(Message, frozen=True):
     """End the session at once: its leases and work items go back. Answered with null."""
 
@@ -259,6 +274,8 @@ Request = (
     | Link
     | Reach
     | Look
+    | TakeSnapshot
+    | AwaitSnapshot
     | Bye
 )
 
@@ -283,6 +300,8 @@ class SegmentInfo(Answer, frozen=True):
     """Bytes of it that lie on this server."""
     version: int
     meta: bytes
+    restored: bool = False
+    """Whether it comes from a snapshot, with which its server was started."""
 
 
 class Remote(Answer, frozen=True):
@@ -304,6 +323,32 @@ class Linked(Answer, frozen=True):
     """The slot's ring, of `WINDOW` chunks."""
 
 
+class SnapshotStatistics(Answer, frozen=True):
+    """How one memory server's snapshots went since it started.
+
+    Attributes:
+        folder: of the server's snapshots, on its machine.
+        attempts: how many have ended, well or not.
+        taken: how many of them ended well.
+        path: folder of the last good one; empty before the first.
+        age: seconds since that one was begun: older than this nothing gets that is lost with the server.
+        nbytes: of its files.
+        seconds: that it took to write.
+        failure: why the last attempt failed; empty if it did not.
+        failure_age: seconds since then.
+    """
+
+    folder: str
+    attempts: int = 0
+    taken: int = 0
+    path: str = ""
+    age: float = 0.0
+    nbytes: int = 0
+    seconds: float = 0.0
+    failure: str = ""
+    failure_age: float = 0.0
+
+
 class ServerStatistics(Answer, frozen=True):
     """What one memory server holds and has done since it started.
 
@@ -321,6 +366,7 @@ class ServerStatistics(Answer, frozen=True):
         operations: finished operations by name, those of clients that map the memory included.
         nbytes: bytes that they moved, likewise.
         faults: how often something failed that is the server's own fault or its machine's; its log says what.
+        snapshots: how its snapshots went; None if it has no folder for them.
     """
 
     server: str
@@ -336,6 +382,7 @@ class ServerStatistics(Answer, frozen=True):
     operations: dict[str, int]
     nbytes: dict[str, int]
     faults: int
+    snapshots: SnapshotStatistics | None = None
 
 
 class Greeting(Answer, frozen=True):

@@ -4,8 +4,6 @@ import logging
 import math
 import os
 import socket
-import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -18,6 +16,7 @@ from modum.box.protocol.frames import LAST, PRESENT, PUBLISH, STAGED, Header, Op
 from modum.box.protocol.layout import Piece
 from modum.box.protocol.limits import CHUNK, MAX_DIMENSIONS, MAX_NAME, MAX_WAIT, WINDOW
 from modum.box.protocol.messages import (
+    AwaitSnapshot,
     Bye,
     CounterAdd,
     CounterWait,
@@ -41,6 +40,7 @@ from modum.box.protocol.messages import (
     QueueTake,
     Reach,
     ServerStatistics,
+    TakeSnapshot,
     ValueGet,
     ValuePut,
     Version,
@@ -50,13 +50,14 @@ from modum.box.protocol.messages import (
     failure_of,
 )
 from modum.box.rdma.server import Reachable
-from modum.box.server.budget import Budget
+from modum.box.server.membership import Membership
 from modum.box.server.primitives import Primitives
 from modum.box.server.segments import Segments, check_create
 from modum.box.server.sessions import Caller, Reply, Session, Sessions, Slot
+from modum.box.server.snapshots import WRITTEN, Snapshots
 from modum.box.server.waiting import WaitingRoom
 from modum.box.sockets import send_frame
-from modum.errors import BufferNotFoundError, MismatchError, ModumError, ProtocolError
+from modum.errors import BufferNotFoundError, ModumError, ProtocolError, SnapshotError
 
 log = logging.getLogger("modum.server")
 
@@ -68,33 +69,34 @@ class Dispatch:
 
     Args:
         segments: the server's memory.
-        budget: in which small values are counted.
+        primitives: what it keeps besides.
+        room: where requests wait.
+        membership: to which box it belongs.
         sessions: its clients.
         reachable: what it offers over RDMA.
         statistics: what to answer `Look` with.
+        snapshots: writes them; None if the server has no folder for them.
     """
 
     def __init__(
         self,
         segments: Segments,
-        budget: Budget,
+        primitives: Primitives,
+        room: WaitingRoom,
+        membership: Membership,
         sessions: Sessions,
         reachable: Reachable,
         statistics: Callable[[], ServerStatistics],
+        snapshots: Snapshots | None,
     ) -> None:
         self._segments = segments
         self._sessions = sessions
         self._reachable = reachable
         self._statistics = statistics
-        self._room = WaitingRoom(time.monotonic)
-        self._primitives = Primitives(time.monotonic, self._room, budget)
-        self._box = b""  # digest of the list of servers to which what is kept here belongs
-        self._join: Join | None = None  # the same, for errors
-        self._mutex = threading.Lock()
-
-    def stop(self) -> None:
-        """End every wait."""
-        self._room.stop()
+        self._room = room
+        self._primitives = primitives
+        self._membership = membership
+        self._snapshots = snapshots
 
     def wake(self) -> None:
         """Have every waiter look again, also whether somebody still asks."""
@@ -208,7 +210,7 @@ class Dispatch:
         if len(name := getattr(request, "name", "").encode()) > MAX_NAME:
             raise ValueError(f"names have at most {MAX_NAME} bytes, this one has {len(name)}")
         if not isinstance(request, Join | Look | Bye):
-            self._check_box(session)
+            self._membership.check(session.box)
         wait = getattr(request, "wait", 0.0)
         if not 0 <= wait < math.inf:
             raise ValueError(f"a wait has 0 seconds or more, not {wait}")
@@ -216,7 +218,7 @@ class Dispatch:
         match request:
             case Join():
                 session.box = request.digest
-                self._check_box(session, request)
+                self._membership.check(session.box, request)
             case Create():
                 if len(request.shape) > MAX_DIMENSIONS:
                     raise ValueError(f"shapes have at most {MAX_DIMENSIONS} dimensions, not {len(request.shape)}")
@@ -280,10 +282,24 @@ class Dispatch:
                 return self._reachable.reach(segment, found.spec.name, found.mapping, rail)
             case Look():
                 return self._statistics()
+            case TakeSnapshot():
+                return self._writer().ask()
+            case AwaitSnapshot(attempt):
+                writer = self._writer()
+                self._room.wait_until(WRITTEN, lambda: writer.statistics().attempts >= attempt, wait, caller)
+                return writer.statistics()
             case Bye():
                 # before it is answered: whoever is told that the client has gone finds what it held free
                 self._sessions.end(session, but=slot)
         return None
+
+    def _writer(self) -> Snapshots:
+        if self._snapshots is None:
+            raise SnapshotError(
+                "this server has no folder for snapshots. HINT: start it with modum server --snapshot-dir DIR, or the"
+                " job with modum run --snapshot-dir DIR"
+            )
+        return self._snapshots
 
     def _forget(self, number: int | None) -> None:
         """Let go of a segment that was deleted."""
@@ -317,25 +333,6 @@ class Dispatch:
                 slot.party(self._segments, number).note_waiting(count, slot.timeout)
         except BufferNotFoundError:
             pass  # it was deleted: nobody raises its version any more
-
-    def _check_box(self, session: Session, join: Join | None = None) -> None:
-        """Check that a client means the box to which others and what is kept here belong; a free server takes any."""
-        if not session.box:
-            return  # it has not joined any
-        with self._mutex:
-            empty = self._segments.is_empty() and self._primitives.is_empty()
-            if self._box in (b"", session.box) or (empty and not self._sessions.has_client_of(self._box)):
-                self._box = session.box
-                self._join = join if join else self._join if self._join and self._join.digest == self._box else None
-                return
-            ours, theirs = (
-                f"number {each.index} of the box {', '.join(each.addresses)}" if each else "a part of another box"
-                for each in (self._join, join)
-            )
-            raise MismatchError(
-                f"this server is {ours}; the client asks for {theirs}. The list of servers and its order are the box's"
-                " identity: use the same list everywhere"
-            )
 
 
 def _check_range(party: Party, offset: int, count: int) -> None:

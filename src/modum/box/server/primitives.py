@@ -11,6 +11,7 @@ from modum.box.protocol.limits import MAX_VALUE, MAX_VALUES, NAME_BYTES
 from modum.box.server.budget import Budget
 from modum.box.server.pages import first_page
 from modum.box.server.waiting import Asking, WaitingRoom
+from modum.box.snapshots.manifest import Notes, QueueState
 from modum.errors import LeaseLostError, PoolFullError
 
 
@@ -72,6 +73,39 @@ class Primitives:
     def is_empty(self) -> bool:
         """Return whether nothing is kept here."""
         return not (self._counters or self._leases or self._queues or self._values)
+
+    # ---- snapshots
+
+    def notes(self) -> Notes:
+        """Return what outlives a client: all but leases, with the work items that somebody holds as handed back."""
+        with self._room.mutex:
+            queues = {
+                name: QueueState(queue.size, queue.fresh, [*queue.returned, *sorted(queue.held)], queue.done)
+                for name, queue in self._queues.items()
+            }
+            return Notes(dict(self._counters), queues, dict(self._values))
+
+    def restore(self, notes: Notes) -> None:
+        """Take over what is in a snapshot, in place of everything that is here.
+
+        Args:
+            notes: of the snapshot.
+
+        Raises:
+            PoolFullError: the pool has not enough room left.
+        """
+        with self._room.mutex:
+            for kind, names in (("counter", notes.counters), ("work queue", notes.queues)):
+                for name in names:
+                    self._note(kind, name)
+            for name, value in notes.values.items():
+                self._budget.take(f"value {name!r}", notes=len(value))
+            self._counters = dict(notes.counters)
+            self._values = dict(notes.values)
+            self._queues = {
+                name: _Queue(queue.size, queue.fresh, deque(queue.returned), done=queue.done)
+                for name, queue in notes.queues.items()
+            }
 
     # ---- counters
 

@@ -8,12 +8,17 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, Self
 
-from modum.errors import ModumError
+from modum.box.server.snapshots import SnapshotSettings
+from modum.box.snapshots.folder import snapshots_in
+from modum.box.snapshots.manifest import read_manifest
+from modum.errors import ModumError, SnapshotError
+from modum.units import count
 from modum.waiting import Deadline
 
-__all__ = ["START_SECONDS", "ServerProcesses", "ready_address", "ready_line", "server_command"]
+__all__ = ["START_SECONDS", "ServerProcesses", "check_servers", "ready_address", "ready_line", "server_command"]
 
 START_SECONDS: Final = 60.0
 """How long a memory server may take to be ready: Python has to start, and a busy machine is slow."""
@@ -21,19 +26,64 @@ _STOP_SECONDS: Final = 5.0
 _READY: Final = re.compile(r"modum server listening on (\S+)")
 
 
-def server_command(memory: int, host: str = "127.0.0.1") -> list[str]:
+def server_command(
+    memory: int,
+    host: str = "127.0.0.1",
+    *,
+    index: int = 0,
+    snapshots: SnapshotSettings | None = None,
+    restore: Path | None = None,
+) -> list[str]:
     """Return the command of a memory server that chooses its port, and stops when its standard input ends.
 
     Args:
         memory: bytes that buffers may take.
         host: address on which it listens.
+        index: its number among the servers that share `snapshots.folder`.
+        snapshots: where and when all of them write snapshots.
+        restore: the folder of these servers' snapshots with which to begin.
 
     Returns:
         The program and its arguments.
     """
     # -P: a file in the working directory must not stand in for a module of the same name.
     server = [sys.executable, "-P", "-m", "modum", "server", "--host", host, "--port", "0"]
-    return [*server, "--memory", str(memory), "--stop-with-stdin"]
+    server += ["--memory", str(memory), "--stop-with-stdin"]
+    if snapshots is not None:
+        server += ["--snapshot-dir", str(snapshots.folder), "--snapshots-kept", str(snapshots.kept)]
+        server += [] if snapshots.every is None else ["--snapshot-every", f"{snapshots.every!r}s"]
+    if restore is not None:
+        server += ["--restore", str(restore)]
+    if snapshots is not None or restore is not None:
+        server += ["--snapshot-name", _snapshot_name(index)]
+    return server
+
+
+def check_servers(restore: Path, servers: int) -> None:
+    """Check that snapshots are those of as many servers as are to be restored.
+
+    Args:
+        restore: the folder of all servers' snapshots.
+        servers: how many are to be restored.
+
+    Raises:
+        ValueError: they are of another number of servers.
+    """
+    for snapshot in reversed(snapshots_in(restore / _snapshot_name(0))):
+        try:
+            place = read_manifest(snapshot).place
+        except SnapshotError:
+            continue  # the server says so, when it comes to this one
+        if place is not None and place.servers != servers:
+            raise ValueError(
+                f"the snapshots in {restore} are of {count(place.servers, 'memory server')}, not of {servers}\n"
+                f"HINT: --servers {place.servers}"
+            )
+        return
+
+
+def _snapshot_name(index: int) -> str:
+    return f"server-{index}"
 
 
 def ready_line(address: str) -> str:

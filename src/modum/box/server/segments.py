@@ -2,9 +2,10 @@
 
 import os
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from modum.box.kernels import STORAGE
 from modum.box.memory.segment import Mapping, Traffic, create_memfd, file_bytes
@@ -12,7 +13,10 @@ from modum.box.protocol.limits import MAX_BUFFER, MAX_META
 from modum.box.protocol.messages import Create, SegmentInfo, decode
 from modum.box.server.budget import Budget
 from modum.box.server.pages import first_page
-from modum.errors import BufferExistsError, BufferNotFoundError, ProtocolError
+from modum.errors import BufferExistsError, BufferNotFoundError, MismatchError, ProtocolError
+
+_MADE_SINCE: Final = 2**32
+"""More segments than a server makes between two snapshots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +28,14 @@ class Segment:
         spec: what was asked for.
         descriptor: of the memory's file.
         mapping: the memory in this process.
+        restored: whether it comes from a snapshot.
     """
 
     number: int
     spec: Create
     descriptor: int
     mapping: Mapping
+    restored: bool = False
 
     @property
     def incarnation(self) -> int:
@@ -49,6 +55,7 @@ class Segment:
             spec.segment_bytes,
             self.mapping.version,
             spec.meta,
+            self.restored,
         )
 
 
@@ -80,6 +87,7 @@ class Segments:
         Raises:
             BufferExistsError: the name is taken, or doomed.
             BufferNotFoundError: a later incarnation is here, so that this one was deleted.
+            MismatchError: the buffer's home was restored from a snapshot with it, and this server from one without.
             PoolFullError: the pool has not enough room left.
         """
         with self._mutex:
@@ -88,20 +96,68 @@ class Segments:
                 raise BufferExistsError(f"buffer {spec.name!r} exists already")
             if left is not None and left.incarnation == spec.incarnation:
                 return left, None
+            if spec.restored:  # zeros must not stand in for numbers that are lost
+                raise MismatchError(
+                    f"buffer {spec.name!r} came back with the snapshot of its home server, its part here did not: the"
+                    " snapshots of the servers are of different moments. HINT: delete it, and make it anew"
+                )
             if max(left.incarnation if left else 0, self._doomed.get(spec.name, 0)) > spec.incarnation > 0:
                 raise BufferNotFoundError(f"buffer {spec.name!r} was deleted while it was being made")
             replaced = self._drop(left) if left else None
-            self._budget.take(f"buffer {spec.name!r}", buffers=file_bytes(spec.segment_bytes), notes=len(spec.meta))
-            try:
-                descriptor = create_memfd(spec.name, spec.segment_bytes)
-                mapping = Mapping(descriptor, spec.segment_bytes)
-            except BaseException:
-                self._give_back(spec)
-                raise
+            segment = self._make(self._last + 1, spec)
             self._last += 1
-            segment = Segment(self._last, spec, descriptor, mapping)
-            self._segments[segment.number] = self._names[spec.name] = segment
             return segment, replaced
+
+    def restore(self, number: int, spec: Create, version: int) -> Segment:
+        """Make a zero-filled segment for the numbers of one that is in a snapshot, before anybody is served.
+
+        Args:
+            number: that it had.
+            spec: what had been asked for, checked by `check_create`.
+            version: of the buffer.
+
+        Returns:
+            The segment.
+
+        Raises:
+            ValueError: the name or the number is taken.
+            PoolFullError: the pool has not enough room left.
+        """
+        with self._mutex:
+            if spec.name in self._names or number in self._segments:
+                raise ValueError(f"buffer {spec.name!r}, segment {number}, is there twice")
+            segment = self._make(number, spec, restored=True)
+            segment.mapping.version = version
+            return segment
+
+    def go_on_from(self, last: int) -> None:
+        """Number segments from behind `last` on, which are those of a snapshot, and of what came after it.
+
+        Other servers may have parts of buffers that this one has made since: their numbers must not come again.
+
+        Args:
+            last: the highest number in the snapshot.
+        """
+        with self._mutex:
+            self._last = max(last + _MADE_SINCE, time.time_ns())
+
+    def clear(self) -> None:
+        """Forget all segments, and give their memory back."""
+        with self._mutex:
+            for segment in self.segments():
+                self._drop(segment)
+
+    def _make(self, number: int, spec: Create, *, restored: bool = False) -> Segment:
+        self._budget.take(f"buffer {spec.name!r}", buffers=file_bytes(spec.segment_bytes), notes=len(spec.meta))
+        try:
+            descriptor = create_memfd(spec.name, spec.segment_bytes)
+            mapping = Mapping(descriptor, spec.segment_bytes)
+        except BaseException:
+            self._give_back(spec)
+            raise
+        segment = Segment(number, spec, descriptor, mapping, restored)
+        self._segments[number] = self._names[spec.name] = segment
+        return segment
 
     def _give_back(self, spec: Create) -> None:
         self._budget.take("nothing", buffers=-file_bytes(spec.segment_bytes), notes=-len(spec.meta))
@@ -207,6 +263,11 @@ class Segments:
         segment.mapping.mark_deleted()
         self._past = self._past + segment.mapping.traffic()
         return segment.number
+
+    @property
+    def last(self) -> int:
+        """The highest number that a segment has had."""
+        return self._last
 
     def is_empty(self) -> bool:
         """Return whether nothing is here."""

@@ -12,6 +12,8 @@ import socket
 import struct
 import threading
 import time
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from modum.box.auth import check_exposure
@@ -21,10 +23,15 @@ from modum.box.protocol.messages import ServerStatistics, Welcome
 from modum.box.rdma.server import Reachable
 from modum.box.server.budget import Budget
 from modum.box.server.dispatch import Dispatch
+from modum.box.server.membership import Membership
+from modum.box.server.primitives import Primitives
+from modum.box.server.restore import restore
 from modum.box.server.segments import Segments
 from modum.box.server.serving import Service
 from modum.box.server.sessions import Session, Sessions
+from modum.box.server.snapshots import Snapshots, SnapshotSettings
 from modum.box.server.strangers import Strangers
+from modum.box.server.waiting import WaitingRoom
 from modum.box.sockets import format_address, local_host, tune
 from modum.errors import ModumError
 from modum.units import parse_bytes
@@ -47,10 +54,13 @@ class Server:
             first written to.
         token: what clients must hold; None lets in everybody who can reach the address.
         grace: seconds without any connection after which a client counts as dead.
+        snapshots: where to write them, and when; None writes none.
+        restore: folder of a server's snapshots, of which `start` takes over the newest good one.
 
     Attributes:
         address: where it listens, as clients name it.
         identifier: random; it names this run of the server.
+        restored: what was taken over from which snapshot, in words; empty if nothing was.
 
     Raises:
         ValueError: no token, and not loopback; or a limit below one byte, or a text that is none; or a grace below 0.
@@ -67,6 +77,8 @@ class Server:
         memory: int | str = DEFAULT_MEMORY,
         token: str | None = None,
         grace: float = GRACE,
+        snapshots: SnapshotSettings | None = None,
+        restore: Path | None = None,
     ) -> None:
         check_exposure(host, token)
         if isinstance(memory, str):
@@ -82,10 +94,31 @@ class Server:
         self.identifier = secrets.token_hex(8)
         self._budget = Budget(memory)
         self._segments = Segments(self._budget)
+        self._room = WaitingRoom(time.monotonic)
+        primitives = Primitives(time.monotonic, self._room, self._budget)
         working = max(MIN_WORKING, memory // 4)
         self._sessions = Sessions(grace, self._end_session, self._disturbed, time.monotonic, working)
         self._reachable = Reachable()
-        self._dispatch = Dispatch(self._segments, self._budget, self._sessions, self._reachable, self.statistics)
+        membership = Membership(
+            lambda: self._segments.is_empty() and primitives.is_empty(), self._sessions.has_client_of
+        )
+        self.restored = ""
+        self._restore = partial(_restore, restore, self._segments, primitives, membership)
+        self._snapshots = (
+            Snapshots(snapshots, self.identifier, self._segments, primitives, membership, self._room)
+            if snapshots
+            else None
+        )
+        self._dispatch = Dispatch(
+            self._segments,
+            primitives,
+            self._room,
+            membership,
+            self._sessions,
+            self._reachable,
+            self.statistics,
+            self._snapshots,
+        )
         self._service = Service(self.identifier, token, self._sessions, self._dispatch, self._introduction)
         self._started = time.monotonic()
         self._stopping = threading.Event()
@@ -107,7 +140,23 @@ class Server:
         self._acceptor = threading.Thread(target=self._accept, name="modum-server", daemon=True)
 
     def start(self) -> "Server":
-        """Start to serve, in threads of this process, and return the server."""
+        """Take over a snapshot if there is to be one, and start to serve, in threads of this process.
+
+        Returns:
+            The server.
+
+        Raises:
+            SnapshotError: no snapshot is good, or another server writes its snapshots into the same folder. The
+                server is closed then.
+            PoolFullError: the memory is less than what is in the snapshot; likewise.
+        """
+        try:
+            self.restored = self._restore()
+            if self._snapshots:
+                self._snapshots.start(self.address)
+        except BaseException:
+            self.close()
+            raise
         self._acceptor.start()
         return self
 
@@ -116,7 +165,9 @@ class Server:
         if self._stopping.is_set():
             return
         self._stopping.set()
-        self._dispatch.stop()
+        self._room.stop()
+        if self._snapshots:
+            self._snapshots.close()
         self._wake.send(b"x")
         if self._acceptor.is_alive():
             self._acceptor.join()
@@ -155,6 +206,7 @@ class Server:
             operations=traffic.operations,
             nbytes=traffic.nbytes,
             faults=self._faults,
+            snapshots=self._snapshots.statistics() if self._snapshots else None,
         )
 
     def _end_session(self, session: Session) -> None:
@@ -231,6 +283,10 @@ class Server:
             self._reachable.rails,
             self._reachable.no_rails,
         )
+
+
+def _restore(folder: Path | None, segments: Segments, primitives: Primitives, membership: Membership) -> str:
+    return "" if folder is None else restore(folder, segments, primitives, membership)
 
 
 def _place(connection: socket.socket, address: Any) -> str:
