@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.table import Table
+    from rich.text import Text
 
     from modum.box import BoxStatistics, BufferInfo
 
@@ -21,7 +24,7 @@ def status(
     seconds: Annotated[float, typer.Option(min=0.1, max=60, help="How long to measure the GB/s.")] = 1.0,
     watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
 ) -> None:
-    """Show the servers of a box, how busy they are, and its buffers.
+    """Show the servers of a box, how busy they are, their snapshots, and the box's buffers.
 
     modum status 10.0.0.5:7500,10.0.0.6:7500
     """
@@ -38,7 +41,7 @@ def status(
             before = client.statistics()
             time.sleep(seconds)
             now = client.statistics()
-            picture = Group(_servers(before, now), _buffers(client.list()))
+            picture = Group(_servers(before, now), *_snapshots(now), _buffers(client.list()))
             if not watch:
                 console.print(picture)
                 return
@@ -46,7 +49,8 @@ def status(
                 while True:
                     time.sleep(seconds)
                     before, now = now, client.statistics()
-                    live.update(Group(_servers(before, now), _buffers(client.list())), refresh=True)
+                    picture = Group(_servers(before, now), *_snapshots(now), _buffers(client.list()))
+                    live.update(picture, refresh=True)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     except KeyboardInterrupt:
@@ -71,6 +75,32 @@ def _servers(before: "BoxStatistics", now: "BoxStatistics") -> "Table":
             f"{(sum(new.nbytes.values()) - sum(old.nbytes.values())) / seconds / 1e9:.2f}",
         )
     return table
+
+
+def _snapshots(now: "BoxStatistics") -> "Iterator[Table | Text]":
+    """Yield a table of the servers' snapshots, if they write any, and a line for each that failed the last time."""
+    from rich.text import Text
+
+    from modum.units import format_bytes, format_seconds
+
+    table = _table("server", "snapshot", "age", "size", "took", words=("server", "snapshot"))
+    failures = []
+    for server in now.servers:
+        if (last := server.snapshots) is None:
+            continue
+        if last.path:
+            took = format_seconds(last.seconds)
+            table.add_row(server.address, last.path, format_seconds(last.age), format_bytes(last.nbytes), took)
+        else:
+            table.add_row(server.address, f"none yet in {last.folder}", "", "", "")
+        if last.failure:
+            ago = format_seconds(last.failure_age)
+            failures.append(
+                Text(f"{server.address}: the last snapshot failed {ago} ago: {last.failure}\n", style="red")
+            )
+    if table.row_count:
+        yield table
+    yield from failures
 
 
 def _buffers(buffers: "list[BufferInfo]") -> "Table":

@@ -229,7 +229,7 @@ def test_a_manifest_cut_anywhere_is_none(folder: Path) -> None:
 
 
 def test_a_folder_without_a_snapshot_is_told_with_what_there_is(folder: Path) -> None:
-    with pytest.raises(SnapshotError, match=f"there is no snapshot in {folder}. HINT: --restore takes the folder"):
+    with pytest.raises(SnapshotError, match=f"there is no snapshot in {folder}\nHINT: --restore takes the folder"):
         Server(restore=folder).start()
     with servers([folder]) as box:
         box.snapshot()

@@ -53,7 +53,7 @@ def restore(folder: Path, segments: Segments, primitives: Primitives, membership
         raise SnapshotError(f"no snapshot in {folder} is good: {'; '.join(reasons)}")
     others = sorted(each.name for each in folder.parent.glob("*") if snapshots_in(each))
     raise SnapshotError(
-        f"there is no snapshot in {folder}. HINT: "
+        f"there is no snapshot in {folder}\nHINT: "
         + (
             f"{folder.parent} has those of {', '.join(others)}: --snapshot-name takes one of these"
             if others
