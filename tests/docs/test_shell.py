@@ -41,6 +41,7 @@ SMALLER = {
     "--nproc-per-node 4": "--nproc-per-node 2",
     "-n 4 --group-size 2 -m modum caffe": "-n 2 --group-size 2 -m modum caffe",
     "--workers 4": "--workers 2",
+    "--snapshot-every 30s": "--snapshot-every 50ms",
     "--iterations=100": "--iterations=2",
     "=lenet_iter_5000": "=net_iter_2",
     "=lenet_iter_10000": "=net_iter_4",
