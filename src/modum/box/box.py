@@ -17,9 +17,8 @@ from modum.box.fanout import Fanout
 from modum.box.kernels import STORAGE
 from modum.box.parts import Parts
 from modum.box.primitives import Counter, Lease, LeaseInfo, Value, WorkQueue
-from modum.box.protocol.limits import MAX_BUFFER, MAX_DIMENSIONS, MAX_NAME, MAX_WAIT, SESSION_BYTES, TIMEOUT
+from modum.box.protocol.limits import MAX_BUFFER, MAX_DIMENSIONS, MAX_NAME, SESSION_BYTES, TIMEOUT
 from modum.box.protocol.messages import (
-    AwaitSnapshot,
     Join,
     ListBuffers,
     ListLeases,
@@ -27,14 +26,13 @@ from modum.box.protocol.messages import (
     Request,
     SegmentInfo,
     ServerStatistics,
-    SnapshotStatistics,
-    TakeSnapshot,
     check_plain,
     encode,
 )
+from modum.box.snapshots.take import take_snapshot
 from modum.box.sockets import parse_address
 from modum.box.transport import Attachment, Transport, check_choice, open_transport
-from modum.errors import BufferExistsError, BufferNotFoundError, DeadlineError, MismatchError, ModumError, SnapshotError
+from modum.errors import BufferExistsError, BufferNotFoundError, MismatchError, ModumError
 from modum.waiting import Deadline
 
 log = logging.getLogger("modum.box")
@@ -413,26 +411,7 @@ class Box:
             SnapshotError: a server has no folder for snapshots, or could not write: the message says which and why.
             DeadlineError: it took longer; it may be written all the same.
         """
-        deadline = Deadline(timeout)
-        attempts = self._servers.each(
-            lambda _, transport: transport.call(TakeSnapshot(), int, self._servers.timeout)
-        )  # all begin before any is waited for: their moments are close together
-
-        def written(server: int, transport: Transport) -> str:
-            while True:
-                wait = AwaitSnapshot(attempts[server], min(deadline.left, MAX_WAIT))
-                answer = transport.call(wait, SnapshotStatistics, self._servers.timeout + MAX_WAIT)
-                if answer.attempts >= attempts[server]:
-                    break
-                if deadline.passed:
-                    raise DeadlineError(
-                        f"snapshot: not written after {timeout:g} s (memory server {transport.address})"
-                    )
-            if answer.failure:
-                raise SnapshotError(f"snapshot failed: {answer.failure} (memory server {transport.address})")
-            return answer.path
-
-        return tuple(self._servers.each(written))
+        return take_snapshot(self._servers, timeout)
 
     def statistics(self) -> BoxStatistics:
         """Return what every server holds and has done."""

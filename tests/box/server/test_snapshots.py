@@ -64,7 +64,10 @@ def test_every_bit_comes_back(tmp_path: Path, dtype: str, count: int) -> None:
     with servers(folders) as box:
         box.create("w", (1, numbers.size), dtype, meta={"of": "a model"}).write(numbers)
         box.create("small", 3, dtype).write(numbers[:3])
-        assert [Path(path).parent for path in box.snapshot()] == folders
+        paths = [Path(path) for path in box.snapshot()]
+    assert [path.parent for path in paths] == folders
+    pieces = [load_file(file) for path in paths for file in path.glob("*.safetensors")]
+    assert sum(piece["w"].size for piece in pieces if "w" in piece) == numbers.size
     with servers(folders, restore=True) as box:
         assert [info.name for info in box.list()] == ["small", "w"]
         buffer = box.open("w")
@@ -302,6 +305,31 @@ def test_another_number_or_order_of_servers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="as number 1 of 2; the client has it as number 0 of 2"):
         with servers(folders[::-1], restore=True):
             pass
+
+
+def test_a_server_whose_memory_came_back_and_was_deleted_takes_any_place(tmp_path: Path) -> None:
+    folders = [tmp_path / f"server-{index}" for index in range(2)]
+    with servers(folders) as box:
+        box.create("w", 10)
+        box.snapshot()
+    with ExitStack() as stack:
+        one, two = (stack.enter_context(Server(restore=folder)).address for folder in folders)
+        with Box.connect([one, two], transport="tcp") as box:
+            box.delete("w")
+        for _ in range(2):
+            with Box.connect(one, transport="tcp") as box:
+                box.open_or_create("other", 10)
+
+
+def test_who_begins_anew_beside_old_snapshots_is_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with servers([folder]) as box:
+        box.snapshot()
+    assert folder.stat().st_mode & 0o077 == 0
+    with servers([folder], restore=True):
+        assert not caplog.records
+    with servers([folder]):
+        (record,) = caplog.records
+    assert record.getMessage().startswith(f"{folder} has 1 snapshot of an earlier run, which new ones will replace")
 
 
 def test_a_part_that_one_snapshot_lacks_is_not_replaced_with_zeros(tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ class Membership:
             if self._box in (b"", box) or (empty and not self._has_client_of(self._box)):
                 if join is not None and not empty:
                     self._check_place(join)
+                elif join is not None:
+                    self._restored = None  # nothing is left of what came back, so it may have any place now
                 self._box = box
                 self._join = join if join else self._join if self._join and self._join.digest == self._box else None
                 return

@@ -153,7 +153,7 @@ class Server:
         try:
             self.restored = self._restore()
             if self._snapshots:
-                self._snapshots.start(self.address)
+                self._snapshots.start(self.address, restored=bool(self.restored))
         except BaseException:
             self.close()
             raise

@@ -24,11 +24,11 @@ from modum.box.server.membership import Membership
 from modum.box.server.primitives import Primitives
 from modum.box.server.segments import Segment, Segments
 from modum.box.server.waiting import WaitingRoom
-from modum.box.snapshots.folder import Folder
+from modum.box.snapshots.folder import Folder, snapshots_in
 from modum.box.snapshots.manifest import FORMAT, MANIFEST, BufferPart, Manifest, Place, encode_manifest
 from modum.box.snapshots.tensors import write_tensor
 from modum.errors import BufferNotFoundError, ModumError
-from modum.units import format_seconds
+from modum.units import count, format_seconds
 
 log = logging.getLogger("modum.server")
 
@@ -96,11 +96,12 @@ class Snapshots:
         self._last_begun = self._last_failed = 0.0
         self._thread = threading.Thread(target=self._run, name="modum-snapshots", daemon=True)
 
-    def start(self, address: str) -> None:
+    def start(self, address: str, *, restored: bool) -> None:
         """Begin.
 
         Args:
             address: where the server listens.
+            restored: whether it has begun with a snapshot.
 
         Raises:
             SnapshotError: another server writes into this folder.
@@ -110,6 +111,12 @@ class Snapshots:
             self._folder.open()
         except OSError as error:
             self._fail(error, attempts=0)
+        if not restored and (old := snapshots_in(self._folder.path)):
+            log.warning(
+                "%s has %s of an earlier run, which new ones will replace. HINT: --restore begins with the last one",
+                self._folder.path,
+                count(len(old), "snapshot"),
+            )
         self._thread.start()
 
     def close(self) -> None:
@@ -151,7 +158,7 @@ class Snapshots:
         due = math.inf if self._every is None else time.monotonic() + self._every
         while True:
             with self._changed:
-                left = None if due == math.inf else max(0.0, due - time.monotonic())
+                left = None if due == math.inf else min(max(0.0, due - time.monotonic()), threading.TIMEOUT_MAX)
                 self._changed.wait_for(lambda: self._stopping or self._asked > self._begun, left)
                 if self._stopping:
                     return
