@@ -19,7 +19,12 @@ Folder: TypeAlias = Annotated[
     ),
 ]
 Every: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="TIME", show_default="60s", help="How often to write a snapshot: 30s, 5min.")
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        show_default="60s",
+        help="How often to write a snapshot: 30s, 5min; never: only when it is asked to (job.snapshot()).",
+    ),
 ]
 Kept: TypeAlias = Annotated[
     int | None, typer.Option(show_default="3", help="Snapshots that stay; DIR needs room for one more.")
@@ -41,7 +46,7 @@ def snapshot_settings(folder: Path | None, every: str | None, kept: int | None) 
 
     Args:
         folder: where; None writes none.
-        every: a time, in words.
+        every: a time, in words, or "never".
         kept: how many stay.
 
     Returns:
@@ -51,6 +56,7 @@ def snapshot_settings(folder: Path | None, every: str | None, kept: int | None) 
         ValueError: a number is out of its range or cannot be read, or means nothing without a folder.
     """
     from modum.box import SnapshotSettings
+    from modum.box.server.process import NEVER
     from modum.units import parse_seconds
 
     if folder is None:
@@ -63,6 +69,6 @@ def snapshot_settings(folder: Path | None, every: str | None, kept: int | None) 
     settings = SnapshotSettings(folder=folder)
     return SnapshotSettings(
         folder=folder,
-        every=settings.every if every is None else parse_seconds(every),
+        every=settings.every if every is None else None if every == NEVER else parse_seconds(every),
         kept=settings.kept if kept is None else kept,
     )

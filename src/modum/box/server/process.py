@@ -18,10 +18,20 @@ from modum.errors import ModumError, SnapshotError
 from modum.units import count
 from modum.waiting import Deadline
 
-__all__ = ["START_SECONDS", "ServerProcesses", "check_servers", "ready_address", "ready_line", "server_command"]
+__all__ = [
+    "NEVER",
+    "START_SECONDS",
+    "ServerProcesses",
+    "check_servers",
+    "ready_address",
+    "ready_line",
+    "server_command",
+]
 
 START_SECONDS: Final = 60.0
 """How long a memory server may take to be ready: Python has to start, and a busy machine is slow."""
+NEVER: Final = "never"
+"""Says on a server's command line that it writes snapshots only when it is asked to."""
 _STOP_SECONDS: Final = 5.0
 _READY: Final = re.compile(r"modum server listening on (\S+)")
 
@@ -51,7 +61,7 @@ def server_command(
     server += ["--memory", str(memory), "--stop-with-stdin"]
     if snapshots is not None:
         server += ["--snapshot-dir", str(snapshots.folder), "--snapshots-kept", str(snapshots.kept)]
-        server += [] if snapshots.every is None else ["--snapshot-every", f"{snapshots.every!r}s"]
+        server += ["--snapshot-every", NEVER if snapshots.every is None else f"{snapshots.every:f}s"]
     if restore is not None:
         server += ["--restore", str(restore)]
     if snapshots is not None or restore is not None:
