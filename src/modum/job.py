@@ -19,6 +19,7 @@ from modum.cluster.bootstrap import Bootstrap
 from modum.cluster.environment import check_group_size, check_place
 from modum.cluster.interfaces import interface_to_box
 from modum.cluster.modum_run import ModumRun
+from modum.cluster.preemption import Preemption
 from modum.cluster.registration import Registration
 from modum.cluster.torch_variables import replace_torch_variables, torch_variables
 from modum.coordination.control import Control
@@ -62,6 +63,7 @@ class Job:
         address: where the other workers reach this one's host.
         interface: network interface that has this address, where a collective library needs it; else empty.
         attempt: distinguishes one start of the job from the next one in a box that outlives them.
+        preemption: tells when this worker is asked to leave; None: nobody asks it.
 
     Raises:
         ValueError: the numbers contradict each other.
@@ -78,6 +80,7 @@ class Job:
         address: str = "127.0.0.1",
         interface: str = "",
         attempt: str = "0",
+        preemption: Preemption | None = None,
     ) -> None:
         check_place(rank, world_size, local_rank)
         check_group_size(group_size, world_size)
@@ -93,12 +96,27 @@ class Job:
         self.attempt = attempt
         self.counts: Counter[str] = Counter()
         """How often this worker has done what is numbered, by name: the n-th time of all workers is one thing."""
+        self._preemption = preemption or Preemption()
         self._progress: WorkerProgress | None = None
         self._mutex = threading.Lock()
         self._closed = False
 
     def __repr__(self) -> str:
         return f"Job(rank {self.rank} of {self.world_size}, groups of {self.group.size}, {self.box!r})"
+
+    @property
+    def stopping(self) -> bool:
+        """Whether this worker was asked by SIGTERM to leave, and is killed when its grace is over.
+
+        The front ends' own loops end then. In a group, its members may see this at different steps: break a loop of
+        your own there by the averager's `leaving`.
+        """
+        return self._preemption.stopping
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds that a worker that leaves waits for the others; None where they stay, or nobody leaves."""
+        return self._preemption.patience
 
     def report(
         self,
@@ -242,6 +260,7 @@ class _LaunchedJob(Job):
         hosted: ServerProcesses | None = None,
         registration: Registration | None = None,
         master: tuple[str, int] | None = None,
+        preemption: Preemption | None = None,
     ) -> None:
         super().__init__(
             box,
@@ -252,6 +271,7 @@ class _LaunchedJob(Job):
             address=address,
             interface=interface,
             attempt=f"{0 if registration is None else registration.run}.{place.attempt}",
+            preemption=preemption,
         )
         self._embedded = embedded
         self._hosted = hosted
@@ -261,6 +281,7 @@ class _LaunchedJob(Job):
         if place.world_size > 1 and not isinstance(place, ModumRun):  # which has set them itself
             self._torch.callback(replace_torch_variables(torch_variables(place, master)))
         atexit.register(self.close)
+        self._preemption.install()
 
     def close(self) -> None:
         """Leave the job: close the box, and the memory servers if `connect` started some here.
@@ -299,6 +320,7 @@ class _LaunchedJob(Job):
             if wait and self._hosted is not None:
                 self._hosted.finish()  # workers of other hosts may still be about to say goodbye
         finally:
+            self._preemption.close()
             self._torch.close()
             if self._hosted is not None:
                 self._hosted.close()
@@ -327,6 +349,10 @@ def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:
     environment are those of this worker's group: trainers that read them would else make one DistributedDataParallel of
     all workers. In a group of one, and where the workers do not meet before the box, they are not set.
 
+    Until the job is closed, SIGTERM asks this worker to leave (`Job.stopping`), if this is called in the main thread
+    and the signal is not ignored. A Python handler that is there already is called as well; one that is installed later
+    takes the place of Modum's.
+
     Args:
         transport: `"auto"`, `"local"`, `"rdma"` or `"tcp"`, as in `Box.connect`; `"auto"` follows MODUM_TRANSPORT.
         timeout: seconds to reach the memory servers, as in `Box.connect`.
@@ -342,11 +368,12 @@ def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:
             these errors nothing is left running.
     """
     place = detect()
+    preemption = Preemption.of_environment()
     if transport == "auto":
         transport = credentials.transport() or "auto"
     if not place.box_servers:
         if place.world_size == 1:
-            return _alone(place, transport, timeout)
+            return _alone(place, transport, timeout, preemption)
         if not place.has_rendezvous:
             raise ValueError(
                 f"rank {place.rank} of {place.world_size} was told no box: MODUM_BOX is not set\n"
@@ -356,7 +383,7 @@ def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:
     elif not place.has_rendezvous or place.group_size == 1 or "MASTER_ADDR" in os.environ:
         interface = interface_to_box(place.box_servers)
         box = _box(place, place.box_servers, place.token, transport, timeout)
-        return _enter(place, box, address=interface.address, interface=interface.name)
+        return _enter(place, box, preemption, address=interface.address, interface=interface.name)
     with place.rendezvous(_MEET_SECONDS) as rendezvous, contextlib.ExitStack() as failing:
         bootstrap = Bootstrap(place, rendezvous)
         failing.callback(bootstrap.close)
@@ -366,6 +393,7 @@ def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:
             job = _enter(
                 place,
                 box,
+                preemption,
                 address=bootstrap.address,
                 interface=bootstrap.interface,
                 hosted=bootstrap.hosted,
@@ -383,7 +411,7 @@ def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:
     return job
 
 
-def _alone(place: ClusterEnvironment, transport: str, timeout: float) -> Job:
+def _alone(place: ClusterEnvironment, transport: str, timeout: float, preemption: Preemption) -> Job:
     if note := place.note():
         _say(note)
     token = new_token()
@@ -393,7 +421,7 @@ def _alone(place: ClusterEnvironment, transport: str, timeout: float) -> Job:
     except BaseException:
         server.close()
         raise
-    return _LaunchedJob(place, box, embedded=server)
+    return _LaunchedJob(place, box, embedded=server, preemption=preemption)
 
 
 def _box(place: ClusterEnvironment, servers: tuple[str, ...], token: str | None, transport: str, timeout: float) -> Box:
@@ -403,6 +431,7 @@ def _box(place: ClusterEnvironment, servers: tuple[str, ...], token: str | None,
 def _enter(
     place: ClusterEnvironment,
     box: Box,
+    preemption: Preemption,
     *,
     address: str,
     interface: str,
@@ -415,7 +444,14 @@ def _enter(
         box.close()
         raise
     return _LaunchedJob(
-        place, box, address=address, interface=interface, hosted=hosted, registration=registration, master=master
+        place,
+        box,
+        address=address,
+        interface=interface,
+        hosted=hosted,
+        registration=registration,
+        master=master,
+        preemption=preemption,
     )
 
 

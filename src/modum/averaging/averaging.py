@@ -120,6 +120,8 @@ class _Wish(NamedTuple):
     """Steps to the next exchange that it wants."""
     groups: float
     """Groups that it has counted."""
+    leaving: float
+    """1 if it was asked to leave."""
 
 
 class Averaging:
@@ -139,6 +141,7 @@ class Averaging:
         clock: returns seconds, monotonic.
         shared: what makes the buffers anew, and finds those that another worker has made; None: nobody does.
         guard: keeps weights that are not finite out of the shared ones.
+        stopping: whether this worker was asked to leave.
 
     Attributes:
         vectors: as given.
@@ -157,6 +160,7 @@ class Averaging:
         clock: Callable[[], float] = time.monotonic,
         shared: SharedVectors | None = None,
         guard: Guard | None = None,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.vectors = vectors
         self._rule = rule
@@ -168,6 +172,8 @@ class Averaging:
         self._transfer = transfer
         self._shared = shared
         self._guard = guard or Guard()
+        self._stopping = stopping
+        self._leaving = False
         self._put_off = 0
         self._late = self._parted = False
         self._snapshot = 0
@@ -218,6 +224,11 @@ class Averaging:
         self._transfer.close()
 
     @property
+    def leaving(self) -> bool:
+        """Whether a member of this group was asked to leave; all find it at the same exchange."""
+        return self._leaving or (self._group.size == 1 and self._stopping())
+
+    @property
     def exchanging(self) -> bool:
         """Whether a transfer runs in the background now."""
         return self._transfer.pending and not self._transfer.ready
@@ -241,8 +252,9 @@ class Averaging:
 
     def _boundary(self) -> None:
         """Start the exchange that is due, unless a member's previous one still runs."""
-        wish = _Wish(self.exchanging, self._schedule.wanted, self._membership.groups)
+        wish = _Wish(self.exchanging, self._schedule.wanted, self._membership.groups, self._stopping())
         agreed = _Wish(*self._group.largest(wish))
+        self._leaving = bool(agreed.leaving)
         if agreed.late:
             self._put_off += not self._late
             self._late = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from modum.averaging.background import BackgroundTransfer
 from modum.averaging.guard import Guard
 from modum.averaging.membership import COUNT_SECONDS, Membership
 from modum.averaging.sharing import SharedVectors
+from modum.errors import DeadlineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -114,7 +115,15 @@ class Worker:
             stack.callback(membership.leave)
             transfer = BackgroundTransfer(membership.count, idle_seconds=COUNT_SECONDS)
             averaging = Averaging(
-                rule, vectors, shared.buffers, group, membership, transfer, shared=shared, guard=guard
+                rule,
+                vectors,
+                shared.buffers,
+                group,
+                membership,
+                transfer,
+                shared=shared,
+                guard=guard,
+                stopping=lambda: job.stopping,
             )
             stack.callback(averaging.close)
             averaging.pull()
@@ -153,7 +162,9 @@ class Worker:
     def finish(self, timeout: float | None = 600.0) -> None:
         """Do a last exchange, so that nothing this worker learned is lost, and wait until all others have done theirs.
 
-        That includes workers of the job that have not joined yet, unless they leave the job or train another model.
+        That includes workers of the job that have not joined yet, unless they leave the job or train another model. A
+        worker that was asked to leave (`Job.stopping`) waits for those alone that leave with it, and for half of its
+        grace at most.
 
         Args:
             timeout: seconds to wait for the others, after which the shared weights are final; None: do not wait.
@@ -166,7 +177,12 @@ class Worker:
         self._report()
         self._job.flush()
         self._membership.leave()
-        if timeout is not None:
+        if self._job.stopping or self.leaving:
+            _log.warning("rank %d leaves, as it or its group was asked to: its last exchange is done", self._job.rank)
+            if (patience := self._job.patience) is not None:
+                with suppress(DeadlineError):
+                    self._membership.wait_for_others(patience)
+        elif timeout is not None:
             self._membership.wait_for_others(timeout)
 
     @contextmanager
@@ -208,6 +224,11 @@ class Worker:
     def statistics(self) -> AveragingStatistics:
         """Return steps, exchanges and their times so far, and the rule, interval, moving rate and factor in force."""
         return replace(self._averaging.statistics(), learning_rate_factor=self.learning_rate_factor)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether this group is to leave, as one of its members was asked to: see `Averaging.leaving`."""
+        return self._averaging.leaving
 
     @property
     def exchanging(self) -> bool:

@@ -170,7 +170,8 @@ class Sharing:
         solver.stopped = False
         solver.displayed = (time.perf_counter(), solver.iter)
         begun = False
-        while (number := self._take(limit)) < limit:
+        number = limit
+        while not self._worker.leaving and (number := self._take(limit)) < limit:
             # what falls due at other workers' iterations is done at the next one here
             solver.passed, solver.iter = number - solver.iter + (not begun), number
             self._do_what_is_due()
@@ -184,9 +185,9 @@ class Sharing:
             total = (limit - self._start) * self._samples * self._group.size
             self._job.report(samples=self._samples, total=total, loss=float(loss))
             self._obey(number)
-        if not begun and self.first:
+        if not begun and self.first and not self._worker.leaving:
             _log.warning("All %d iterations were taken when the first worker came", limit)
-        solver.stopped = number >= STOPPED
+        solver.stopped = number >= STOPPED or self._worker.leaving
         solver.passed, solver.iter = max(1, limit - solver.iter), limit
 
     def finish(self) -> bool:

@@ -304,8 +304,8 @@ def _scale(text: str) -> Literal["auto", "linear", "sqrt"] | float:
 def _signals(on_interrupt: Effect, on_hangup: Effect, *, launched: bool) -> "Callable[[], Action]":
     """Return a function that tells what the signals since the last call ask for, one each.
 
-    After SIGINT meant to stop, a second interrupts at once. Workers that were launched leave that to their launcher: it
-    ends everything once they no longer handle SIGINT.
+    SIGTERM asks to stop. After SIGINT meant to stop, a second interrupts at once. Workers that were launched leave that
+    to their launcher: it ends everything once they no longer handle SIGINT.
     """
     from modum.caffe.solver import Action
 
@@ -321,4 +321,6 @@ def _signals(on_interrupt: Effect, on_hangup: Effect, *, launched: bool) -> "Cal
 
     signal.signal(signal.SIGINT, note(on_interrupt))
     signal.signal(signal.SIGHUP, note(on_hangup))
+    if not launched:  # the others are asked through their job
+        signal.signal(signal.SIGTERM, note(Effect.STOP))
     return lambda: asked.pop(0) if asked else Action.NONE

@@ -61,6 +61,12 @@ def run(
     on_failure: Annotated[
         OnFailure, typer.Option(help="When a worker fails, stop the others or let the other groups go on.")
     ] = OnFailure.STOP,
+    grace: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME", help="After SIGTERM, workers have this long to leave in order, before they are killed."
+        ),
+    ] = "30s",
     box: Annotated[
         str | None,
         typer.Option(
@@ -98,12 +104,13 @@ def run(
     The exit status is 0 if all workers succeed (with --on-failure continue: all of at least one group), else
     the first failing worker's. Ctrl-C stops everything within a second,
     unless all workers handle SIGINT themselves: then it is passed on to them. The same holds for SIGHUP.
+    SIGTERM has the workers leave in order within --grace, and the exit status is 143; another one ends them at once.
 
     On several machines, start a `modum server` that all reach, and on each of them **modum run --box HOST:PORT
     --hosts 2 train.py**; or start the same script with mpirun, torchrun or srun: see docs/how-to/launching.md.
     """
     from modum.observe.console import RunConsole
-    from modum.units import parse_bytes
+    from modum.units import parse_bytes, parse_seconds
 
     try:
         if box is not None and (servers is not None or memory is not None):
@@ -123,6 +130,7 @@ def run(
                 "HINT: options go before the script, as in `modum run -n 4 train.py --epochs 3`; a module needs -m"
             )
         limit = parse_bytes(memory or "8GiB")
+        seconds = parse_seconds(grace)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     launch_and_exit(
@@ -135,6 +143,7 @@ def run(
         memory=limit,
         threads=threads,
         on_failure=on_failure.value,
+        grace=seconds,
         box=tuple(server.strip() for server in box.split(",")) if box else (),
         hosts=hosts,
         name=name,

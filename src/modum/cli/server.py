@@ -60,7 +60,7 @@ def server(
     ] = None,
     restore: Restore = None,
     stop_with_stdin: Annotated[
-        bool, typer.Option("--stop-with-stdin", help="Stop when standard input ends: for launchers.")
+        bool, typer.Option("--stop-with-stdin", help="Stop when standard input ends, not by SIGTERM: for launchers.")
     ] = False,
 ) -> None:
     """Offer this machine's memory to a job.
@@ -116,6 +116,8 @@ def server(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     if stop_with_stdin:
+        # Slurm and systemd send it to every process: the workers that leave need this one to the end of their grace
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         threading.Thread(target=_obey_input, args=(memory_server, stopped), daemon=True).start()
     with memory_server:
         if memory_server.restored:

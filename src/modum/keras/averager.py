@@ -120,7 +120,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
         self._timeout = timeout
         self._finish_timeout = finish_timeout
         self._group = self._backend.group(job, rule if isinstance(rule, UpdateRule) else Hybrid())
-        self._pools = SamplePools(job, name, self._group)
+        self._pools = SamplePools(job, name, self._group, lambda: self._leaving)
         self._worker: Worker | None = None
         self._prefetch: Prefetch | None = None
         self._load: Callable[[Any], tuple[Any, ...]] | None = None
@@ -317,6 +317,9 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
         if self._prefetch is not None and not self._prefetch.done:
             steps, ends_epoch = self._prefetch.trained()
         self.worker.stepped(steps)
+        # in a group, what its members have fetched ahead is trained on first: nobody else gets it
+        if self._leaving and (self._prefetch is None or self._group.size == 1):
+            self.model.stop_training = True
         if logs and "loss" in logs and time.monotonic() - self._told > REPORT_SECONDS:
             self._told = time.monotonic()
             self._job.report(loss=float(logs["loss"]))
@@ -351,7 +354,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
         if self._prefetch is not None:
             stopped = self.model.stop_training and (self._prefetch.over or not self._prefetch.done)
             self._prefetch.end()
-        if stopped:
+        if stopped and not self._leaving:
             self.control.stop(f"fit was stopped in rank {self._job.rank}")
         left = self._prefetch is not None and not self._prefetch.done and not stopped
         # in a group, one whose fit had too few epochs holds samples that others wait for until it leaves the box
@@ -368,6 +371,13 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
         if self._unscaled is not None:
             self.model.optimizer.learning_rate = self._unscaled
             self._unscaled = None
+
+    @property
+    def _leaving(self) -> bool:
+        """Whether this worker, or a member of its group, was asked to leave the job: its `fit` alone ends."""
+        if self._worker is None:
+            return self._group.size == 1 and self._job.stopping
+        return self._worker.leaving
 
     def _next_fit(self) -> str:
         return f"{self._name}/fit/{self._job.counts[f'{self._name}/fit']}"

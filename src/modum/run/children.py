@@ -8,6 +8,7 @@ from typing import Final
 
 from modum.cluster.environment import HOST_VARIABLE
 from modum.cluster.modum_run import ModumRun
+from modum.cluster.preemption import GRACE_VARIABLE
 from modum.cluster.torch_variables import TORCH_VARIABLES, torch_variables
 from modum.run.config import RunConfig
 from modum.run.hosts import Part
@@ -62,4 +63,5 @@ def worker_environment(
         **place.variables(),
         **torch_variables(place, ("127.0.0.1", ports[number // config.group_size])),
         HOST_VARIABLE: str(config.workers),
+        GRACE_VARIABLE: f"{config.grace:g}s",
     }

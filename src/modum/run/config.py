@@ -8,6 +8,7 @@ from modum.box import SnapshotSettings
 from modum.box.server.process import check_servers
 from modum.box.sockets import parse_address
 from modum.cluster.environment import check_group_size, check_job
+from modum.cluster.preemption import DEFAULT_GRACE
 
 __all__ = ["RunConfig"]
 
@@ -36,6 +37,8 @@ class RunConfig:
     threads: int | None = None
     """Compute threads of each worker; None leaves it to OMP_NUM_THREADS, or 1 if that is not set."""
     on_failure: Literal["stop", "continue"] = "stop"
+    grace: float = DEFAULT_GRACE
+    """Seconds from SIGTERM, to this launcher or to a worker, to SIGKILL."""
     box: tuple[str, ...] = ()
     """Addresses (`host:port`) of memory servers that run already."""
     token: str | None = field(default=None, repr=False)
@@ -50,6 +53,8 @@ class RunConfig:
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise ValueError(f"{name} ({number}) must be at least 1")
+        if not self.grace > 0:
+            raise ValueError(f"grace ({self.grace:g} s) must be positive")
         if self.hosts > 1 and not self.box:
             raise ValueError(
                 f"{self.hosts} hosts need a box that all of them reach\n"

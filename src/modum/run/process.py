@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final, Literal
 
+from modum.cluster.preemption import NOTICE_VARIABLE, Notice, Request
+
 __all__ = ["LineSplitter", "Process", "Sink", "Stream"]
 
 Stream = Literal["stdout", "stderr"]
@@ -33,7 +35,7 @@ class Process:
     Args:
         name: its name in messages.
         command: the command to run.
-        environment: its environment variables, and no others.
+        environment: its environment variables; the one that names its `Notice` comes in addition.
         sink: receives its output.
         keep_stdin: whether its standard input stays open, and silent, while this process lives; else it is empty.
 
@@ -59,6 +61,7 @@ class Process:
         self.stopped = False
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._sink = sink
+        self._notice = Notice()
         launcher = os.getpid()
 
         def tie_to_launcher() -> None:
@@ -70,7 +73,7 @@ class Process:
 
         self._popen = subprocess.Popen(
             command,
-            env=environment,
+            env={**environment, NOTICE_VARIABLE: self._notice.path},
             stdin=subprocess.PIPE if keep_stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -135,6 +138,18 @@ class Process:
             return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
         return False
 
+    def ask_to_leave(self) -> None:
+        """Send SIGTERM to it, and not to its children: what happens to those is up to it."""
+        self._notice.say(Request.LEAVE)
+        os.kill(self.pid, signal.SIGTERM)
+
+    def ask_to_end(self) -> None:
+        """Close its standard input, where that was kept, and send SIGTERM to it and to all that it started."""
+        self._notice.say(Request.END)
+        if self._popen.stdin is not None:
+            self._popen.stdin.close()
+        self.signal(signal.SIGTERM)
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to it and to all that it started."""
         with contextlib.suppress(ProcessLookupError):
@@ -156,6 +171,7 @@ class Process:
         self.signal(signal.SIGKILL)
         with self._popen:  # closes the pipes
             self.returncode = self._popen.wait(timeout)
+        self._notice.close()
 
 
 class LineSplitter:

@@ -19,8 +19,8 @@ from modum.waiting import Deadline, poll
 
 __all__ = ["Interrupted", "Processes"]
 
-_GRACE_SECONDS: Final = 0.6
-"""Seconds from SIGTERM to SIGKILL: a stop takes less than a second in all."""
+_END_SECONDS: Final = 0.6
+"""Seconds from SIGTERM to SIGKILL where a run is over: its end takes less than a second in all."""
 _KILL_SECONDS: Final = 5.0
 """Seconds to wait for an end by SIGKILL: only a hung disk or driver can delay it."""
 
@@ -126,7 +126,7 @@ class Processes:
     def pass_on(self, number: signal.Signals, processes: Iterable[Process]) -> bool:
         """Pass a request to stop on to these processes, if all that live have a handler for it.
 
-        The next request then counts as the first again. SIGTERM is never passed on.
+        The next request then counts as the first again. SIGTERM is not passed on so, see `ask_to_leave`.
 
         Args:
             number: the signal that asked.
@@ -138,11 +138,30 @@ class Processes:
         Raises:
             KeyboardInterrupt: this process was asked to stop a second time.
         """
-        living = [process for process in processes if process.returncode is None and not process.has_ended()]
+        living = _living(processes)
         if number is signal.SIGTERM or not living or not all(process.handles(number) for process in living):
             return False
         for process in living:
             os.kill(process.pid, number)  # not to its children: what happens to those is up to the process
+        self._signals.forget()
+        return True
+
+    def ask_to_leave(self, processes: Iterable[Process]) -> bool:
+        """Pass SIGTERM on to these processes, if any of them has a handler for it; it ends the others.
+
+        The next request to this process then counts as the first again.
+
+        Args:
+            processes: those that are to leave.
+
+        Returns:
+            Whether it was passed on.
+        """
+        living = _living(processes)
+        if not any(process.handles(signal.SIGTERM) for process in living):
+            return False
+        for process in living:
+            process.ask_to_leave()
         self._signals.forget()
         return True
 
@@ -158,9 +177,12 @@ class Processes:
         living = [process for process in processes if process.returncode is None]
         for process in living:
             process.stopped = True
-        for number, seconds in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, _KILL_SECONDS)):
+        for ask, seconds in (
+            (Process.ask_to_end, _END_SECONDS),
+            (lambda process: process.signal(signal.SIGKILL), _KILL_SECONDS),
+        ):
             for process in living:
-                process.signal(number)
+                ask(process)
             deadline = Deadline(seconds)
             while living and not deadline.passed:
                 self._step(deadline.left)
@@ -216,6 +238,10 @@ class Processes:
 
 class _LeftError(Exception):
     """An orphan does not end by SIGKILL."""
+
+
+def _living(processes: Iterable[Process]) -> list[Process]:
+    return [process for process in processes if process.returncode is None and not process.has_ended()]
 
 
 def _children() -> set[psutil.Process]:

@@ -29,13 +29,15 @@ class ProgressReader:
     Attributes:
         latest: None until a worker has reported; no longer changes once the box cannot be reached.
         failure: why another host says that the job is to stop; None if none does.
+        leaving: whether its workers leave in order, as those of all hosts should.
     """
 
     def __init__(self, servers: Sequence[str], token: str | None, job: str = "", failure: str = "") -> None:
         self.latest: JobProgress | None = None
         self.failure: str | None = None
+        self.leaving = False
         self._failure = failure
-        self._reason: str | None = None
+        self._said: list[object] | None = None
         self._finished = threading.Event()
         self._ended: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, args=(servers, token, job), daemon=True)
@@ -45,9 +47,14 @@ class ProgressReader:
         """Have the other workers told that this one has ended."""
         self._ended.put(rank)
 
-    def fail(self, reason: str) -> None:
-        """Have the launchers of the other hosts told that the job is to stop."""
-        self._reason = reason
+    def fail(self, reason: str, *, leaving: bool = False) -> None:
+        """Have the launchers of the other hosts told that the job is to stop.
+
+        Args:
+            reason: why.
+            leaving: whether the workers of this host leave in order.
+        """
+        self._said = [reason, leaving]
 
     def finish(self, timeout: float) -> None:
         """Read once more and end; after `timeout` seconds, leave a box that hangs to time out by itself."""
@@ -73,4 +80,6 @@ class ProgressReader:
                 note_ended(box, self._ended.get())
             if self._failure:
                 failure = box.value(self._failure)
-                self.failure = failure.get() if self._reason is None else failure.set_default(self._reason)
+                said = failure.get() if self._said is None else failure.set_default(self._said)
+                if said is not None:
+                    self.failure, self.leaving = said

@@ -40,7 +40,8 @@ def launch(config: RunConfig, console: RunConsole) -> int:
     Returns:
         The exit status of the launcher: 0 if all workers succeeded, or with `on_failure="continue"` all workers of at
         least one group; else the first failing worker's exit code, or 128 + the signal it died of; 1 if a memory server
-        died; 128 + the signal by which this process was asked to stop. Whichever it is, no process is left.
+        died; 128 + the signal by which this process was asked to stop, however well its workers left: 143 for SIGTERM.
+        Whichever it is, no process is left.
 
     Raises:
         MismatchError: workers of a job of this name are in the box that `config` names; nothing was started.
@@ -74,6 +75,9 @@ class _Run:
         self._alive: list[Process] = []
         self._failed: list[Process] = []
         self._reader: ProgressReader | None = None
+        self._leaving: Interrupted | _ElsewhereError | None = None
+        """Why all workers were asked to leave."""
+        self._grace = Deadline(None)
 
     def to_its_end(self) -> int:
         """See `launch`."""
@@ -99,12 +103,17 @@ class _Run:
             self._reader.finish(timeout=2.0 if reason is None else 0.2)  # while there is a box to read from
         self._processes.stop(self._servers)
         self._console.show(self._progress, alive, len(self._done()), last=True)
+        if reason is None and self._leaving is not None:
+            self._console.message(f"{self._leaving}; {self._how_they_left()}", error=True)
+            return self._leaving.status
         if reason is not None:
             self._console.message(str(reason), error=True)
             return reason.status
         return self._conclude()
 
     def _tell_other_hosts(self, reader: ProgressReader, reason: Exception | None) -> None:
+        if self._leaving is not None:
+            return  # they know
         if reason is None and self._failed and self._config.on_failure == "stop":
             reader.fail(f"{self._failed[0]} on {host_name()} {self._failed[0].end}")
         elif reason is not None and not isinstance(reason, _ElsewhereError):
@@ -187,12 +196,18 @@ class _Run:
             try:
                 self._processes.poll(_POLL_SECONDS)
             except Interrupted as request:
+                if self._ask_to_leave(request):
+                    continue
                 if not self._processes.pass_on(request.number, self._alive):
                     raise
                 self._console.message(f"{request.number.name} goes to the workers, which handle it themselves")
             self._check_servers()
-            if self._reader is not None and self._reader.failure is not None:
-                raise _ElsewhereError(f"the job was stopped on another host: {self._reader.failure}")
+            if self._leaving is not None and self._grace.passed:
+                return
+            if self._leaving is None and self._reader is not None and self._reader.failure is not None:
+                elsewhere = _ElsewhereError(f"the job was stopped on another host: {self._reader.failure}")
+                if not (self._reader.leaving and self._ask_to_leave(elsewhere)):
+                    raise elsewhere
             ended = [worker for worker in self._alive if worker.returncode is not None]
             self._alive = [worker for worker in self._alive if worker.returncode is None]
             for worker in ended:
@@ -200,12 +215,34 @@ class _Run:
                     self._reader.ended(self._part.first + self._workers.index(worker))
                 if worker.returncode == 0 or worker.stopped:
                     continue
+                if self._leaving is not None:
+                    self._console.message(f"{worker} {worker.end}", error=True)
+                    continue
                 self._failed.append(worker)
                 if self._config.on_failure == "stop":
                     return
                 self._console.message(f"{worker} {worker.end}; the other groups go on", error=True)
                 self._processes.stop(self._group(worker))
             self._console.show(self._progress, len(self._alive), len(self._done()))
+
+    def _ask_to_leave(self, reason: "Interrupted | _ElsewhereError") -> bool:
+        """Have the workers leave within the grace, once, if they handle SIGTERM, which is what `connect` does."""
+        if self._leaving is not None or (isinstance(reason, Interrupted) and reason.number is not signal.SIGTERM):
+            return False
+        if not self._processes.ask_to_leave(self._alive):
+            return False
+        self._leaving = reason
+        self._grace = Deadline(self._config.grace)
+        self._console.message(f"{reason}: the workers have {self._config.grace:g} s to leave (--grace)")
+        if self._reader is not None and isinstance(reason, Interrupted):
+            self._reader.fail(f"{host_name()}: {reason}", leaving=True)
+        return True
+
+    def _how_they_left(self) -> str:
+        """Say which workers have left in order, and which had to be killed."""
+        left = f"{len(self._done())}/{len(self._workers)} workers left in order"
+        killed = ", ".join(str(worker) for worker in self._workers if worker.stopped)
+        return f"{left}; killed at the end of the grace: {killed}" if killed else left
 
     def _check_servers(self) -> None:
         for index, server in enumerate(self._servers):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from modum.samples.shared import SharedSamples
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from modum.groups import Group
     from modum.job import Job
 
@@ -23,12 +25,14 @@ class SamplePools:
         job: whose workers share the samples.
         name: name of the pools in the box.
         group: the workers that step together with this one.
+        leaving: whether this worker leaves the job; in a group, all members find the same at the same batch.
     """
 
-    def __init__(self, job: Job, name: str, group: Group[Any]) -> None:
+    def __init__(self, job: Job, name: str, group: Group[Any], leaving: Callable[[], bool] = lambda: False) -> None:
         self._job = job
         self._name = name
         self._group = group
+        self._leaving = leaving
         self._told = False
         self._pools: list[SharedSamples] = []
         """Those that may hold samples still."""
@@ -70,6 +74,7 @@ class SamplePools:
             name=f"{pools}/{number}",
             report=report,
             ended=lambda: self._job.report(finished=before + shared.total),
+            leaving=self._leaving,
             **{"group": self._group, "stopped": lambda: self._control.should_stop, **options},
         )
         begun = self._job.box.value(f"{pools}/{number}/run").set_default(self._job.attempt)

@@ -95,6 +95,8 @@ class SharedSamples:
         report: called with what this worker has done, after each batch.
         ended: called when this worker finds that all blocks are done, by whomever; in a group, on the leader.
         stopped: asked before each block, on the leader: if it says so, no more is handed out here.
+        leaving: asked after each batch, on all members, who find the same: if it says so, the loop ends, and what is
+            left of its block is given back.
 
     Attributes:
         group: as given.
@@ -123,6 +125,7 @@ class SharedSamples:
         report: Report | None = None,
         ended: Callable[[], None] | None = None,
         stopped: Callable[[], bool] = lambda: False,
+        leaving: Callable[[], bool] = lambda: False,
     ) -> None:
         self.group = group or Alone()
         self.timeout = timeout
@@ -134,6 +137,7 @@ class SharedSamples:
         self._report = report
         self._ended = ended
         self._stopped = stopped
+        self._leaving = leaving
         settings = {"size": size, "epochs": epochs, "block": self.permutation.block, "seed": seed}
         agree(box, f"{name}/settings", {"samples": settings})
         self._queue = box.queue(name, self.permutation.blocks)
@@ -169,12 +173,14 @@ class SharedSamples:
             for batch in block:
                 yield batch
                 self.processed(len(batch))
+                if self.interrupted:
+                    return
 
     def blocks(self) -> Iterator[list[NDArray[np.int64]]]:
         """Yield this member's batches block by block; asking for the next block confirms the last one.
 
         For loops that cannot go batch by batch (a loader that fetches ahead must not confirm what it fetched). Call
-        `processed` for each batch.
+        `processed` for each batch, and end the loop where this worker is `interrupted`.
         """
         try:
             while (item := self._agreed()) is not None:
@@ -190,6 +196,11 @@ class SharedSamples:
     def holds(self) -> bool:
         """Whether this worker has taken samples that it has neither confirmed nor given back."""
         return bool(self._held)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether this worker leaves in the middle of a block."""
+        return self._leaving() and any(each.trained < len(each.lengths) for each in self._held.values())
 
     def take(self, timeout: float) -> int | None:
         """Take the next block. In a group, only the leader takes.
@@ -208,7 +219,7 @@ class SharedSamples:
             self.give_back()
         deadline = Deadline(timeout)
         while True:
-            if self._stopped():
+            if self._leaving() or self._stopped():
                 return None
             try:
                 block = self._queue.take(min(deadline.left, _LOOK_SECONDS))

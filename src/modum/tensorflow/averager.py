@@ -107,7 +107,7 @@ class Averager:
             stack.callback(self.worker.close)
             self._group = group
             self._name = name
-            self._pools = SamplePools(job, name, group)
+            self._pools = SamplePools(job, name, group, lambda: self.leaving)
             self._stack = stack.pop_all()
 
     @property
@@ -213,6 +213,15 @@ class Averager:
         """
         with self.worker.shared_weights():
             yield
+
+    @property
+    def leaving(self) -> bool:
+        """Whether this worker, or a member of its group, was asked to leave by SIGTERM: see `Job.stopping`.
+
+        All members of a group see it after the same step, one at which they exchange. Loops over `share` and `indices`
+        end then; end one of your own likewise, and call `finish`.
+        """
+        return self.worker.leaving
 
     def statistics(self) -> AveragingStatistics:
         """Return the steps and exchanges so far, their times, and the interval and moving rate in force."""

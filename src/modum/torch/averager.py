@@ -153,7 +153,7 @@ class Averager:
             self._group = group
             self._loads = Loads(model, vectors, lambda: self.worker.lent)
             self._hooks.callback(self._loads.close)
-            self._pools = SamplePools(job, name, group)
+            self._pools = SamplePools(job, name, group, lambda: self.leaving)
             self._gradients = Gradients(vectors, group, self._problem) if group.size > 1 else None
             if self._gradients is not None:
                 self._hooks.callback(self._gradients.close)
@@ -285,6 +285,15 @@ class Averager:
             The context manager.
         """
         return nullcontext() if self._gradients is None else self._gradients.no_sync()
+
+    @property
+    def leaving(self) -> bool:
+        """Whether this worker, or a member of its group, was asked to leave by SIGTERM: see `Job.stopping`.
+
+        All members of a group see it after the same step, one at which they exchange. Loops over `share` and `indices`
+        end then; end one of your own likewise, and call `finish`.
+        """
+        return self.worker.leaving
 
     def statistics(self) -> AveragingStatistics:
         """Return the steps and exchanges so far, their times, and the interval and moving rate in force."""

@@ -104,6 +104,8 @@ class Loader:
             for batch, data in zip(block, loader, strict=True):
                 yield data
                 self.samples.processed(len(batch))
+                if self.samples.interrupted:
+                    return
 
 
 def _gathering(data: Any) -> Callable[[Any], Any]:
