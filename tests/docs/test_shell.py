@@ -25,6 +25,7 @@ ELSEWHERE = {
     "pip install ": "it downloads; tests/docs/test_wheel.py installs the wheel",
     "modum data ": "it downloads; tests/data has a server of its own",
     ".venv/bin/python -m bench.compression ": "it takes minutes, and needs root; tests/bench has a case of it",
+    ".venv/bin/python -m bench.snapshots ": "it takes minutes; tests/bench has a small case of it",
     ".venv/bin/python -m bench --only ": "it takes minutes; tests/bench runs the benchmarks on small arrays",
     ".venv/bin/python -m bench --json ": "it takes minutes; tests/bench runs the benchmarks on small arrays",
 }

@@ -106,6 +106,9 @@ def run(
     unless all workers handle SIGINT themselves: then it is passed on to them. The same holds for SIGHUP.
     SIGTERM has the workers leave in order within --grace, and the exit status is 143; another one ends them at once.
 
+    With **--snapshot-dir DIR** the shared memory is written to files now and then, and **--restore DIR** begins with
+    what is there: see docs/how-to/stop-and-go-on.md.
+
     On several machines, start a `modum server` that all reach, and on each of them **modum run --box HOST:PORT
     --hosts 2 train.py**; or start the same script with mpirun, torchrun or srun: see docs/how-to/launching.md.
     """

@@ -21,6 +21,8 @@ from modum.errors import SnapshotError
 _CODES: Final = {"float32": "F32", "bfloat16": "U16", "int64": "I64"}
 """Names of the dtypes there. bfloat16 goes as its bits: NumPy, and so `safetensors.numpy`, has no such type."""
 _ALIGNMENT: Final = 8
+_SYNC_BYTES: Final = 32 << 20
+"""How much is on its way to the disk at one time: a server that is to stop waits no longer than for this."""
 _RESERVED: Final = "__metadata__"
 
 
@@ -53,6 +55,8 @@ def write_tensor(
     with path.open("xb", buffering=0) as file:
         for piece in chain([beginning], chunks):
             checksum.update(piece)
+            if size // _SYNC_BYTES != (size + len(piece)) // _SYNC_BYTES:
+                os.fdatasync(file.fileno())
             size += len(piece)
             left = piece
             while left:  # a disk that gets full takes a part
