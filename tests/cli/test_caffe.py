@@ -221,6 +221,27 @@ def test_signals_have_their_effects_in_a_job_of_many(launcher: str) -> None:
     assert all(np.isfinite(array).all() for array in (*last.history, *read_weights(last.learned_net)["ip"]))
 
 
+def test_a_request_to_leave_alone_ends_with_a_snapshot() -> None:
+    with training(*CAFFE, "train", "--solver=solver.prototxt") as (trainer, lines):
+        trainer.send_signal(signal.SIGTERM)
+        next(line for line in lines if "Snapshotting solver state" in line)
+        assert list(lines)[-1].rstrip().endswith("Optimization stopped early.")
+        assert trainer.wait(100) == 0
+
+
+def test_the_workers_of_a_job_that_is_asked_to_leave_do_so_and_the_first_one_writes_a_snapshot() -> None:
+    with training(*CAFFE, "train", "--solver=solver.prototxt", "--update-interval=2", "-n", "2") as (trainer, lines):
+        trainer.send_signal(signal.SIGTERM)
+        rest = [line.rstrip() for line in lines]
+        assert trainer.wait(100) == 143
+    assert rest[-1].endswith("stopped by SIGTERM; 2/2 workers left in order")
+    assert any(line.endswith("Optimization stopped early.") for line in rest)
+    (path,) = Path().glob("snap*.solverstate")
+    state = read_state(path)
+    assert path.name == f"snap_iter_{state.iteration}.solverstate"
+    assert all(np.isfinite(array).all() for array in (*state.history, *read_weights(state.learned_net)["ip"]))
+
+
 def test_a_job_takes_over_the_weights_and_the_history_of_a_snapshot() -> None:
     model, state = snapshot_at(40)
     Path("solver.prototxt").write_text(SOLVER.replace('"snap"', '"same" snapshot: 20'))

@@ -66,6 +66,11 @@ def test_averaging(check: str, backend: str, directory: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_fit_that_is_asked_to_leave_ends_after_its_step(backend: str) -> None:
+    python(backend, WORKERS / "leaving.py")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_saved_model_of_the_shared_weights_opens_in_plain_keras_of_any_backend(backend: str, directory: Path) -> None:
     for maker in BACKENDS:
         assert outcomes(maker, directory)["shared_weights_are_in_the_model_between_epochs"] is None
