@@ -29,6 +29,7 @@ def figures(
     again: Annotated[bool, typer.Option("--again", help="Measure what has been measured before, too.")] = False,
     most: Annotated[int | None, typer.Option(help="Only cases of at most so many workers.", show_default="all")] = None,
     system: Annotated[str | None, typer.Option(help="Only cases of this system.", show_default="all")] = None,
+    line: Annotated[str | None, typer.Option(help="Only the line of this name.", show_default="all")] = None,
     draw_only: Annotated[bool, typer.Option("--draw", help="Measure nothing; draw and write.")] = False,
 ) -> None:
     """Measure the figures of docs/figures.md, draw them and write the page.
@@ -45,7 +46,8 @@ def figures(
         if reason := unavailable():
             print(f"error: no cluster can be made here: {reason}", file=sys.stderr)
             raise typer.Exit(1)
-        cases = dict.fromkeys(case for name in chosen for case in FIGURES[name].cases)
+        lines = [each for name in chosen for each in FIGURES[name].lines if line in (None, each.name)]
+        cases = dict.fromkeys(case for each in lines for case in each.cases.values())
         wanted = [
             case
             for case in cases
