@@ -33,6 +33,10 @@ from modum.box.rdma.server import Ring
 from modum.box.server.segments import Segments
 from modum.errors import ForgottenError, PoolFullError, ProtocolError
 from modum.units import format_bytes
+from modum.waiting import poll
+
+WORD = 0.2
+"""Seconds that a client's word that it has a reply may be on its way, until which its slot keeps that."""
 
 
 class Closable(Protocol):
@@ -413,16 +417,24 @@ class Sessions:
     def _growing(self, nbytes: int) -> Iterator[None]:
         """Check that a slot may take so much more, and let no other one take any meanwhile."""
         with self._growth:
-            if nbytes and self.working + nbytes > self._limit:
-                for slot in self.slots():
-                    slot.shrink()
-            if nbytes and self.working + nbytes > self._limit:
-                raise PoolFullError(
-                    f"this server's {len(self.slots())} connections keep {format_bytes(self.working)} for requests that"
-                    f" are under way, and {format_bytes(self._limit)} are the most. HINT: let fewer clients or threads"
-                    " use large buffers at one time, or start the server with a larger --memory: it may be a quarter"
-                )
+            if nbytes:
+                poll(lambda: self._fits(nbytes), timeout=WORD, every=WORD / 100, error=self._full)
             yield
+
+    def _fits(self, nbytes: int) -> bool:
+        """Return whether there is room for so much more, once idle slots have given back theirs if need be."""
+        if self.working + nbytes <= self._limit:
+            return True
+        for slot in self.slots():
+            slot.shrink()
+        return self.working + nbytes <= self._limit
+
+    def _full(self) -> PoolFullError:
+        return PoolFullError(
+            f"this server's {len(self.slots())} connections keep {format_bytes(self.working)} for requests that"
+            f" are under way, and {format_bytes(self._limit)} are the most. HINT: let fewer clients or threads"
+            " use large buffers at one time, or start the server with a larger --memory: it may be a quarter"
+        )
 
     def has_client_of(self, box: bytes) -> bool:
         """Return whether a client is connected that belongs to this box."""
