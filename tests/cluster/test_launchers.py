@@ -325,7 +325,7 @@ if job.rank:
             servers = ready(launcher)
             assert len(servers) == 4
             finish(hosts.start(3, ["scancel", "--state=RUNNING"], environment()))
-            # these workers do not look at job.stopping: SIGKILL ends them, and srun says 0 where it had to wait for that
+            # these workers do not look at job.stopping: SIGKILL ends them, and srun, which has waited, says 0
             launcher.wait(TIMEOUT)
         assert_gone(servers)
 
