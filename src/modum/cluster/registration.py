@@ -13,7 +13,7 @@ from modum.coordination import Roster, held
 from modum.errors import DeadlineError, LeaseLostError, MismatchError
 from modum.units import count
 
-__all__ = ["Registration", "check_free", "clear_ended", "host_name", "note_ended"]
+__all__ = ["Registration", "check_free", "clear_places", "connected", "host_name", "note_ended"]
 
 _RECORD: Final = "modum/job"
 _WORKERS: Final = "modum/worker"
@@ -134,10 +134,16 @@ def note_ended(box: Box, rank: int) -> None:
     box.value(f"{_ENDED}/{rank}").set(True)
 
 
-def clear_ended(box: Box, ranks: Iterable[int]) -> None:
-    """Forget which workers of an earlier run have ended."""
+def clear_places(box: Box, ranks: Iterable[int]) -> None:
+    """Forget which workers of an earlier run have come, and which have ended."""
     for rank in ranks:
+        box.value(f"{_PLACES}/{rank}").delete()
         box.value(f"{_ENDED}/{rank}").delete()
+
+
+def connected(box: Box, ranks: Iterable[int]) -> list[int]:
+    """Return those of `ranks` that have registered since `clear_places`."""
+    return [rank for rank in ranks if box.value(f"{_PLACES}/{rank}").get() is not None]
 
 
 def host_name() -> str:

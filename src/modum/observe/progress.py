@@ -11,7 +11,7 @@ import numpy as np
 from modum.box import Box, Buffer
 from modum.errors import BufferExistsError, BufferNotFoundError, MismatchError
 
-__all__ = ["JobProgress", "WorkerProgress", "clear_progress", "read_progress"]
+__all__ = ["JobProgress", "WorkerProgress", "clear_progress", "read_progress", "took_steps"]
 
 _BUFFER = "modum/progress"
 """One row per rank, one column per name below: float64 values, bit for bit in an int64 buffer."""
@@ -204,6 +204,12 @@ def read_progress(box: Box) -> JobProgress | None:
             now=float(rows[:, _NOW].max()),
         )
     return None
+
+
+def took_steps(box: Box) -> bool:
+    """Return whether any worker has reported a step or an exchange: one that was late has had nothing left to train."""
+    progress = read_progress(box)
+    return progress is not None and progress.steps + progress.exchanges > 0
 
 
 def clear_progress(box: Box) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from modum.box import Box, Value
-from modum.cluster.registration import clear_ended, host_name
+from modum.cluster.registration import clear_places, host_name
 from modum.coordination import Roster
 from modum.errors import DeadlineError, MismatchError
 from modum.observe.progress import clear_progress
@@ -78,7 +78,7 @@ def meet(box: Box, config: RunConfig, say: Callable[[str], None]) -> Part:
             proposed.set(chosen)
         elif all(says(name).get() == chosen for name in chosen):
             clear_progress(box)
-            clear_ended(box, range(sum(map(_workers, chosen))))
+            clear_places(box, range(sum(map(_workers, chosen))))
             agreed.set(chosen)
             return chosen
         return None

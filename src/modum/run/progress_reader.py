@@ -3,13 +3,13 @@
 import contextlib
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from modum.box import Box
-from modum.cluster.registration import note_ended
+from modum.cluster.registration import connected, note_ended
 from modum.errors import ModumError
-from modum.observe.progress import JobProgress, read_progress
+from modum.observe.progress import JobProgress, read_progress, took_steps
 
 __all__ = ["ProgressReader"]
 
@@ -25,17 +25,25 @@ class ProgressReader:
         token: the box's.
         job: the job's namespace there.
         failure: name of the value by which the launchers of several hosts tell each other to stop; empty: of one host.
+        ranks: of the workers on this host.
 
     Attributes:
         latest: None until a worker has reported; no longer changes once the box cannot be reached.
         failure: why another host says that the job is to stop; None if none does.
         leaving: whether its workers leave in order, as those of all hosts should.
+        connected: those of `ranks` that have joined the job; None: not known yet, it is looked up at the end.
+        shared: whether any worker has shared weights.
     """
 
-    def __init__(self, servers: Sequence[str], token: str | None, job: str = "", failure: str = "") -> None:
+    def __init__(
+        self, servers: Sequence[str], token: str | None, job: str = "", failure: str = "", ranks: Iterable[int] = ()
+    ) -> None:
         self.latest: JobProgress | None = None
         self.failure: str | None = None
         self.leaving = False
+        self.connected: list[int] | None = None
+        self.shared = False
+        self._ranks = ranks
         self._failure = failure
         self._said: list[object] | None = None
         self._finished = threading.Event()
@@ -78,6 +86,9 @@ class ProgressReader:
             self.latest = read_progress(box) or self.latest
             while not self._ended.empty():
                 note_ended(box, self._ended.get())
+            if finished:
+                self.shared = took_steps(box)
+                self.connected = connected(box, self._ranks)
             if self._failure:
                 failure = box.value(self._failure)
                 said = failure.get() if self._said is None else failure.set_default(self._said)

@@ -11,7 +11,7 @@ from modum.box.server.process import START_SECONDS, ready_address, server_comman
 from modum.box.sockets import parse_address
 from modum.cluster.credentials import child_environment
 from modum.cluster.ports import free_ports
-from modum.cluster.registration import check_free, clear_ended, host_name
+from modum.cluster.registration import check_free, clear_places, host_name
 from modum.observe.console import RunConsole
 from modum.observe.progress import JobProgress, clear_progress
 from modum.run.children import worker_command, worker_environment
@@ -56,7 +56,7 @@ def launch(config: RunConfig, console: RunConsole) -> int:
                 part = meet(box, config, console.message)
             else:
                 clear_progress(box)
-                clear_ended(box, range(config.workers))
+                clear_places(box, range(config.workers))
     with console, Processes() as processes:
         return _Run(config, part, console, processes).to_its_end()
 
@@ -88,7 +88,8 @@ class _Run:
                 servers, token = self._start_servers()
             self._start_workers(servers, token)
             # a thread: no child is started after it
-            self._reader = ProgressReader(servers, token, self._config.name, self._part.failure)
+            ranks = range(self._part.first, self._part.first + self._config.workers)
+            self._reader = ProgressReader(servers, token, self._config.name, self._part.failure, ranks)
             self._watch()
         except (Interrupted, _ServerError, _ElsewhereError) as error:
             reason = error
@@ -262,6 +263,7 @@ class _Run:
 
     def _conclude(self) -> int:
         if not self._failed:
+            self._tell_what_was_not_shared()
             return 0
         first = self._failed[0]
         if self._config.on_failure == "stop":
@@ -278,6 +280,32 @@ class _Run:
         self._console.message("\n  ".join(lines) + ("" if whole else _last_words(first)), error=True)
         self._tell_of_lost_servers()
         return 0 if whole else first.status
+
+    def _tell_what_was_not_shared(self) -> None:
+        """Tell of workers that have trained alone: a script that never joins the job ends as well as one that does."""
+        reader = self._reader
+        if self._part.world_size == 1 or reader is None or reader.connected is None:
+            return
+        first = self._part.first
+        alone = [rank for rank in range(first, first + self._config.workers) if rank not in reader.connected]
+        if alone:
+            self._console.message(
+                f"{_named(alone)} never called modum.connect(), and shared nothing with the others\n"
+                f"HINT: call job = modum.connect() in {self._script}, and give the job to an Averager",
+                error=True,
+            )
+        elif not reader.shared:
+            self._console.message(
+                f"{_named(reader.connected)} connected, but no averager took a step: no weights were shared\n"
+                "HINT: make modum.torch.Averager(job, model, optimizer) before the training loop, or give "
+                "modum.keras.Averager(job) to fit as a callback",
+                error=True,
+            )
+
+    @property
+    def _script(self) -> str:
+        command = self._config.command
+        return command[1] if command[0] == "-m" else command[0]
 
     def _tell_of_lost_servers(self) -> None:
         """After a failure, name the servers of a box that was there before and is not there any more."""
@@ -299,6 +327,15 @@ class _ElsewhereError(Exception):
     """The job was stopped on another host."""
 
     status = 1
+
+
+def _named(ranks: Sequence[int]) -> str:
+    """Return ranks in words, several as one span or a list."""
+    if len(ranks) == 1:
+        return f"rank {ranks[0]}"
+    if len(ranks) > 2 and list(ranks) == list(range(ranks[0], ranks[-1] + 1)):
+        return f"ranks {ranks[0]} to {ranks[-1]}"
+    return f"ranks {', '.join(map(str, ranks[:-1]))} and {ranks[-1]}"
 
 
 def _listens(address: str) -> bool:
