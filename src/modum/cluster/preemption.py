@@ -85,7 +85,10 @@ class Preemption:
 
     @classmethod
     def of_environment(cls) -> Self:
-        """Return the one that the launcher's variables describe.
+        """Make what the launcher's variables describe.
+
+        Returns:
+            It; with the defaults where they say nothing.
 
         Raises:
             ValueError: MODUM_GRACE is not a time.

@@ -151,7 +151,7 @@ class _Run:
         if self._config.restore is not None:
             with Box.connect(addresses, token=token, transport="tcp", namespace=self._config.name) as box:
                 clear_progress(box)
-                clear_ended(box, range(self._config.workers))
+                clear_places(box, range(self._config.workers))
         return addresses, token
 
     def _start_workers(self, servers: Sequence[str], token: str | None) -> None:
