@@ -64,10 +64,11 @@ step) tells rules apart in seconds; one or two seeds. Percent, in a simulation o
   where the loss is steep, whatever the momentum; elastic averaging and the drift measure against the present G.
 * *Adam's moments* are better left alone: first moments that are averaged without the second ones diverge, and both
   together cost three times the bytes (a GPT of 30,000 parameters, 8 workers, every 4th step: 1.90 for 1.96).
-* *A drift with Adam* helps the GPT (0.01 to 0.04 nats) and hurts the LSTM (0.01 to 0.035): it is left to SGD.
+* *A drift with Adam* helps that small GPT (4 workers: 0.01 nats every step, 0.04 every 4th) and hurts the LSTM (8
+  workers: 0.01 to 0.035); one seed. It is left to SGD.
 * *Going back by as little as the shared weights move* (b = a, as in the paper) leaves many workers far apart: with 32,
-  the LSTM ends at 2.15 nats, and at 1.94 with b = 1 - a. With a drift at every exchange, 16 steps apart, b = 1 - a
-  diverges (75 % for 86 %, the smaller net); half the way does not.
+  the LSTM ends at 2.13 nats, and at 1.94 with b = 1 - a (rate x 32, every step, one seed). With a drift at every
+  exchange, 16 steps apart, b = 1 - a diverges (69 and 75 % for 86, the smaller net); half the way does not.
 * *A rotating quarter of the weights in each exchange* costs 1.5 points; the largest hundredth of the differences, with
   error feedback, 0.6, where int8 costs 0.3 (the smaller net, every 16th step).
 """

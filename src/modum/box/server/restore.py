@@ -55,7 +55,7 @@ def restore(folder: Path, segments: Segments, primitives: Primitives, membership
     raise SnapshotError(
         f"there is no snapshot in {folder}\nHINT: "
         + (
-            f"{folder.parent} has those of {', '.join(others)}: --snapshot-name takes one of these"
+            f"{folder.parent} has those of {', '.join(others)}: modum server --snapshot-name takes one of these"
             if others
             else "--restore takes the folder that --snapshot-dir had"
         )
