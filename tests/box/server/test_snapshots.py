@@ -244,7 +244,8 @@ def test_a_folder_without_a_snapshot_is_told_with_what_there_is(folder: Path) ->
         Server(restore=folder).start()
     with servers([folder]) as box:
         box.snapshot()
-    with pytest.raises(SnapshotError, match=f"HINT: {folder.parent} has those of server-0: modum server --snapshot-name"):
+    hint = f"HINT: {folder.parent} has those of server-0: modum server --snapshot-name"
+    with pytest.raises(SnapshotError, match=hint):
         Server(restore=folder.parent / "other").start()
 
 
