@@ -20,7 +20,7 @@ def attack(address: str, token: str | None) -> str:
         send_greeting(honest, Op.GREET, Greeting(nonce))
         challenge = decode(receive_greeting(honest, Op.GREET)[1], Challenge)
         claim = (1, b"", 0, 5.0, b"")
-        mine = proof(token, "client", challenge.server, session, 0, nonce, challenge.nonce, *claim)
+        mine = proof(token, "client", challenge.server, session, 0, nonce, challenge.nonce, b"", b"", *claim)
         recorded = Proof(session, 0, *claim, mine)
         send_greeting(honest, Op.PROVE, recorded)
         decode(receive_greeting(honest, Op.PROVE)[1], Welcome)

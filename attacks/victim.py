@@ -87,7 +87,7 @@ def shake_hands(
     _, data = receive_greeting(connection, Op.GREET)
     challenge = decode(data, Challenge)
     claim = (attempt, incarnation, 0, 5.0, b"")
-    mine = proof(token, "client", challenge.server, session, slot, nonce, challenge.nonce, *claim)
+    mine = proof(token, "client", challenge.server, session, slot, nonce, challenge.nonce, b"", b"", *claim)
     send_greeting(connection, Op.PROVE, Proof(session, slot, *claim, mine))
     header, data = receive_greeting(connection, Op.PROVE)
     if header.status is not Status.OK:

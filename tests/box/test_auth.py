@@ -93,7 +93,7 @@ def _greet(host: str, port: int, proof: bytes | None) -> bytes:
         send_greeting(connection, Op.GREET, Greeting(b"c" * 32))
         _, data = receive_greeting(connection, Op.GREET)
         challenge = decode(data, Challenge)
-        claim = (challenge.server, b"s" * 16, 0, b"c" * 32, challenge.nonce, 1, b"", 0, 5.0, b"")
+        claim = (challenge.server, b"s" * 16, 0, b"c" * 32, challenge.nonce, b"", b"", 1, b"", 0, 5.0, b"")
         mine = proof or prove("not the token", "client", *claim)
         send_greeting(connection, Op.PROVE, Proof(b"s" * 16, 0, 1, b"", 0, 5.0, b"", mine))
         header, data = receive_greeting(connection, Op.PROVE)

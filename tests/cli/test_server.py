@@ -108,3 +108,21 @@ def test_status_with_the_wrong_token_says_where_the_right_one_is() -> None:
     assert failed.returncode == 1
     assert f"error: wrong token (memory server {server.address})\nHINT: give the token with which" in failed.stderr
     assert failed.stderr.count("HINT: ") == 1
+
+
+def test_an_encrypted_server_is_reached_by_the_address_that_it_prints() -> None:
+    token = "a token of 24 characters"
+    command = [sys.executable, "-m", "modum", "server", "--port", "0", "--stop-with-stdin", "--encrypt"]
+    environment = {**os.environ, "MODUM_TOKEN": token}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        address = line_of(process).removeprefix("modum server listening on ").strip()
+        assert address.startswith("encrypt://127.0.0.1:")
+        assert address in modum("status", address, MODUM_TOKEN=token).stdout
+        plain = modum("status", address.removeprefix("encrypt://"), MODUM_TOKEN=token)
+        assert plain.returncode == 1
+        assert f"HINT: give the address as {address}" in plain.stderr
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(5) == 0

@@ -32,6 +32,8 @@ ELSEWHERE = {
 """How commands begin that are not run here, and why."""
 SMALLER = {
     "--hosts 2 -n 4": "--hosts 1 -n 2",
+    "encrypt://10.0.0.5:7500 -n 4": "$BOX -n 2",
+    "encrypt://10.0.0.5:7500": "$BOX",
     "10.0.0.5:7500,10.0.0.6:7500 -n 4": "$BOX -n 2",
     "10.0.0.5:7500 -n 4": "$BOX -n 2",
     "10.0.0.5:7500": "$BOX",

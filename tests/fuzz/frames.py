@@ -4,7 +4,7 @@ from modum.box.protocol.frames import CARRIES_NUMBERS, STAGED, Op, check_request
 from modum.box.protocol.limits import CHUNK, HEADER_BYTES, MAX_MESSAGE
 from modum.errors import ProtocolError
 
-START = b"MDM\x05"
+START = b"MDM\x06"
 
 
 def take(data: bytes) -> None:

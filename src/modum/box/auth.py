@@ -85,3 +85,20 @@ def check_exposure(host: str, token: str | None) -> None:
         " HINT: export MODUM_TOKEN=$(python -c 'import secrets; print(secrets.token_urlsafe(32))') for"
         " `modum server` and its clients (in Python: Server(token=...)), or listen on 127.0.0.1"
     )
+
+
+def check_encryption(token: str | None, *, encrypt: bool) -> None:
+    """Refuse to encrypt for anybody: somebody in the middle could then be either end.
+
+    Args:
+        token: the job's token, or None.
+        encrypt: whether connections are to be encrypted.
+
+    Raises:
+        ValueError: they are, and there is no token.
+    """
+    if encrypt and not token:
+        raise ValueError(
+            "encryption needs a token, by which both ends know each other."
+            " HINT: export MODUM_TOKEN=$(python -c 'import secrets; print(secrets.token_urlsafe(32))')"
+        )

@@ -5,15 +5,32 @@ import socket
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from modum.box.protocol.frames import Header, Op, Status, parse_header
 from modum.box.protocol.limits import DEFAULT_PORT, HEADER_BYTES, KEEPALIVE, MAX_GREETING, STALL_SECONDS, USER_TIMEOUT
 from modum.box.protocol.messages import encode
 from modum.errors import ProtocolError
 
+if TYPE_CHECKING:
+    from modum.box.sealed import Sealed
+
+
+Stream: TypeAlias = "socket.socket | Sealed"
+"""A connection as frames use it."""
+ENCRYPT: Final = "encrypt://"
+"""Before the address of a memory server with which everything between hosts is encrypted."""
+
+
+def is_encrypted(address: str) -> bool:
+    """Return whether an address asks for encryption."""
+    return address.strip().startswith(ENCRYPT)
+
 
 def parse_address(text: str) -> tuple[str, int]:
     """Return (host, port) of `host`, `host:port` or `[ipv6]:port`; the default port is 7500.
+
+    `encrypt://` may stand before it: see `is_encrypted`.
 
     Args:
         text: the address.
@@ -24,6 +41,7 @@ def parse_address(text: str) -> tuple[str, int]:
     Raises:
         ValueError: there is no host, or no valid port.
     """
+    text = text.strip().removeprefix(ENCRYPT)
     if "/" in text:
         right = text.partition("://")[2].partition("/")[0] or f"127.0.0.1:{DEFAULT_PORT}"
         raise ValueError(f"{text!r} is no address of a memory server, but a URL or a path. HINT: write {right}")
@@ -38,9 +56,9 @@ def parse_address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def format_address(host: str, port: int) -> str:
-    """Return `host:port`, with brackets around an IPv6 address: the inverse of `parse_address`."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def format_address(host: str, port: int, *, encrypted: bool = False) -> str:
+    """Return `host:port`, with brackets around an IPv6 address: the inverse of `parse_address` and `is_encrypted`."""
+    return (ENCRYPT if encrypted else "") + (f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 
 
 def local_host() -> str:
@@ -80,7 +98,7 @@ def tune(connection: socket.socket, stall: float = STALL_SECONDS) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(USER_TIMEOUT * 1000))
 
 
-def receive_exactly(connection: socket.socket, target: memoryview, *, idle: bool = False) -> bool:
+def receive_exactly(connection: "Stream", target: memoryview, *, idle: bool = False) -> bool:
     """Fill `target` with bytes from the connection.
 
     Args:
@@ -110,7 +128,7 @@ def receive_exactly(connection: socket.socket, target: memoryview, *, idle: bool
     return True
 
 
-def send_frame(connection: socket.socket, header: Header, payload: bytes | memoryview = b"") -> None:
+def send_frame(connection: "Stream", header: Header, payload: bytes | memoryview = b"") -> None:
     """Send a whole frame.
 
     Args:
@@ -144,13 +162,13 @@ def unsent(parts: Sequence[bytes | memoryview], sent: int) -> list[bytes | memor
     return rest
 
 
-def send_greeting(connection: socket.socket, op: Op, message: object, status: Status = Status.OK) -> None:
+def send_greeting(connection: "Stream", op: Op, message: object, status: Status = Status.OK) -> None:
     """Send a message of the handshake."""
     payload = encode(message)
     send_frame(connection, Header(op, 0, len(payload), status=status), payload)
 
 
-def receive_greeting(connection: socket.socket, op: Op) -> tuple[Header, bytearray]:
+def receive_greeting(connection: "Stream", op: Op) -> tuple[Header, bytearray]:
     """Receive a message of the handshake: its header and its payload.
 
     Args:

@@ -18,12 +18,13 @@ __all__ = ["app", "launch_and_exit"]
 
 app = typer.Typer()
 
-_OF_SERVERS: Final = ("servers", "memory")
+_OF_SERVERS: Final = ("servers", "memory", "encrypt")
 _OPTIONS: Final = {
     "MODUM_BOX": "box",
     "MODUM_GROUP_SIZE": "group-size",
     "MODUM_SERVERS": "servers",
     "MODUM_MEMORY": "memory",
+    "MODUM_ENCRYPT": "encrypt",
 }
 """Variables that count under other launchers, and the options that do so here."""
 
@@ -54,6 +55,10 @@ def run(
     memory: Annotated[
         str | None, typer.Option(show_default="8GiB", help="The most that each of these servers may hold.")
     ] = None,
+    encrypt: Annotated[
+        bool,
+        typer.Option("--encrypt", help="Encrypt what goes over TCP; with --box, write encrypt:// before addresses."),
+    ] = False,
     threads: Annotated[
         int | None,
         typer.Option(show_default="OMP_NUM_THREADS, or 1", help="Compute threads of each worker."),
@@ -121,6 +126,12 @@ def run(
                 "--box uses memory servers that run already, so --servers and --memory mean nothing with it\n"
                 "HINT: leave out --servers and --memory, or --box"
             )
+        if box is not None and encrypt:
+            raise ValueError(
+                "--box uses memory servers that run already, so --encrypt means nothing with it\n"
+                "HINT: start them with modum server --encrypt, and give --box the addresses that they print,"
+                " such as encrypt://10.0.0.5:7500"
+            )
         if box is not None and (snapshot_dir is not None or restore is not None):
             raise ValueError(
                 "--box uses memory servers that run already, so --snapshot-dir and --restore mean nothing with it\n"
@@ -144,6 +155,7 @@ def run(
         group_size=group_size,
         servers=1 if servers is None else servers,
         memory=limit,
+        encrypt=encrypt,
         threads=threads,
         on_failure=on_failure.value,
         grace=seconds,

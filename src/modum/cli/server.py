@@ -51,6 +51,16 @@ def server(
             exists=True, dir_okay=False, help="File of mode 0600 with the job's token; else MODUM_TOKEN counts."
         ),
     ] = None,
+    encrypt: Annotated[
+        bool,
+        typer.Option(
+            "--encrypt", help="Take only encrypted connections over TCP; clients write encrypt:// before the address."
+        ),
+    ] = False,
+    unencrypted_rdma: Annotated[
+        bool,
+        typer.Option("--unencrypted-rdma", help="With --encrypt: offer RDMA all the same, which is not encrypted."),
+    ] = False,
     snapshot_dir: Folder = None,
     snapshot_every: Every = None,
     snapshots_kept: Kept = None,
@@ -74,6 +84,9 @@ def server(
 
         modum server --host 10.0.0.5 --memory 64GiB
 
+    With **--encrypt** nobody on the way can read or change anything, and the address begins with encrypt://. RDMA is
+    not offered then.
+
     With **--snapshot-dir** what it holds can be had back after its end: see docs/how-to/stop-and-go-on.md.
     """
     import psutil
@@ -94,6 +107,8 @@ def server(
             port,
             memory=limit,
             token=credentials.token(token_file),
+            encrypt=encrypt,
+            unencrypted_rdma=unencrypted_rdma,
             snapshots=snapshot_settings(snapshot_dir / name if snapshot_dir else None, snapshot_every, snapshots_kept),
             restore=restore / name if restore else None,
         )

@@ -187,11 +187,19 @@ class Bootstrap:
                 memory = parse_bytes(os.environ.get("MODUM_MEMORY", _DEFAULT_MEMORY))
                 if number < 1:
                     raise ValueError(f"MODUM_SERVERS ({number}) must be at least 1")
+                encrypt = credentials.encrypts()
+                if encrypt and not place.token:
+                    raise ValueError(
+                        f"{credentials.ENCRYPT_VARIABLE} needs a token of yours: one that rank 0 makes would go to the"
+                        " other workers as it is\nHINT: before the launcher: export MODUM_TOKEN="
+                        "$(python -c 'import secrets; print(secrets.token_urlsafe(32))')"
+                    )
                 self.hosted = ServerProcesses(
                     memory,
                     count=number,
                     host=interface.address,
                     environment=credentials.child_environment(self.token),
+                    encrypt=encrypt,
                 )
             servers = self.hosted.addresses if self.hosted else []
             return _Offer(servers=servers, interface=interface.name, store=store)

@@ -5,9 +5,18 @@ import stat
 from pathlib import Path
 from typing import Final
 
-__all__ = ["TOKEN_VARIABLE", "TRANSPORT_VARIABLE", "child_environment", "token", "transport"]
+__all__ = [
+    "ENCRYPT_VARIABLE",
+    "TOKEN_VARIABLE",
+    "TRANSPORT_VARIABLE",
+    "child_environment",
+    "encrypts",
+    "token",
+    "transport",
+]
 
 TOKEN_VARIABLE: Final = "MODUM_TOKEN"
+ENCRYPT_VARIABLE: Final = "MODUM_ENCRYPT"
 TRANSPORT_VARIABLE: Final = "MODUM_TRANSPORT"
 
 
@@ -38,6 +47,21 @@ def token(path: str | os.PathLike[str] | None = None) -> str | None:
 def transport() -> str | None:
     """Return the transport that MODUM_TRANSPORT names, or None; `Box.connect` checks the name."""
     return os.environ.get(TRANSPORT_VARIABLE) or None
+
+
+def encrypts() -> bool:
+    """Return whether MODUM_ENCRYPT asks for memory servers that encrypt.
+
+    Returns:
+        Whether it does.
+
+    Raises:
+        ValueError: it is neither 1 nor 0.
+    """
+    text = os.environ.get(ENCRYPT_VARIABLE) or "0"
+    if text not in ("0", "1"):
+        raise ValueError(f"{ENCRYPT_VARIABLE}={text!r} is neither 1 nor 0\nHINT: export {ENCRYPT_VARIABLE}=1")
+    return text == "1"
 
 
 def child_environment(token: str) -> dict[str, str]:

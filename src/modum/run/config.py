@@ -34,6 +34,8 @@ class RunConfig:
     """Where each of these servers has a folder of its own for snapshots, and when it writes them."""
     restore: Path | None = None
     """The folder of `snapshots` of an earlier run, with whose memory this one begins."""
+    encrypt: bool = False
+    """Whether each of these servers takes only encrypted connections from other hosts."""
     threads: int | None = None
     """Compute threads of each worker; None leaves it to OMP_NUM_THREADS, or 1 if that is not set."""
     on_failure: Literal["stop", "continue"] = "stop"

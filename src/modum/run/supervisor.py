@@ -134,6 +134,7 @@ class _Run:
                     index=index,
                     snapshots=self._config.snapshots,
                     restore=self._config.restore,
+                    encrypt=self._config.encrypt,
                 ),
                 child_environment(token),
                 partial(self._server_output, index),

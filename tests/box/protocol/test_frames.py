@@ -101,7 +101,7 @@ def connection_to(server: Server) -> socket.socket:
     send_greeting(connection, Op.GREET, Greeting(nonce))
     _, data = receive_greeting(connection, Op.GREET)
     challenge = decode(data, Challenge)
-    mine = prove(None, "client", challenge.server, session, 0, nonce, challenge.nonce, 1, b"", 0, 5.0, b"")
+    mine = prove(None, "client", challenge.server, session, 0, nonce, challenge.nonce, b"", b"", 1, b"", 0, 5.0, b"")
     send_greeting(connection, Op.PROVE, Proof(session, 0, 1, b"", 0, 5.0, b"", mine))
     _, data = receive_greeting(connection, Op.PROVE)
     decode(data, Welcome)

@@ -5,6 +5,7 @@ next one, with its old number, and the server answers without applying it a seco
 """
 
 import errno
+import logging
 import os
 import select
 import socket
@@ -19,10 +20,13 @@ from modum.box.client.pending import NAP_SECONDS, Carrier, Pending
 from modum.box.protocol.frames import STAGED, Header, Op, Status, parse_header
 from modum.box.protocol.limits import CHUNK, HEADER_BYTES, REFUSED_SECONDS, WINDOW
 from modum.box.protocol.messages import Failure, Welcome, decode, exception_of
-from modum.box.sockets import receive_exactly, send_frame, tune
-from modum.errors import ConnectionLostError, DeadlineError, ForgottenError, ModumError
+from modum.box.sockets import Stream, receive_exactly, send_frame, tune
+from modum.errors import ConnectionLostError, DeadlineError, ForgottenError, ModumError, ProtocolError
 from modum.waiting import Deadline
 
+log = logging.getLogger("modum.box")
+
+_MOST_FORGERIES: Final = 5
 SPIN_SECONDS: Final = 150e-6
 """How long a small reply is waited for without sleeping: a sleeping core takes 70 us to wake up."""
 _RETRY_PAUSE: Final = 0.05
@@ -51,13 +55,14 @@ class Connection:
     def __init__(self, endpoint: Endpoint, slot: int) -> None:
         self.endpoint = endpoint
         self.slot = slot
-        self.socket: socket.socket | None = None
+        self.socket: Stream | None = None
         self._poll = select.poll()
         self._low_water = 1
         self._last = 0  # the newest request that was given a number
         self._acknowledged = 0
         self._attempts = 0
         self._incarnation = b""
+        self._forgeries = 0  # one after the other, without an answer between them
 
     def close(self) -> None:
         """Close the socket; the server still knows the slot for a while."""
@@ -103,7 +108,7 @@ class Connection:
                 connection = self.endpoint.dial(max(left, 0.01))
                 self._attempts += 1
                 try:
-                    welcome = self.endpoint.shake_hands(
+                    welcome, stream = self.endpoint.shake_hands(
                         connection,
                         self.slot,
                         attempt=self._attempts,
@@ -135,10 +140,10 @@ class Connection:
                     ) from None
                 time.sleep(_RETRY_PAUSE)
         self._incarnation = welcome.incarnation
-        self.socket = connection
+        self.socket = stream
         self._low_water = 1
         self._poll = select.poll()  # the last one knows a socket that was closed
-        self._poll.register(connection, select.POLLIN)
+        self._poll.register(stream, select.POLLIN)
         return welcome
 
     def settle(self, timeout: float, phase: object) -> None:
@@ -235,12 +240,25 @@ class Connection:
             except ModumError:
                 self.close()
                 raise
-            except OSError:
+            except OSError as error:
                 self.close()  # and connect again, in the next round
+                self._count_forgery(error, phase)
         if failure is not None:
             raise failure
         if moved >= CHUNK:  # a word for what is not worth a word would slow it down
             self._acknowledge()
+
+    def _count_forgery(self, error: OSError, phase: object) -> None:
+        """Give up once what comes was changed on the way again and again."""
+        if type(error).__name__ != "ForgedError":  # its module needs a package that only encryption does
+            return
+        self._forgeries += 1
+        log.warning("memory server %s: %s", self.endpoint.address, error)
+        if self._forgeries >= _MOST_FORGERIES:
+            raise ProtocolError(
+                f"{phase}: on {self._forgeries} connections to memory server {self.endpoint.address} one after the"
+                f" other, {error}\nHINT: somebody or something between here and there changes packets"
+            )
 
     def _acknowledge(self) -> None:
         """Tell the server that it need not keep the replies of this slot; it does not answer."""
@@ -303,6 +321,7 @@ class Connection:
                     raise DeadlineError(
                         f"{phase}: memory server {self.endpoint.address} did not answer for {timeout:g} s"
                     )
+            assert isinstance(self.socket, socket.socket)  # a Unix socket is not encrypted
             data, descriptors, _, _ = socket.recv_fds(self.socket, HEADER_BYTES, 1)
             if len(data) < HEADER_BYTES:
                 raise ConnectionError("the connection has ended")
@@ -335,6 +354,7 @@ class Connection:
             elif request.landed:
                 request.landed()
             self._acknowledged = request.header.sequence
+            self._forgeries = 0
             pending.popleft()
             answered.popleft()
         return failure

@@ -8,7 +8,7 @@ from typing import Final
 from modum.box.auth import new_nonce, proof, proof_matches
 from modum.box.protocol.frames import Op, Status
 from modum.box.protocol.messages import Challenge, Failure, Greeting, Proof, Welcome, decode, exception_of
-from modum.box.sockets import receive_greeting, send_greeting, tune
+from modum.box.sockets import ENCRYPT, Stream, is_encrypted, receive_greeting, send_greeting, tune
 from modum.errors import AuthenticationError, ConnectionLostError, ProtocolError
 
 _TOKEN_HINT: Final = (
@@ -74,7 +74,7 @@ class Endpoint:
         attempt: int,
         incarnation: bytes,
         acknowledged: int,
-    ) -> Welcome:
+    ) -> tuple[Welcome, Stream]:
         """Authenticate both sides over a fresh connection.
 
         Args:
@@ -85,23 +85,35 @@ class Endpoint:
             acknowledged: the last request of the slot whose reply has arrived.
 
         Returns:
-            What the server said of itself.
+            What the server said of itself, and the connection, from now on encrypted if that is asked for.
 
         Raises:
-            AuthenticationError: one side does not hold the other's token.
+            AuthenticationError: one side does not hold the other's token, or wants encryption and the other does not.
             ConnectionLostError: the server was restarted, or does not know the slot of this incarnation any more.
             OSError: the connection ended.
         """
         nonce = new_nonce()
-        send_greeting(connection, Op.GREET, Greeting(nonce))
+        agreement = None
+        if self.encrypts:
+            from modum.box.sealed import Agreement, Sealed  # only who encrypts needs the package
+
+            agreement = Agreement()
+        greeting = Greeting(nonce, agreement.public if agreement else b"")
+        send_greeting(connection, Op.GREET, greeting)
         _, data = receive_greeting(connection, Op.GREET)
         challenge = decode(data, Challenge)
         self._check(challenge)
-        common = (challenge.server, self.session, slot, nonce, challenge.nonce)
+        keys = (greeting.exchange, challenge.exchange)
+        common = (challenge.server, self.session, slot, nonce, challenge.nonce, *keys)
+        stream: Stream = connection
+        if agreement:
+            secret = agreement.secret(challenge.exchange)
+            said = (challenge.server, nonce, challenge.nonce, *keys)
+            stream = sealed = Sealed(connection, "client", secret, *said)
         mine = proof(self.token, "client", *common, attempt, incarnation, acknowledged, self.timeout, self.box)
         answer = Proof(self.session, slot, attempt, incarnation, acknowledged, self.timeout, self.box, mine)
-        send_greeting(connection, Op.PROVE, answer)
-        header, data = receive_greeting(connection, Op.PROVE)
+        send_greeting(stream, Op.PROVE, answer)
+        header, data = receive_greeting(stream, Op.PROVE)
         if header.status is not Status.OK:
             refusal = exception_of(decode(data, Failure), self.address)
             raise (
@@ -116,7 +128,14 @@ class Endpoint:
         if incarnation and (not welcome.resumed or welcome.incarnation != incarnation):
             raise ProtocolError(f"memory server {self.address} answered for another slot than the one asked for")
         self.server = challenge.server
-        return welcome
+        if agreement:
+            sealed.derive_keys(secret + (self.token or "").encode(), *said)
+        return welcome, stream
+
+    @property
+    def encrypts(self) -> bool:
+        """Whether connections are encrypted: those over TCP, if the address says so."""
+        return is_encrypted(self.address) and isinstance(self.target, tuple)
 
     def _check(self, challenge: Challenge) -> None:
         if challenge.token_required and not self.token:
@@ -128,6 +147,22 @@ class Endpoint:
             raise AuthenticationError(
                 f"memory server {self.address} has no token, so it cannot show that it is the right one."
                 " HINT: start it with the same MODUM_TOKEN, or give no token here (unset MODUM_TOKEN)"
+            )
+        if self.encrypts and not self.token:
+            raise AuthenticationError(
+                f"{self.address} cannot be known to be the right server without a token. HINT: export MODUM_TOKEN=..."
+                " as for the server, or Box.connect(..., token=...)"
+            )
+        if self.encrypts and not challenge.exchange:
+            plain = self.address.removeprefix(ENCRYPT)
+            raise AuthenticationError(
+                f"memory server {plain} does not encrypt, and {self.address} asks for that. HINT: start it with"
+                f" modum server --encrypt; or, where the network can be trusted, give the address as {plain}"
+            )
+        if challenge.exchange and not self.encrypts:
+            raise AuthenticationError(
+                f"memory server {self.address} takes encrypted connections only."
+                f" HINT: give the address as {ENCRYPT}{self.address} (MODUM_BOX, --box, Box.connect)"
             )
         if challenge.server in self.others:
             raise ValueError(f"memory server {self.address} stands in the list twice, under other names maybe")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from modum.box.client.pending import Carrier, Pending
 from modum.box.protocol.frames import STAGED, Header, Status, parse_header
 from modum.box.protocol.limits import HEADER_BYTES
-from modum.box.sockets import unsent
+from modum.box.sockets import Stream, unsent
 from modum.errors import ProtocolError
 
 
@@ -42,7 +42,7 @@ class Flow:
         """Bytes that the next step of receiving needs."""
         return len(self._target) - self._have
 
-    def send(self, connection: socket.socket) -> None:
+    def send(self, connection: Stream) -> None:
         """Send what the socket takes now."""
         while self._parts or self.queue:
             if not self._parts:
@@ -63,7 +63,7 @@ class Flow:
             self.progress = True
             self._parts = [] if sent == sum(map(len, self._parts)) else unsent(self._parts, sent)
 
-    def receive(self, connection: socket.socket, request: Pending) -> Header | None:
+    def receive(self, connection: Stream, request: Pending) -> Header | None:
         """Take what has come, and return the header of the reply to `request` once all of it is there.
 
         Args:

@@ -9,7 +9,7 @@ from modum.box.compression import BY_CODE, Compression
 from modum.box.protocol.limits import CHUNK, HEADER_BYTES, MAX_MESSAGE
 from modum.errors import ProtocolError
 
-MAGIC: Final = b"MDM\x05"  # the last byte is the version of the format
+MAGIC: Final = b"MDM\x06"  # the last byte is the version of the format
 
 _HEADER: Final = struct.Struct("<4sBBHQQQQQdII")
 assert _HEADER.size == HEADER_BYTES

@@ -18,6 +18,10 @@ INCARNATION_BYTES: Final = 8
 """Random bytes that tell a slot from an earlier one of its number."""
 NONCE_BYTES: Final = 32
 """Random bytes that each side adds to a handshake."""
+TAG_BYTES: Final = 16
+"""Bytes by which an encrypted record is longer than what it holds."""
+RECORDS_PER_KEY: Final = 1 << 16
+"""Records after which a direction of an encrypted connection takes its next key."""
 MAX_MESSAGE: Final = 16 << 20
 """Bytes of a control message."""
 MAX_GREETING: Final = 4 << 10

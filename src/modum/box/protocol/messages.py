@@ -389,6 +389,8 @@ class Greeting(Answer, frozen=True):
     """GREET, client to server: opens the handshake."""
 
     nonce: bytes
+    exchange: bytes = b""
+    """Public key of X25519; empty for a connection that is not encrypted."""
 
 
 class Challenge(Answer, frozen=True):
@@ -398,6 +400,8 @@ class Challenge(Answer, frozen=True):
     server: str
     """Identifier of this run of the server."""
     token_required: bool
+    exchange: bytes = b""
+    """Public key of X25519; empty if the server does not encrypt this connection."""
 
 
 class Proof(Answer, frozen=True):

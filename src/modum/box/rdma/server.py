@@ -64,10 +64,13 @@ class Reachable:
     Attributes:
         rails: names of the devices, in order.
         no_rails: why there are none, or nothing.
+
+    Args:
+        forbidden: why nothing is offered, whatever devices there are; empty: nothing speaks against it.
     """
 
-    def __init__(self) -> None:
-        self.no_rails = why_no_rails() or ""
+    def __init__(self, forbidden: str = "") -> None:
+        self.no_rails = forbidden or why_no_rails() or ""
         self.rails = [] if self.no_rails else rails()
         self._contexts: dict[int, ucx.Context] = {}
         self._segments: dict[tuple[int, int], tuple[ucx.Memory, Mapping]] = {}

@@ -56,7 +56,7 @@ from modum.box.server.segments import Segments, check_create
 from modum.box.server.sessions import Caller, Reply, Session, Sessions, Slot
 from modum.box.server.snapshots import WRITTEN, Snapshots
 from modum.box.server.waiting import WaitingRoom
-from modum.box.sockets import send_frame
+from modum.box.sockets import Stream, send_frame
 from modum.errors import BufferNotFoundError, ModumError, ProtocolError, SnapshotError
 
 log = logging.getLogger("modum.server")
@@ -135,7 +135,7 @@ class Dispatch:
             log.exception("request %s failed", header.op.name)
             return _failure(header, ModumError(f"internal error: {error!r}"))
 
-    def hand_over(self, connection: socket.socket, slot: Slot, header: Header, repeated: bool) -> None:
+    def hand_over(self, connection: Stream, slot: Slot, header: Header, repeated: bool) -> None:
         """Pass a descriptor of a segment's memory to a client of this machine, over its Unix socket."""
         descriptor: int | None = None
         try:
@@ -149,6 +149,8 @@ class Dispatch:
             send_frame(connection, reply.header, reply.payload)
             return
         try:
+            if not isinstance(connection, socket.socket):
+                raise ProtocolError("descriptors are passed over a Unix socket only")
             socket.send_fds(connection, [reply.header.pack()], [descriptor])
         finally:
             os.close(descriptor)

@@ -43,6 +43,7 @@ def server_command(
     index: int = 0,
     snapshots: SnapshotSettings | None = None,
     restore: Path | None = None,
+    encrypt: bool = False,
 ) -> list[str]:
     """Return the command of a memory server that chooses its port, and stops when its standard input ends.
 
@@ -52,6 +53,7 @@ def server_command(
         index: its number among the servers that share `snapshots.folder`.
         snapshots: where and when all of them write snapshots.
         restore: the folder of these servers' snapshots with which to begin.
+        encrypt: whether it takes only encrypted connections from other hosts.
 
     Returns:
         The program and its arguments.
@@ -59,6 +61,8 @@ def server_command(
     # -P: a file in the working directory must not stand in for a module of the same name.
     server = [sys.executable, "-P", "-m", "modum", "server", "--host", host, "--port", "0"]
     server += ["--memory", str(memory), "--stop-with-stdin"]
+    if encrypt:
+        server.append("--encrypt")
     if snapshots is not None:
         server += ["--snapshot-dir", str(snapshots.folder), "--snapshots-kept", str(snapshots.kept)]
         server += ["--snapshot-every", NEVER if snapshots.every is None else f"{snapshots.every:f}s"]
@@ -117,6 +121,7 @@ class ServerProcesses:
         count: how many to start, at one time.
         host: address on which they listen; they choose their ports.
         environment: theirs, with the token; None: as this process's.
+        encrypt: whether they take only encrypted connections from other hosts; their addresses say so.
         timeout: seconds that they may take to be ready.
 
     Attributes:
@@ -134,6 +139,7 @@ class ServerProcesses:
         count: int = 1,
         host: str = "127.0.0.1",
         environment: Mapping[str, str] | None = None,
+        encrypt: bool = False,
         timeout: float = START_SECONDS,
     ) -> None:
         self._servers: list[subprocess.Popen[str]] = []
@@ -143,7 +149,7 @@ class ServerProcesses:
         try:
             for _ in range(count):
                 server = subprocess.Popen(
-                    server_command(memory, host),
+                    server_command(memory, host, encrypt=encrypt),
                     env=environment,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,

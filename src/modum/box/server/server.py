@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from modum.box.auth import check_exposure
+from modum.box.auth import check_encryption, check_exposure
 from modum.box.memory.trial import shared_memory_trouble
 from modum.box.protocol.limits import DEFAULT_MEMORY, GRACE, HANDSHAKE_SECONDS, MAX_STRANGERS, MIN_WORKING
 from modum.box.protocol.messages import ServerStatistics, Welcome
@@ -56,6 +56,9 @@ class Server:
         grace: seconds without any connection after which a client counts as dead.
         snapshots: where to write them, and when; None writes none.
         restore: folder of a server's snapshots, of which `start` takes over the newest good one.
+        encrypt: take only encrypted connections over TCP, for which clients write `encrypt://` before the address.
+            Clients on this machine map the memory, and use a Unix socket: that stays as it is.
+        unencrypted_rdma: offer RDMA all the same, which is never encrypted.
 
     Attributes:
         address: where it listens, as clients name it.
@@ -63,7 +66,8 @@ class Server:
         restored: what was taken over from which snapshot, in words; empty if nothing was.
 
     Raises:
-        ValueError: no token, and not loopback; or a limit below one byte, or a text that is none; or a grace below 0.
+        ValueError: no token, and not loopback or to encrypt; or a limit below one byte, or a text that is none; or a
+            grace below 0.
         TypeError: the limit is neither a whole number nor a text, or the grace is no number.
         OSError: the address cannot be listened on.
         ModumError: memory cannot be shared on this machine.
@@ -79,8 +83,11 @@ class Server:
         grace: float = GRACE,
         snapshots: SnapshotSettings | None = None,
         restore: Path | None = None,
+        encrypt: bool = False,
+        unencrypted_rdma: bool = False,
     ) -> None:
         check_exposure(host, token)
+        check_encryption(token, encrypt=encrypt)
         if isinstance(memory, str):
             memory = parse_bytes(memory)
         if not isinstance(memory, int):
@@ -98,7 +105,11 @@ class Server:
         primitives = Primitives(time.monotonic, self._room, self._budget)
         working = max(MIN_WORKING, memory // 4)
         self._sessions = Sessions(grace, self._end_session, self._disturbed, time.monotonic, working)
-        self._reachable = Reachable()
+        self._reachable = Reachable(
+            "it encrypts, which RDMA cannot (modum server --unencrypted-rdma offers it all the same)"
+            if encrypt and not unencrypted_rdma
+            else ""
+        )
         membership = Membership(
             lambda: self._segments.is_empty() and primitives.is_empty(), self._sessions.has_client_of
         )
@@ -119,7 +130,9 @@ class Server:
             self.statistics,
             self._snapshots,
         )
-        self._service = Service(self.identifier, token, self._sessions, self._dispatch, self._introduction)
+        self._service = Service(
+            self.identifier, token, self._sessions, self._dispatch, self._introduction, encrypt=encrypt
+        )
         self._started = time.monotonic()
         self._stopping = threading.Event()
         self._faults = 0
@@ -136,7 +149,7 @@ class Server:
             for listener in (self._listener, self._local_listener)
         }
         self._wake, self._wake_end = socket.socketpair()
-        self.address = format_address(host, self._listener.getsockname()[1])
+        self.address = format_address(host, self._listener.getsockname()[1], encrypted=encrypt)
         self._acceptor = threading.Thread(target=self._accept, name="modum-server", daemon=True)
 
     def start(self) -> "Server":

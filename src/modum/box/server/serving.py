@@ -12,7 +12,7 @@ from modum.box.protocol.limits import HEADER_BYTES, SESSION_BYTES
 from modum.box.protocol.messages import Challenge, Greeting, Proof, Welcome, decode, encode, failure_of
 from modum.box.server.dispatch import Dispatch
 from modum.box.server.sessions import Caller, Sessions, Slot
-from modum.box.sockets import receive_exactly, receive_greeting, send_frame, send_greeting
+from modum.box.sockets import Stream, receive_exactly, receive_greeting, send_frame, send_greeting
 from modum.errors import AuthenticationError, ModumError, PoolFullError, ProtocolError
 
 log = logging.getLogger("modum.server")
@@ -27,6 +27,7 @@ class Service:
         sessions: of its clients.
         dispatch: does what is asked for.
         introduction: makes the last message of the handshake of what depends on the client.
+        encrypt: take only encrypted connections over TCP.
     """
 
     def __init__(
@@ -36,12 +37,15 @@ class Service:
         sessions: Sessions,
         dispatch: Dispatch,
         introduction: Callable[[bytes, bool, bytes, int], Welcome],
+        *,
+        encrypt: bool = False,
     ) -> None:
         self._identifier = identifier
         self._token = token
         self._sessions = sessions
         self._dispatch = dispatch
         self._introduction = introduction
+        self._encrypt = encrypt
 
     def serve(self, connection: socket.socket, known: Callable[[], None]) -> None:
         """Shake hands, then answer requests until the connection ends, is replaced or says goodbye.
@@ -55,43 +59,59 @@ class Service:
             OSError: the connection broke.
         """
         client = self._meet(connection)
+        stream = client.stream
         known()
         name = public_name(client.proof.session)
         with ExitStack() as stack:
             try:
-                slot, resumed = stack.enter_context(self._sessions.entered(name, client.proof, connection))
+                slot, resumed = stack.enter_context(self._sessions.entered(name, client.proof, stream))
             except ModumError as error:
-                send_greeting(connection, Op.PROVE, failure_of(error), Status.REFUSED)
+                send_greeting(stream, Op.PROVE, failure_of(error), Status.REFUSED)
                 raise
-            caller = Caller(slot, connection)
+            caller = Caller(slot, stream)
             # an older connection of the slot was hung up: its last request ends first, one way or the other
             with slot.serving:
                 caller.check()
                 applied = slot.replies.last
                 ours = proof(self._token, "server", *client.common, resumed, slot.incarnation, applied)
                 welcome = self._introduction(ours, resumed, slot.incarnation, applied)
-                send_greeting(connection, Op.PROVE, welcome)
-                serve_slot(connection, caller, self._dispatch)
+                send_greeting(stream, Op.PROVE, welcome)
+                client.take_last_keys(self._token)
+                serve_slot(stream, caller, self._dispatch)
 
     def _meet(self, connection: socket.socket) -> "_Client":
         """Take the client's proof that it holds the token."""
+        stream: Stream = connection
+        secret, said = b"", tuple[str | bytes, ...]()
         try:
             _, data = receive_greeting(connection, Op.GREET)
-            client_nonce = decode(data, Greeting).nonce
+            greeting = decode(data, Greeting)
             nonce = new_nonce()
-            send_greeting(connection, Op.GREET, Challenge(nonce, self._identifier, self._token is not None))
-            _, data = receive_greeting(connection, Op.PROVE)
+            agreement = None
+            if self._encrypt and connection.family != socket.AF_UNIX:
+                from modum.box.sealed import Agreement, Sealed  # only who encrypts needs the package
+
+                agreement = Agreement()
+            ours = agreement.public if agreement else b""
+            send_greeting(connection, Op.GREET, Challenge(nonce, self._identifier, self._token is not None, ours))
+            if agreement:
+                if not greeting.exchange:
+                    raise AuthenticationError("this server takes encrypted connections only")
+                secret = agreement.secret(greeting.exchange)
+                said = (self._identifier, greeting.nonce, nonce, greeting.exchange, ours)
+                stream = Sealed(connection, "server", secret, *said)
+            _, data = receive_greeting(stream, Op.PROVE)
             answer = decode(data, Proof)
             if len(answer.session) != SESSION_BYTES:
                 raise ProtocolError(f"a session has {SESSION_BYTES} bytes, not {len(answer.session)}")
-            common = (self._identifier, answer.session, answer.slot, client_nonce, nonce)
+            common = (self._identifier, answer.session, answer.slot, greeting.nonce, nonce, greeting.exchange, ours)
             claim = (answer.attempt, answer.incarnation, answer.acknowledged, answer.timeout, answer.box)
             if not proof_matches(answer.proof, proof(self._token, "client", *common, *claim)):
                 raise AuthenticationError("wrong token")
         except ModumError as error:
-            send_greeting(connection, Op.PROVE, failure_of(error), Status.REFUSED)
+            send_greeting(stream, Op.PROVE, failure_of(error), Status.REFUSED)
             raise
-        return _Client(answer, common)
+        return _Client(answer, common, stream, secret, said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +120,17 @@ class _Client:
 
     proof: Proof
     common: tuple[str | bytes | int, ...]
+    stream: Stream
+    secret: bytes
+    said: tuple[str | bytes, ...]
+
+    def take_last_keys(self, token: str | None) -> None:
+        """Seal an encrypted connection with keys that come from the token, too."""
+        if not isinstance(self.stream, socket.socket):
+            self.stream.derive_keys(self.secret + (token or "").encode(), *self.said)
 
 
-def serve_slot(connection: socket.socket, caller: Caller, dispatch: Dispatch) -> None:
+def serve_slot(connection: Stream, caller: Caller, dispatch: Dispatch) -> None:
     """Answer the requests of one slot, until the connection ends or the client says goodbye.
 
     A request that breaks the wire format, or for which there is no memory, is answered with REFUSED, and ends it.
@@ -161,7 +189,7 @@ def _room(slot: Slot, header: Header, repeated: bool) -> memoryview:
     return slot.room(header.sequence, header.payload)
 
 
-def _refuse(connection: socket.socket, error: ModumError) -> None:
+def _refuse(connection: Stream, error: ModumError) -> None:
     """Say what was wrong; the caller closes the connection."""
     payload = encode(failure_of(error))
     send_frame(connection, Header(Op.CALL, 0, len(payload), status=Status.REFUSED), payload)

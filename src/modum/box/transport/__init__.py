@@ -6,7 +6,7 @@ from typing import Final
 
 from modum.box.client.endpoint import Endpoint
 from modum.box.client.pool import ConnectionPool
-from modum.box.sockets import format_address, parse_address
+from modum.box.sockets import format_address, is_encrypted, parse_address
 from modum.box.transport.base import Attachment, Transport, Work
 from modum.box.transport.local import LocalTransport
 from modum.box.transport.rdma import RdmaTransport
@@ -76,13 +76,15 @@ def open_transport(
         TransportError: the choice cannot be had for this server; the message says why.
     """
     host, port = parse_address(address)
-    address = format_address(host, port)
+    address = format_address(host, port, encrypted=is_encrypted(address))
     connections = ConnectionPool(Endpoint(address, (host, port), token, session, float(timeout), others))
     try:
         with connections.connection(timeout, "connect") as first:
             welcome = first.connect(timeout, "connect")
         for kind in TRANSPORTS.values() if choice == "auto" else [TRANSPORTS[choice]]:
             reason = kind.why_not(welcome)
+            if choice == "auto" and kind.plain and is_encrypted(address):
+                reason = "it does not encrypt: only who names it can have it"
             try:
                 if reason:
                     raise TransportError(

@@ -82,6 +82,8 @@ class Transport(ABC):
 
     name: ClassVar[str]
     """What the user calls it."""
+    plain: ClassVar[bool] = False
+    """Whether bytes cross the network as they are, though the address of the server asks for encryption."""
 
     def __init__(self, connections: ConnectionPool) -> None:
         self.connections = connections

@@ -64,6 +64,7 @@ class RdmaTransport(Transport):
     """
 
     name = "rdma"
+    plain = True
 
     def __init__(self, connections: ConnectionPool, devices: list[str], timeout: float) -> None:
         super().__init__(connections)
