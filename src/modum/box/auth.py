@@ -37,6 +37,11 @@ def proof(token: str | None, role: str, *claim: str | bytes | int | float) -> by
     return hmac.digest((token or "").encode(), encode(["modum", role, *claim]), "sha256")
 
 
+def token_key(token: str) -> bytes:
+    """Return what a client calls its token, which it does not send: 8 bytes of a hash."""
+    return hashlib.sha256(b"modum token " + token.encode()).digest()[:8]
+
+
 def public_name(session: bytes) -> str:
     """Return what a client is called by others, who must not learn by it what makes its session its own.
 

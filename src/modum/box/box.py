@@ -109,7 +109,8 @@ class Box:
             threads: how many threads one operation may use where this client computes; None takes the CPUs that this
                 process may use, at most 4.
             namespace: what every name of this client stands below, so that jobs that share a box do not meet: "a" in
-                the namespace "b" is "b/a" to clients without one.
+                the namespace "b" is "b/a" to clients without one. Empty: the job of the token, if
+                it is for one.
 
         Returns:
             The box, connected to all servers.
@@ -156,7 +157,8 @@ class Box:
             failing.pop_all()
         for way in opened:
             log.info("box: %s via %s", way.address, way.route)
-        return cls(Fanout(opened, timeout), public_name(session), namespace)
+        jobs = {way.job for way in opened if way.job}
+        return cls(Fanout(opened, timeout), public_name(session), namespace or (min(jobs) if jobs else ""))
 
     def close(self) -> None:
         """Say goodbye to the servers: leases and unfinished work items go back at once. Buffers stay in the box."""

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from modum.cli import caffe, data, doctor, plan, run, server, simulate, status
+from modum.cli import caffe, data, doctor, plan, run, server, simulate, status, token
 from modum.errors import ModumError
 
 __all__ = ["app", "main"]
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (server, run, status, plan, simulate, caffe, data, doctor):
+for command in (server, run, status, plan, simulate, caffe, data, doctor, token):
     app.add_typer(command.app)
 
 

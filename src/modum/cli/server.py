@@ -48,7 +48,9 @@ def server(
     token_file: Annotated[
         Path | None,
         typer.Option(
-            exists=True, dir_okay=False, help="File of mode 0600 with the job's token; else MODUM_TOKEN counts."
+            exists=True,
+            dir_okay=False,
+            help="File of mode 0600 with the job's token, or of `modum token`; else MODUM_TOKEN counts.",
         ),
     ] = None,
     encrypt: Annotated[
@@ -93,6 +95,7 @@ def server(
 
     from modum.box import Server
     from modum.box.server.process import ready_line
+    from modum.box.tokens import is_token_list
     from modum.cluster import credentials
     from modum.cluster.interfaces import chosen_interface
     from modum.units import format_bytes, parse_bytes
@@ -101,12 +104,14 @@ def server(
         if interface is not None:
             host = chosen_interface(interface).address
         limit = parse_bytes(memory)
+        several = token_file is not None and is_token_list(token_file)
         name = snapshot_name or f"{host}-{port}"
         memory_server = Server(
             host,
             port,
             memory=limit,
-            token=credentials.token(token_file),
+            token=None if several else credentials.token(token_file),
+            tokens=token_file if several else None,
             encrypt=encrypt,
             unencrypted_rdma=unencrypted_rdma,
             snapshots=snapshot_settings(snapshot_dir / name if snapshot_dir else None, snapshot_every, snapshots_kept),

@@ -41,7 +41,7 @@ def status(
             before = client.statistics()
             time.sleep(seconds)
             now = client.statistics()
-            picture = Group(_servers(before, now), *_snapshots(now), _buffers(client.list()))
+            picture = Group(_servers(before, now), *_owners(now), *_snapshots(now), _buffers(client.list()))
             if not watch:
                 console.print(picture)
                 return
@@ -49,7 +49,7 @@ def status(
                 while True:
                     time.sleep(seconds)
                     before, now = now, client.statistics()
-                    picture = Group(_servers(before, now), *_snapshots(now), _buffers(client.list()))
+                    picture = Group(_servers(before, now), *_owners(now), *_snapshots(now), _buffers(client.list()))
                     live.update(picture, refresh=True)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
@@ -75,6 +75,19 @@ def _servers(before: "BoxStatistics", now: "BoxStatistics") -> "Table":
             f"{(sum(new.nbytes.values()) - sum(old.nbytes.values())) / seconds / 1e9:.2f}",
         )
     return table
+
+
+def _owners(now: "BoxStatistics") -> "Iterator[Table]":
+    """Yield a table of what the jobs with tokens of their own take, if there are any."""
+    from modum.units import format_bytes
+
+    table = _table("job", "server", "used", "of", words=("job", "server"))
+    for server in now.servers:
+        for owner in server.owners:
+            limit = format_bytes(owner.limit) if owner.limit else ""
+            table.add_row(owner.job, server.address, format_bytes(owner.used), limit)
+    if table.row_count:
+        yield table
 
 
 def _snapshots(now: "BoxStatistics") -> "Iterator[Table | Text]":

@@ -28,7 +28,7 @@ def test_small_change_is_free_and_more_counts() -> None:
     assert budget.used == 1000
     for kind in ({"notes": 1}, {"buffers": 1}):
         with pytest.raises(PoolFullError, match=r"it needs 1 B here, 0 B of the pool's 1000 B are free"):
-            budget.take("it", **kind)
+            budget.take("it", **kind)  # type: ignore[arg-type]
     budget.take("less", notes=-1)
     assert budget.used == 999
 

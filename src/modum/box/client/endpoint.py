@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
-from modum.box.auth import new_nonce, proof, proof_matches
+from modum.box.auth import new_nonce, proof, proof_matches, token_key
 from modum.box.protocol.frames import Op, Status
 from modum.box.protocol.messages import Challenge, Failure, Greeting, Proof, Welcome, decode, exception_of
 from modum.box.sockets import ENCRYPT, Stream, is_encrypted, receive_greeting, send_greeting, tune
@@ -98,7 +98,7 @@ class Endpoint:
             from modum.box.sealed import Agreement, Sealed  # only who encrypts needs the package
 
             agreement = Agreement()
-        greeting = Greeting(nonce, agreement.public if agreement else b"")
+        greeting = Greeting(nonce, agreement.public if agreement else b"", token_key(self.token) if self.token else b"")
         send_greeting(connection, Op.GREET, greeting)
         _, data = receive_greeting(connection, Op.GREET)
         challenge = decode(data, Challenge)
@@ -118,7 +118,7 @@ class Endpoint:
             refusal = exception_of(decode(data, Failure), self.address)
             raise (
                 AuthenticationError(f"{refusal}\n{_TOKEN_HINT}")
-                if isinstance(refusal, AuthenticationError)
+                if isinstance(refusal, AuthenticationError) and "HINT" not in str(refusal)
                 else refusal
             )
         welcome = decode(data, Welcome)

@@ -349,6 +349,20 @@ class SnapshotStatistics(Answer, frozen=True):
     failure_age: float = 0.0
 
 
+class OwnerStatistics(Answer, frozen=True):
+    """What the memory of one job takes on one server.
+
+    Attributes:
+        job: whose names begin with this and a slash.
+        used: bytes of its buffers, and of what is kept beside them.
+        limit: the most that it may take; 0 for as much as there is.
+    """
+
+    job: str
+    used: int
+    limit: int = 0
+
+
 class ServerStatistics(Answer, frozen=True):
     """What one memory server holds and has done since it started.
 
@@ -367,6 +381,7 @@ class ServerStatistics(Answer, frozen=True):
         nbytes: bytes that they moved, likewise.
         faults: how often something failed that is the server's own fault or its machine's; its log says what.
         snapshots: how its snapshots went; None if it has no folder for them.
+        owners: what the jobs that have tokens of their own take.
     """
 
     server: str
@@ -383,6 +398,7 @@ class ServerStatistics(Answer, frozen=True):
     nbytes: dict[str, int]
     faults: int
     snapshots: SnapshotStatistics | None = None
+    owners: list[OwnerStatistics] = []
 
 
 class Greeting(Answer, frozen=True):
@@ -391,6 +407,8 @@ class Greeting(Answer, frozen=True):
     nonce: bytes
     exchange: bytes = b""
     """Public key of X25519; empty for a connection that is not encrypted."""
+    key: bytes = b""
+    """Which token the client has; empty if it has none."""
 
 
 class Challenge(Answer, frozen=True):
@@ -442,6 +460,10 @@ class Welcome(Answer, frozen=True):
     """Names of the server's RDMA devices, in order."""
     no_rails: str = ""
     """Why it has none."""
+    job: str = ""
+    """The job that the token is for: all names that it may use begin with this and a slash; empty for any name."""
+    read_only: bool = False
+    """Whether the token is for looking alone."""
 
 
 class Failure(Answer, frozen=True):

@@ -52,11 +52,13 @@ from modum.box.protocol.messages import (
 from modum.box.rdma.server import Reachable
 from modum.box.server.membership import Membership
 from modum.box.server.primitives import Primitives
+from modum.box.server.rights import allowed, check_frame, check_name
 from modum.box.server.segments import Segments, check_create
 from modum.box.server.sessions import Caller, Reply, Session, Sessions, Slot
 from modum.box.server.snapshots import WRITTEN, Snapshots
 from modum.box.server.waiting import WaitingRoom
 from modum.box.sockets import Stream, send_frame
+from modum.box.tokens import Token
 from modum.errors import BufferNotFoundError, ModumError, ProtocolError, SnapshotError
 
 log = logging.getLogger("modum.server")
@@ -86,7 +88,7 @@ class Dispatch:
         membership: Membership,
         sessions: Sessions,
         reachable: Reachable,
-        statistics: Callable[[], ServerStatistics],
+        statistics: Callable[[Token], ServerStatistics],
         snapshots: Snapshots | None,
     ) -> None:
         self._segments = segments
@@ -122,9 +124,10 @@ class Dispatch:
             ConnectionAbortedError: nobody asks any more, and nothing was done.
         """
         try:
+            check_frame(caller.token, header.op)
             if header.op < Op.CALL:
                 return self._operate(caller, header, payload)
-            request = decode_request(payload)
+            request = allowed(caller.token, decode_request(payload), self._name_of)
             result = encode(self._call(caller, request))
             return Reply(Header(header.op, header.sequence, len(result)), result, isinstance(request, Bye))
         except (ProtocolError, ConnectionAbortedError):
@@ -135,16 +138,18 @@ class Dispatch:
             log.exception("request %s failed", header.op.name)
             return _failure(header, ModumError(f"internal error: {error!r}"))
 
-    def hand_over(self, connection: Stream, slot: Slot, header: Header, repeated: bool) -> None:
+    def hand_over(self, connection: Stream, caller: Caller, header: Header, repeated: bool) -> None:
         """Pass a descriptor of a segment's memory to a client of this machine, over its Unix socket."""
         descriptor: int | None = None
         try:
+            check_frame(caller.token, header.op)
+            check_name(caller.token, self._name_of(header.segment))
             descriptor = self._segments.duplicate(header.segment)
             reply = Reply(Header(header.op, header.sequence), b"")
         except ModumError as error:
             reply = _failure(header, error)
         if not repeated:
-            slot.replies.remember(header.sequence, reply)
+            caller.slot.replies.remember(header.sequence, reply)
         if descriptor is None:
             send_frame(connection, reply.header, reply.payload)
             return
@@ -161,8 +166,11 @@ class Dispatch:
         op, slot = header.op, caller.slot
         with slot.using:
             target = slot.party(self._segments, header.segment)
-            _check_range(target, header.offset, header.count)
             source = slot.party(self._segments, header.source) if op in _SOURCED else None
+            for party in (target, source):
+                if party:
+                    check_name(caller.token, party.name)
+            _check_range(target, header.offset, header.count)
             if source:
                 _check_range(source, header.source_offset, header.count)
                 if source.dtype != target.dtype:
@@ -283,7 +291,7 @@ class Dispatch:
                 found = segments.numbered(segment)
                 return self._reachable.reach(segment, found.spec.name, found.mapping, rail)
             case Look():
-                return self._statistics()
+                return self._statistics(caller.token)
             case TakeSnapshot():
                 return self._writer().ask()
             case AwaitSnapshot(attempt):
@@ -294,6 +302,9 @@ class Dispatch:
                 # before it is answered: whoever is told that the client has gone finds what it held free
                 self._sessions.end(session, but=slot)
         return None
+
+    def _name_of(self, segment: int) -> str:
+        return self._segments.numbered(segment).spec.name
 
     def _writer(self) -> Snapshots:
         if self._snapshots is None:

@@ -64,7 +64,7 @@ class Primitives:
 
     def _note(self, kind: str, name: str, count: int = 1) -> None:
         """Count a name that is kept from now on, or with -1 not any more."""
-        self._budget.take(f"{kind} {name!r}", notes=count * (NAME_BYTES + len(name.encode())))
+        self._budget.take(f"{kind} {name!r}", name=name, notes=count * (NAME_BYTES + len(name.encode())))
 
     def _drop_lease(self, name: str) -> None:
         del self._leases[name]
@@ -99,7 +99,7 @@ class Primitives:
                 for name in names:
                     self._note(kind, name)
             for name, value in notes.values.items():
-                self._budget.take(f"value {name!r}", notes=len(value))
+                self._budget.take(f"value {name!r}", name=name, notes=len(value))
             self._counters = dict(notes.counters)
             self._values = dict(notes.values)
             self._queues = {
@@ -124,6 +124,8 @@ class Primitives:
         """
         with self._room.mutex:
             before = self._counters.get(name, 0)
+            if not amount:
+                return before  # whoever only reads leaves nothing here
             if not -(2**63) <= before + amount < 2**63:
                 raise ValueError(f"counter {name!r} is {before}: adding {amount} would overflow 64 bits")
             if name not in self._counters:
@@ -339,7 +341,7 @@ class Primitives:
                 raise PoolFullError(
                     f"value {name!r}: this server keeps {MAX_VALUES} values already. HINT: delete some, or add servers"
                 )
-            self._budget.take(f"value {name!r}", notes=len(value) - len(before))
+            self._budget.take(f"value {name!r}", name=name, notes=len(value) - len(before))
             if value:
                 self._values[name] = value
                 self._room.wake(("value", name))

@@ -148,7 +148,12 @@ class Segments:
                 self._drop(segment)
 
     def _make(self, number: int, spec: Create, *, restored: bool = False) -> Segment:
-        self._budget.take(f"buffer {spec.name!r}", buffers=file_bytes(spec.segment_bytes), notes=len(spec.meta))
+        self._budget.take(
+            f"buffer {spec.name!r}",
+            name=spec.name,
+            buffers=file_bytes(spec.segment_bytes),
+            notes=len(spec.meta),
+        )
         try:
             descriptor = create_memfd(spec.name, spec.segment_bytes)
             mapping = Mapping(descriptor, spec.segment_bytes)
@@ -160,7 +165,7 @@ class Segments:
         return segment
 
     def _give_back(self, spec: Create) -> None:
-        self._budget.take("nothing", buffers=-file_bytes(spec.segment_bytes), notes=-len(spec.meta))
+        self._budget.take("nothing", name=spec.name, buffers=-file_bytes(spec.segment_bytes), notes=-len(spec.meta))
 
     def named(self, name: str) -> Segment:
         """Return the segment of this name.

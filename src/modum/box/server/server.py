@@ -16,10 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from modum.box.auth import check_encryption, check_exposure
 from modum.box.memory.trial import shared_memory_trouble
 from modum.box.protocol.limits import DEFAULT_MEMORY, GRACE, HANDSHAKE_SECONDS, MAX_STRANGERS, MIN_WORKING
-from modum.box.protocol.messages import ServerStatistics, Welcome
+from modum.box.protocol.messages import OwnerStatistics, ServerStatistics, Welcome
 from modum.box.rdma.server import Reachable
 from modum.box.server.budget import Budget
 from modum.box.server.dispatch import Dispatch
@@ -33,6 +35,7 @@ from modum.box.server.snapshots import Snapshots, SnapshotSettings
 from modum.box.server.strangers import Strangers
 from modum.box.server.waiting import WaitingRoom
 from modum.box.sockets import format_address, local_host, tune
+from modum.box.tokens import Token, Tokens
 from modum.errors import ModumError
 from modum.units import parse_bytes
 
@@ -56,6 +59,8 @@ class Server:
         grace: seconds without any connection after which a client counts as dead.
         snapshots: where to write them, and when; None writes none.
         restore: folder of a server's snapshots, of which `start` takes over the newest good one.
+        tokens: file of several tokens, each with rights of its own (`modum token`), in place of `token`. It is read
+            again when it changes.
         encrypt: take only encrypted connections over TCP, for which clients write `encrypt://` before the address.
             Clients on this machine map the memory, and use a Unix socket: that stays as it is.
         unencrypted_rdma: offer RDMA all the same, which is never encrypted.
@@ -83,9 +88,12 @@ class Server:
         grace: float = GRACE,
         snapshots: SnapshotSettings | None = None,
         restore: Path | None = None,
+        tokens: Path | None = None,
         encrypt: bool = False,
         unencrypted_rdma: bool = False,
     ) -> None:
+        self._tokens = Tokens(token, tokens)
+        token = self._tokens.shortest if tokens is not None else token
         check_exposure(host, token)
         check_encryption(token, encrypt=encrypt)
         if isinstance(memory, str):
@@ -99,7 +107,7 @@ class Server:
         if trouble := shared_memory_trouble():
             raise ModumError(f"memory cannot be shared on this machine: {trouble}. HINT: modum doctor")
         self.identifier = secrets.token_hex(8)
-        self._budget = Budget(memory)
+        self._budget = Budget(memory, self._tokens.limit_of)
         self._segments = Segments(self._budget)
         self._room = WaitingRoom(time.monotonic)
         primitives = Primitives(time.monotonic, self._room, self._budget)
@@ -127,11 +135,11 @@ class Server:
             membership,
             self._sessions,
             self._reachable,
-            self.statistics,
+            self._seen_by,
             self._snapshots,
         )
         self._service = Service(
-            self.identifier, token, self._sessions, self._dispatch, self._introduction, encrypt=encrypt
+            self.identifier, self._tokens, self._sessions, self._dispatch, self._introduction, encrypt=encrypt
         )
         self._started = time.monotonic()
         self._stopping = threading.Event()
@@ -222,6 +230,12 @@ class Server:
             snapshots=self._snapshots.statistics() if self._snapshots else None,
         )
 
+    def _seen_by(self, token: Token) -> ServerStatistics:
+        """Return the statistics without the jobs that a token is not for."""
+        jobs = [job for job in self._tokens.jobs() if token.job in ("", job)]
+        owners = [OwnerStatistics(job, self._budget.used_by(job), self._tokens.limit_of(job) or 0) for job in jobs]
+        return msgspec.structs.replace(self.statistics(), owners=owners)
+
     def _end_session(self, session: Session) -> None:
         self._dispatch.end_session(session)
 
@@ -241,10 +255,19 @@ class Server:
                     for strangers in self._doors.values():
                         strangers.hang_up_late_ones()
                     self._sessions.end_silent_ones()
+                    self._look_at_tokens()
                 except Exception:
                     log.exception("the acceptor failed in one turn, and goes on")
                     self._faults += 1
                     self._stopping.wait(_TICK)
+
+    def _look_at_tokens(self) -> None:
+        """Read the file of tokens again if it has changed, and end the sessions of those that hold no more."""
+        try:
+            self._tokens.refresh()
+        except (OSError, ValueError) as error:
+            log.warning("the tokens stay as they were: %s", error)
+        self._sessions.end_void_ones(self._tokens)
 
     def _let_in(self, listener: socket.socket) -> None:
         try:
@@ -285,7 +308,7 @@ class Server:
         finally:
             del self._connections[threading.current_thread()]
 
-    def _introduction(self, proof: bytes, resumed: bool, incarnation: bytes, applied: int) -> Welcome:
+    def _introduction(self, proof: bytes, resumed: bool, incarnation: bytes, applied: int, token: Token) -> Welcome:
         return Welcome(
             proof,
             resumed,
@@ -295,6 +318,8 @@ class Server:
             local_host(),
             self._reachable.rails,
             self._reachable.no_rails,
+            token.job,
+            token.read_only,
         )
 
 

@@ -13,6 +13,7 @@ from modum.box.protocol.messages import Challenge, Greeting, Proof, Welcome, dec
 from modum.box.server.dispatch import Dispatch
 from modum.box.server.sessions import Caller, Sessions, Slot
 from modum.box.sockets import Stream, receive_exactly, receive_greeting, send_frame, send_greeting
+from modum.box.tokens import Token, Tokens
 from modum.errors import AuthenticationError, ModumError, PoolFullError, ProtocolError
 
 log = logging.getLogger("modum.server")
@@ -23,7 +24,7 @@ class Service:
 
     Args:
         identifier: of this run of the server.
-        token: the job's token, or None.
+        tokens: that clients may hold.
         sessions: of its clients.
         dispatch: does what is asked for.
         introduction: makes the last message of the handshake of what depends on the client.
@@ -33,15 +34,15 @@ class Service:
     def __init__(
         self,
         identifier: str,
-        token: str | None,
+        tokens: Tokens,
         sessions: Sessions,
         dispatch: Dispatch,
-        introduction: Callable[[bytes, bool, bytes, int], Welcome],
+        introduction: Callable[[bytes, bool, bytes, int, Token], Welcome],
         *,
         encrypt: bool = False,
     ) -> None:
         self._identifier = identifier
-        self._token = token
+        self._tokens = tokens
         self._sessions = sessions
         self._dispatch = dispatch
         self._introduction = introduction
@@ -65,6 +66,9 @@ class Service:
         with ExitStack() as stack:
             try:
                 slot, resumed = stack.enter_context(self._sessions.entered(name, client.proof, stream))
+                if slot.session.token not in (None, client.token):
+                    raise AuthenticationError("this client came with another token before")
+                slot.session.token = client.token
             except ModumError as error:
                 send_greeting(stream, Op.PROVE, failure_of(error), Status.REFUSED)
                 raise
@@ -73,10 +77,10 @@ class Service:
             with slot.serving:
                 caller.check()
                 applied = slot.replies.last
-                ours = proof(self._token, "server", *client.common, resumed, slot.incarnation, applied)
-                welcome = self._introduction(ours, resumed, slot.incarnation, applied)
+                ours = proof(client.token.token, "server", *client.common, resumed, slot.incarnation, applied)
+                welcome = self._introduction(ours, resumed, slot.incarnation, applied, client.token)
                 send_greeting(stream, Op.PROVE, welcome)
-                client.take_last_keys(self._token)
+                client.take_last_keys()
                 serve_slot(stream, caller, self._dispatch)
 
     def _meet(self, connection: socket.socket) -> "_Client":
@@ -93,7 +97,7 @@ class Service:
 
                 agreement = Agreement()
             ours = agreement.public if agreement else b""
-            send_greeting(connection, Op.GREET, Challenge(nonce, self._identifier, self._token is not None, ours))
+            send_greeting(connection, Op.GREET, Challenge(nonce, self._identifier, self._tokens.required, ours))
             if agreement:
                 if not greeting.exchange:
                     raise AuthenticationError("this server takes encrypted connections only")
@@ -106,12 +110,14 @@ class Service:
                 raise ProtocolError(f"a session has {SESSION_BYTES} bytes, not {len(answer.session)}")
             common = (self._identifier, answer.session, answer.slot, greeting.nonce, nonce, greeting.exchange, ours)
             claim = (answer.attempt, answer.incarnation, answer.acknowledged, answer.timeout, answer.box)
-            if not proof_matches(answer.proof, proof(self._token, "client", *common, *claim)):
+            token = self._tokens.find(greeting.key)
+            if token is None or not proof_matches(answer.proof, proof(token.token, "client", *common, *claim)):
                 raise AuthenticationError("wrong token")
+            self._tokens.check(token)
         except ModumError as error:
             send_greeting(stream, Op.PROVE, failure_of(error), Status.REFUSED)
             raise
-        return _Client(answer, common, stream, secret, said)
+        return _Client(answer, token, common, stream, secret, said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +125,16 @@ class _Client:
     """A client that holds the token, and what both proofs of its handshake say."""
 
     proof: Proof
+    token: Token
     common: tuple[str | bytes | int, ...]
     stream: Stream
     secret: bytes
     said: tuple[str | bytes, ...]
 
-    def take_last_keys(self, token: str | None) -> None:
+    def take_last_keys(self) -> None:
         """Seal an encrypted connection with keys that come from the token, too."""
         if not isinstance(self.stream, socket.socket):
-            self.stream.derive_keys(self.secret + (token or "").encode(), *self.said)
+            self.stream.derive_keys(self.secret + self.token.token.encode(), *self.said)
 
 
 def serve_slot(connection: Stream, caller: Caller, dispatch: Dispatch) -> None:
@@ -165,7 +172,7 @@ def serve_slot(connection: Stream, caller: Caller, dispatch: Dispatch) -> None:
             return
         caller.check()
         if header.op is Op.ATTACH:
-            dispatch.hand_over(connection, slot, header, repeated)
+            dispatch.hand_over(connection, caller, header, repeated)
             continue
         try:
             if not repeated:

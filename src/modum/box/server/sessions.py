@@ -31,7 +31,8 @@ from modum.box.protocol.limits import (
 from modum.box.protocol.messages import Proof
 from modum.box.rdma.server import Ring
 from modum.box.server.segments import Segments
-from modum.errors import ForgottenError, PoolFullError, ProtocolError
+from modum.box.tokens import EVERYTHING, Token, Tokens
+from modum.errors import AuthenticationError, ForgottenError, PoolFullError, ProtocolError
 from modum.units import format_bytes
 from modum.waiting import poll
 
@@ -258,6 +259,7 @@ class Session:
         connected: how many of its connections are open.
         since: when a connection last ended.
         box: digest of the `Join` by which it belongs to a box, once it has joined.
+        token: with which it came; None before the first of its connections has come in.
         ended: whether it said goodbye, or was silent for too long: nothing is done or handed out for it any more.
     """
 
@@ -267,6 +269,7 @@ class Session:
         self.connected = 0
         self.since = now
         self.box = b""
+        self.token: Token | None = None
         self.ended = False
 
 
@@ -286,6 +289,11 @@ class Caller:
     def holder(self) -> str:
         """Name of the session that gets what is handed out."""
         return self.slot.session.name
+
+    @property
+    def token(self) -> Token:
+        """With which it came."""
+        return self.slot.session.token or EVERYTHING
 
     def check(self) -> None:
         """Check that somebody still asks.
@@ -440,6 +448,17 @@ class Sessions:
         """Return whether a client is connected that belongs to this box."""
         with self._mutex:
             return any(each.connected and each.box == box for each in self._sessions.values())
+
+    def end_void_ones(self, tokens: Tokens) -> None:
+        """End every session whose token was revoked or has expired."""
+        with self._mutex:
+            sessions = list(self._sessions.values())
+        for session in sessions:
+            if session.token is not None:
+                try:
+                    tokens.check(session.token)
+                except AuthenticationError:
+                    self.end(session)
 
     def slots(self) -> list[Slot]:
         """Return every slot of every session."""

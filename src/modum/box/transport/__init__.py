@@ -90,7 +90,9 @@ def open_transport(
                     raise TransportError(
                         f"transport {kind.name!r} cannot be used with memory server {address}: {reason}"
                     )
-                return kind.open(connections, welcome, threads=threads, timeout=timeout)
+                way = kind.open(connections, welcome, threads=threads, timeout=timeout)
+                way.job = welcome.job
+                return way
             except TransportError as error:
                 if choice != "auto":
                     raise

@@ -87,6 +87,7 @@ class Transport(ABC):
 
     def __init__(self, connections: ConnectionPool) -> None:
         self.connections = connections
+        self.job = ""  # that the token is for, if it is for one alone
 
     @classmethod
     @abstractmethod

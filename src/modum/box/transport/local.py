@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import Final, Self
 
 from modum.box.calls import Calls
 from modum.box.client.connection import GONE_HINT
@@ -22,7 +22,10 @@ from modum.box.protocol.layout import Piece
 from modum.box.protocol.messages import SegmentInfo, Wake, Welcome
 from modum.box.sockets import local_host
 from modum.box.transport.base import Attachment, Transport, Work
-from modum.errors import ConnectionLostError
+from modum.errors import AuthenticationError, ConnectionLostError, ModumError
+
+_WORD_SECONDS: Final = 0.2
+"""How long a server that has hung up is asked why."""
 
 
 @dataclass(slots=True)
@@ -62,6 +65,7 @@ class LocalTransport(Transport):
         self._watched.connect(timeout, phase)
         self._mutex = threading.Lock()
         self._gone = False
+        self._refusal = ""
         from modum.box.kernels import fused  # Numba: only who maps memory needs it
 
         self._kernels: Kernels = fused
@@ -74,6 +78,8 @@ class LocalTransport(Transport):
         missing = [name for name, owner in (("memfd_create", os), ("send_fds", socket)) if not hasattr(owner, name)]
         if missing:
             return f"this Python or system has no {' and no '.join(missing)}"
+        if welcome is not None and welcome.read_only:
+            return "the token is read-only, and mapped memory can be written to"
         own = local_host()
         if not own:
             return "this process cannot read /proc, which tells whether a server runs on this machine"
@@ -145,9 +151,23 @@ class LocalTransport(Transport):
     def _check(self, phase: object) -> None:
         """Check that the server has not gone: its memory stays mapped, but what was done there reaches nobody."""
         with self._mutex:
-            self._gone = self._gone or self._watched.lost
+            if not self._gone and self._watched.lost:
+                self._gone = True
+                self._refusal = self._why_refused(phase)
+        if self._refusal:
+            raise AuthenticationError(self._refusal)
         if self._gone:
             raise ConnectionLostError(f"{phase}: memory server {self.address} is gone\n{GONE_HINT}")
+
+    def _why_refused(self, phase: object) -> str:
+        """Return why the server does not let this client in any more, if it is there and says so."""
+        try:
+            self._watched.connect(_WORD_SECONDS, phase)
+        except AuthenticationError as error:
+            return str(error)
+        except (ModumError, OSError):
+            pass  # it is gone
+        return ""
 
     def _share(self, count: int, share: Callable[[], None], waiting: deque[Piece]) -> None:
         """Have so many threads help this one with the pieces that wait."""

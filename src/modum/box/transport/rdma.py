@@ -79,6 +79,8 @@ class RdmaTransport(Transport):
     @classmethod
     def why_not(cls, welcome: Welcome | None = None) -> str | None:
         """Return None where both ends have an active port of an RDMA device; whether UCX is there turns out in use."""
+        if welcome is not None and welcome.read_only:
+            return "the token is read-only, and keys allow writing"
         if welcome is not None and not welcome.rails:
             return why_no_rails() or f"the server cannot: {welcome.no_rails}"
         return why_no_rails()
