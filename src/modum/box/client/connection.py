@@ -12,7 +12,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, cast
 
 from modum.box.client.endpoint import Endpoint
 from modum.box.client.flow import Flow
@@ -321,8 +321,7 @@ class Connection:
                     raise DeadlineError(
                         f"{phase}: memory server {self.endpoint.address} did not answer for {timeout:g} s"
                     )
-            assert isinstance(self.socket, socket.socket)  # a Unix socket is not encrypted
-            data, descriptors, _, _ = socket.recv_fds(self.socket, HEADER_BYTES, 1)
+            data, descriptors, _, _ = socket.recv_fds(cast("socket.socket", self.socket), HEADER_BYTES, 1)
             if len(data) < HEADER_BYTES:
                 raise ConnectionError("the connection has ended")
             header = parse_header(data)

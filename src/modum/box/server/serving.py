@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 from modum.box.auth import new_nonce, proof, proof_matches, public_name
 from modum.box.protocol.frames import CARRIES_NUMBERS, STAGED, Header, Op, Status, check_request, parse_header
@@ -15,6 +16,9 @@ from modum.box.server.sessions import Caller, Sessions, Slot
 from modum.box.sockets import Stream, receive_exactly, receive_greeting, send_frame, send_greeting
 from modum.box.tokens import Token, Tokens
 from modum.errors import AuthenticationError, ModumError, PoolFullError, ProtocolError
+
+if TYPE_CHECKING:
+    from modum.box.sealed import Sealed
 
 log = logging.getLogger("modum.server")
 
@@ -133,8 +137,8 @@ class _Client:
 
     def take_last_keys(self) -> None:
         """Seal an encrypted connection with keys that come from the token, too."""
-        if not isinstance(self.stream, socket.socket):
-            self.stream.derive_keys(self.secret + self.token.token.encode(), *self.said)
+        if self.said:
+            cast("Sealed", self.stream).derive_keys(self.secret + self.token.token.encode(), *self.said)
 
 
 def serve_slot(connection: Stream, caller: Caller, dispatch: Dispatch) -> None:
