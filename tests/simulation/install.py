@@ -69,11 +69,11 @@ def _closing(act: Callable[[Locks], None], clock: Clockwork) -> Callable[[Locks]
 class NoDevices:
     """What a server offers over RDMA in a world that has none."""
 
-    def __init__(self, forbidden: str = "") -> None:
-        """Like `Reachable`, which may be told to offer nothing."""
-
     rails: ClassVar[list[str]] = []
     no_rails = "there are no devices in this world"
+
+    def __init__(self, forbidden: str = "") -> None:
+        """Like `Reachable`, which may be told to offer nothing."""
 
     def forget(self, number: int) -> None:
         """Nothing is reachable."""
