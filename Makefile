@@ -22,12 +22,14 @@ test-rdma: .venv/installed-lint ## Test RDMA alone, in a virtual machine with em
 WORLDS ?= 200000
 soak: .venv/installed-lint ## Play simulated worlds of clients, servers and misfortune (WORLDS=200000)
 	$(BIN)/python -m tests.simulation $(WORLDS)
+	$(BIN)/python -m tests.simulation --replicas $$(( $(WORLDS) / 20 ))
 
 guards: .venv/installed-lint ## Take out what keeps the box's promises, and see the simulation notice
 	$(BIN)/python -m tests.simulation.guards
 
 chaos: .venv/installed-lint ## Attack real servers and clients for minutes
 	$(BIN)/python -m tests.chaos --operations 10000 --faults 500 --seed $$(date +%s)
+	$(BIN)/python -m tests.chaos.replicas --kills 200 --seed $$(date +%s)
 
 fuzz: .venv/installed-fuzz ## Feed every reader of strangers' bytes with made-up ones for minutes
 	for target in frames messages prototxt weights; do \

@@ -9,6 +9,7 @@ __all__ = [
     "BufferNotFoundError",
     "ConnectionLostError",
     "DeadlineError",
+    "ElsewhereError",
     "LeaseLostError",
     "MismatchError",
     "ModumError",
@@ -43,6 +44,10 @@ class ConnectionLostError(ModumError, ConnectionError):
 
 class ForgottenError(ConnectionLostError):
     """A memory server has given this client up: whether its last request was applied is not known."""
+
+
+class ElsewhereError(ConnectionLostError):
+    """Another memory server has this place of the box now, or nobody has it; clients look for it by themselves."""
 
 
 class DeadlineError(ModumError, TimeoutError):

@@ -3,6 +3,7 @@
 python -m tests.simulation 2000                 worlds of the seeds 0 to 1999
 python -m tests.simulation 200000 --first 7000  others
 python -m tests.simulation --replay 1234        one world again, with what happens in it
+python -m tests.simulation --replicas ...       the same for servers that stand in for each other
 """
 
 import argparse
@@ -11,15 +12,17 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 
-from tests.simulation.world import Result, play
+from tests.simulation import replicas, world
+from tests.simulation.world import Result
 
 BATCH = 50
 
 
-def batch(first: int, count: int) -> list[Result]:
+def batch(play: Callable[[int], Result], first: int, count: int) -> list[Result]:
     """Play some worlds."""
     played = [play(seed) for seed in range(first, first + count)]
     gc.collect()  # what is left of the worlds: they end with collections turned off
@@ -33,7 +36,9 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="seed of the first one (0)")
     parser.add_argument("--replay", type=int, help="play the world of this seed, and print what happens")
     parser.add_argument("--most", type=int, default=10, help="wrong worlds after which to stop (10)")
+    parser.add_argument("--replicas", action="store_true", help="servers stand in for each other")
     choice = parser.parse_args()
+    play = replicas.play if choice.replicas else world.play
     if choice.replay is not None:
         result = play(choice.replay, print)
         print(result.wrong or "right")
@@ -46,7 +51,7 @@ def main() -> int:
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as processes:
         starts = iter(range(choice.first, choice.first + choice.worlds, BATCH))
         end = choice.first + choice.worlds
-        waiting = [processes.submit(batch, first, min(BATCH, end - first)) for first in islice(starts, 4)]
+        waiting = [processes.submit(batch, play, first, min(BATCH, end - first)) for first in islice(starts, 4)]
         while waiting:
             for result in waiting.pop(0).result():
                 played += 1
@@ -62,7 +67,7 @@ def main() -> int:
                 for future in waiting:
                     future.cancel()
                 break
-            waiting += [processes.submit(batch, first, min(BATCH, end - first)) for first in islice(starts, 1)]
+            waiting += [processes.submit(batch, play, first, min(BATCH, end - first)) for first in islice(starts, 1)]
             if sys.stderr.isatty():
                 print(f"\r{played} of {choice.worlds} worlds, {len(wrong)} wrong", end="", file=sys.stderr)
     seconds = time.perf_counter() - start

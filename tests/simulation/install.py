@@ -37,6 +37,9 @@ class Secrets:
     def token_bytes(self, count: int) -> bytes:
         return self._random.randbytes(count)
 
+    def randbelow(self, bound: int) -> int:
+        return self._random.randrange(bound)
+
     def token_hex(self, count: int) -> str:
         return self.token_bytes(count).hex()
 

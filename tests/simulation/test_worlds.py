@@ -19,6 +19,20 @@ def test_the_box_keeps_its_word_in_every_world() -> None:
     assert "2000 worlds" in played.stdout
 
 
+@pytest.mark.timeout(600)
+def test_servers_that_stand_in_for_each_other_lose_nothing_in_any_world() -> None:
+    played = subprocess.run(
+        [sys.executable, "-m", "tests.simulation", "--replicas", "200"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    told = f"{played.stdout}{played.stderr}\npython -m tests.simulation --replicas --replay SEED shows it"
+    assert played.returncode == 0, told
+    assert "200 worlds" in played.stdout
+
+
 AFTER_ANOTHER = """
 import tempfile
 from tests.simulation.world import play

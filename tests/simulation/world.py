@@ -241,6 +241,10 @@ class World:
             self.start_server(index)
         self.clock.run(60.0, lambda: len(self.servers) == self.count)
         self.servers.sort(key=lambda each: each[0].name)
+        self.begin()
+
+    def begin(self) -> None:
+        """Have clients come, and misfortune, until all clients have ended."""
         for number in range(self.random.randrange(1, 5)):
             self.start_client(number, self.random.choice(["10.0.0.1", "10.0.1.1", "10.0.1.2"]))
         for _ in range(self.kills):

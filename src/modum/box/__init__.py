@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from modum.box.box import Box, BoxStatistics
     from modum.box.buffer import Buffer, BufferInfo
     from modum.box.primitives import Counter, Lease, LeaseInfo, QueueStatistics, Value, WorkQueue
-    from modum.box.protocol.messages import ServerStatistics, SnapshotStatistics
+    from modum.box.protocol.messages import ServerStatistics, SnapshotStatistics, Stand
+    from modum.box.server.replication.ring import Replication
     from modum.box.server.server import Server
     from modum.box.server.snapshots import SnapshotSettings
     from modum.box.transport import TRANSPORTS
@@ -24,10 +25,12 @@ __all__ = [
     "Lease",
     "LeaseInfo",
     "QueueStatistics",
+    "Replication",
     "Server",
     "ServerStatistics",
     "SnapshotSettings",
     "SnapshotStatistics",
+    "Stand",
     "Value",
     "WorkQueue",
     "new_token",
@@ -40,7 +43,8 @@ __getattr__, __dir__ = attach(
         "modum.box.box": ("Box", "BoxStatistics"),
         "modum.box.buffer": ("Buffer", "BufferInfo"),
         "modum.box.primitives": ("Counter", "Lease", "LeaseInfo", "QueueStatistics", "Value", "WorkQueue"),
-        "modum.box.protocol.messages": ("ServerStatistics", "SnapshotStatistics"),
+        "modum.box.protocol.messages": ("ServerStatistics", "SnapshotStatistics", "Stand"),
+        "modum.box.server.replication.ring": ("Replication",),
         "modum.box.server.server": ("Server",),
         "modum.box.server.snapshots": ("SnapshotSettings",),
         "modum.box.transport": ("TRANSPORTS",),

@@ -53,10 +53,12 @@ class BoxStatistics:
     Attributes:
         servers: what each server holds and has done, in the box's order.
         transports: names of the transports by which this client reaches them.
+        addresses: of the servers, as this client names them.
     """
 
     servers: tuple[ServerStatistics, ...]
     transports: tuple[str, ...]
+    addresses: tuple[str, ...]
 
 
 class Box:
@@ -137,9 +139,11 @@ class Box:
         session = secrets.token_bytes(SESSION_BYTES)
         opened: list[Transport] = []
         with ExitStack() as failing:
-            for address in addresses:
+            for place, address in enumerate(addresses):
                 way = open_transport(
                     address,
+                    place=place,
+                    servers=addresses,
                     choice=choice,
                     token=token,
                     session=session,
@@ -418,7 +422,7 @@ class Box:
     def statistics(self) -> BoxStatistics:
         """Return what every server holds and has done."""
         looks = self._servers.each(lambda _, transport: transport.call(Look(), ServerStatistics, self._servers.timeout))
-        return BoxStatistics(tuple(looks), self.transports)
+        return BoxStatistics(tuple(looks), self.transports, self.servers)
 
 
 def _say_goodbye(way: Transport) -> None:

@@ -140,7 +140,20 @@ def send_frame(connection: "Stream", header: Header, payload: bytes | memoryview
         ConnectionError: the other side did not read for too long.
         OSError: the connection is gone.
     """
-    parts: list[bytes | memoryview] = [header.pack(), payload] if len(payload) else [header.pack()]
+    send_all(connection, [header.pack(), payload] if len(payload) else [header.pack()])
+
+
+def send_all(connection: "Stream", parts: list[bytes | memoryview]) -> None:
+    """Send bytes that lie in several places.
+
+    Args:
+        connection: to send on.
+        parts: what to send, in order.
+
+    Raises:
+        ConnectionError: the other side did not read for too long.
+        OSError: the connection is gone.
+    """
     left = sum(map(len, parts))
     try:
         sent = connection.sendmsg(parts)

@@ -59,6 +59,12 @@ def run(
         bool,
         typer.Option("--encrypt", help="Encrypt what goes over TCP; with --box, write encrypt:// before addresses."),
     ] = False,
+    replicas: Annotated[
+        int,
+        typer.Option(
+            min=1, max=2, help="2: any one of at least three memory servers may be lost, and the job goes on."
+        ),
+    ] = 1,
     threads: Annotated[
         int | None,
         typer.Option(show_default="OMP_NUM_THREADS, or 1", help="Compute threads of each worker."),
@@ -132,6 +138,11 @@ def run(
                 "HINT: start them with modum server --encrypt, and give --box the addresses that they print,"
                 " such as encrypt://10.0.0.5:7500"
             )
+        if box is not None and replicas > 1:
+            raise ValueError(
+                "--box uses memory servers that run already, so --replicas means nothing with it\n"
+                "HINT: give it to `modum server`"
+            )
         if box is not None and (snapshot_dir is not None or restore is not None):
             raise ValueError(
                 "--box uses memory servers that run already, so --snapshot-dir and --restore mean nothing with it\n"
@@ -156,6 +167,7 @@ def run(
         servers=1 if servers is None else servers,
         memory=limit,
         encrypt=encrypt,
+        replicas=replicas,
         threads=threads,
         on_failure=on_failure.value,
         grace=seconds,

@@ -17,6 +17,7 @@ from modum.waiting import Deadline
 
 if TYPE_CHECKING:
     from modum.box import Server
+    from modum.box.server.replication.ring import Replication
 
 app = typer.Typer()
 
@@ -63,6 +64,22 @@ def server(
         bool,
         typer.Option("--unencrypted-rdma", help="With --encrypt: offer RDMA all the same, which is not encrypted."),
     ] = False,
+    replicas: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=2,
+            help="2: what is acknowledged is at two of the servers of --box, which stand in for each other.",
+        ),
+    ] = 1,
+    box: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT,...",
+            show_default=False,
+            help="With --replicas 2: all servers of the box in their order, this one among them.",
+        ),
+    ] = None,
     snapshot_dir: Folder = None,
     snapshot_every: Every = None,
     snapshots_kept: Kept = None,
@@ -89,12 +106,16 @@ def server(
     With **--encrypt** nobody on the way can read or change anything, and the address begins with encrypt://. RDMA is
     not offered then.
 
+    With **--replicas 2** any one of at least three servers may be lost, and nothing is: give each the same
+    list of all in --box, and see docs/how-to/replicas.md.
+
     With **--snapshot-dir** what it holds can be had back after its end: see docs/how-to/stop-and-go-on.md.
     """
     import psutil
 
     from modum.box import Server
     from modum.box.server.process import ready_line
+    from modum.box.sockets import format_address
     from modum.box.tokens import is_token_list
     from modum.cluster import credentials
     from modum.cluster.interfaces import chosen_interface
@@ -116,6 +137,7 @@ def server(
             unencrypted_rdma=unencrypted_rdma,
             snapshots=snapshot_settings(snapshot_dir / name if snapshot_dir else None, snapshot_every, snapshots_kept),
             restore=restore / name if restore else None,
+            replication=_replication(replicas, box, format_address(host, port, encrypted=encrypt)),
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
@@ -146,12 +168,37 @@ def server(
         stopped.wait()
 
 
+def _replication(replicas: int, box: str | None, own: str) -> "Replication | None":
+    """Return the servers that stand in for each other, as the command line says."""
+    from modum.box.server.replication.ring import Replication
+    from modum.box.sockets import format_address, is_encrypted, parse_address
+
+    if replicas == 1:
+        if box is not None:
+            raise ValueError("--box means nothing without --replicas 2: this server needs to know no others")
+        return None
+    if box is None:
+        raise ValueError(
+            "--replicas 2 needs to know all servers of the box"
+            "\nHINT: --box HOST:PORT,HOST:PORT,HOST:PORT, the same list for each of them"
+        )
+    servers = [
+        format_address(*parse_address(each), encrypted=is_encrypted(each)) for each in box.split(",") if each.strip()
+    ]
+    if own not in servers:
+        raise ValueError(
+            f"this server listens on {own}, which is not in --box {','.join(servers)}"
+            "\nHINT: --host, --port and --encrypt as they stand there: the other servers reach it by them"
+        )
+    return Replication(servers, servers.index(own))
+
+
 def _obey_input(memory_server: "Server", stopped: threading.Event) -> None:
     """Stop when standard input ends; a line of input means to stop once the clients have left."""
     source = sys.stdin.fileno()
     if os.read(source, 4096):
         deadline = Deadline(_GOODBYE_SECONDS)
-        while memory_server.statistics().clients and not deadline.passed:
+        while memory_server.clients and not deadline.passed:
             if select.select([source], [], [], _LOOK_SECONDS)[0] and not os.read(source, 4096):
                 break
     stopped.set()

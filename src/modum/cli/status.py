@@ -8,10 +8,11 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    from modum.box import BoxStatistics, BufferInfo
+    from modum.box import Box, BoxStatistics, BufferInfo
 
 app = typer.Typer()
 
@@ -28,7 +29,7 @@ def status(
 
     modum status 10.0.0.5:7500,10.0.0.6:7500
     """
-    from rich.console import Console, Group
+    from rich.console import Console
     from rich.live import Live
 
     from modum.box import Box
@@ -41,7 +42,7 @@ def status(
             before = client.statistics()
             time.sleep(seconds)
             now = client.statistics()
-            picture = Group(_servers(before, now), *_owners(now), *_snapshots(now), _buffers(client.list()))
+            picture = _picture(before, now, client)
             if not watch:
                 console.print(picture)
                 return
@@ -49,12 +50,18 @@ def status(
                 while True:
                     time.sleep(seconds)
                     before, now = now, client.statistics()
-                    picture = Group(_servers(before, now), *_owners(now), *_snapshots(now), _buffers(client.list()))
+                    picture = _picture(before, now, client)
                     live.update(picture, refresh=True)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def _picture(before: "BoxStatistics", now: "BoxStatistics", client: "Box") -> "Group":
+    from rich.console import Group
+
+    return Group(_servers(before, now), *_stands(now), *_owners(now), *_snapshots(now), _buffers(client.list()))
 
 
 def _servers(before: "BoxStatistics", now: "BoxStatistics") -> "Table":
@@ -86,6 +93,17 @@ def _owners(now: "BoxStatistics") -> "Iterator[Table]":
         for owner in server.owners:
             limit = format_bytes(owner.limit) if owner.limit else ""
             table.add_row(owner.job, server.address, format_bytes(owner.used), limit)
+    if table.row_count:
+        yield table
+
+
+def _stands(now: "BoxStatistics") -> "Iterator[Table]":
+    """Yield a table of who serves the places of the box, if servers stand in for each other."""
+    table = _table("place", "primary", "backup", "view", words=("place", "primary", "backup"))
+    for address, server in zip(now.addresses, now.servers, strict=True):
+        if (stand := server.stand) is not None:
+            backup = now.addresses[stand.backup] if stand.backup >= 0 else "none: nothing may be lost now"
+            table.add_row(address, server.address, backup, str(stand.view))
     if table.row_count:
         yield table
 

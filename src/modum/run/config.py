@@ -6,6 +6,7 @@ from typing import Literal
 
 from modum.box import SnapshotSettings
 from modum.box.server.process import check_servers
+from modum.box.server.replication.ring import FEWEST
 from modum.box.sockets import parse_address
 from modum.cluster.environment import check_group_size, check_job
 from modum.cluster.preemption import DEFAULT_GRACE
@@ -30,6 +31,8 @@ class RunConfig:
     """Memory servers to start, unless `box` names some that run."""
     memory: int = 8 * 2**30
     """Bytes that each of these servers may hold."""
+    replicas: int = 1
+    """Of these servers, how many have what is acknowledged; with 2, any one of them may be lost."""
     snapshots: SnapshotSettings | None = None
     """Where each of these servers has a folder of its own for snapshots, and when it writes them."""
     restore: Path | None = None
@@ -62,6 +65,20 @@ class RunConfig:
                 f"{self.hosts} hosts need a box that all of them reach\n"
                 "HINT: start `modum server --host ADDRESS` on one of them, with a MODUM_TOKEN; then on each host "
                 f"modum run --box ADDRESS:7500 --hosts {self.hosts}"
+            )
+        if self.replicas not in (1, 2):
+            raise ValueError(f"replicas ({self.replicas}) must be 1 or 2")
+        if self.replicas > 1 and self.box:
+            raise ValueError("replicas are those of servers that are started here, and a box is used that runs already")
+        if self.replicas > 1 and self.servers < FEWEST:
+            raise ValueError(
+                f"replicas take at least {FEWEST} memory servers, not {self.servers}: a majority must be left when one"
+                f" is lost\nHINT: --servers {FEWEST}"
+            )
+        if self.replicas > 1 and (self.snapshots or self.restore):
+            raise ValueError(
+                "servers with replicas write and restore no snapshots"
+                "\nHINT: leave out --replicas, or --snapshot-dir and --restore"
             )
         if self.restore is not None:
             check_servers(self.restore, self.servers)

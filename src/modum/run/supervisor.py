@@ -8,7 +8,7 @@ from typing import Final
 
 from modum.box import Box, new_token
 from modum.box.server.process import START_SECONDS, ready_address, server_command
-from modum.box.sockets import parse_address
+from modum.box.sockets import ENCRYPT, parse_address
 from modum.cluster.credentials import child_environment
 from modum.cluster.ports import free_ports
 from modum.cluster.registration import check_free, clear_places, host_name
@@ -71,6 +71,8 @@ class _Run:
         self._processes = processes
         self._servers: list[Process] = []
         self._addresses: dict[int, str] = {}
+        self._ports: list[int] = []
+        self._token = ""
         self._workers: list[Process] = []
         self._alive: list[Process] = []
         self._failed: list[Process] = []
@@ -126,21 +128,10 @@ class _Run:
 
     def _start_servers(self) -> tuple[tuple[str, ...], str]:
         token = new_token()
-        for index in range(self._config.servers):
-            server = self._processes.start(
-                f"memory server {index}",
-                server_command(
-                    self._config.memory,
-                    index=index,
-                    snapshots=self._config.snapshots,
-                    restore=self._config.restore,
-                    encrypt=self._config.encrypt,
-                ),
-                child_environment(token),
-                partial(self._server_output, index),
-                keep_stdin=True,
-            )
-            self._servers.append(server)
+        config = self._config
+        self._ports = free_ports(config.servers) if config.replicas > 1 else [0] * config.servers
+        self._token = token
+        self._servers = [self._start_server(index) for index in range(config.servers)]
         deadline = Deadline(START_SECONDS)
         while len(self._addresses) < len(self._servers):
             self._processes.poll(deadline.left)
@@ -154,6 +145,27 @@ class _Run:
                 clear_progress(box)
                 clear_places(box, range(self._config.workers))
         return addresses, token
+
+    def _start_server(self, index: int) -> Process:
+        """Start a memory server, for the first time or in place of one that stands in for others and was lost."""
+        config = self._config
+        scheme = ENCRYPT if config.encrypt else ""
+        replicas = [f"{scheme}127.0.0.1:{port}" for port in self._ports] if config.replicas > 1 else []
+        return self._processes.start(
+            f"memory server {index}",
+            server_command(
+                config.memory,
+                port=self._ports[index],
+                replicas=replicas,
+                index=index,
+                snapshots=config.snapshots,
+                restore=config.restore,
+                encrypt=config.encrypt,
+            ),
+            child_environment(self._token),
+            partial(self._server_output, index),
+            keep_stdin=True,
+        )
 
     def _start_workers(self, servers: Sequence[str], token: str | None) -> None:
         config = self._config
@@ -250,6 +262,10 @@ class _Run:
         for index, server in enumerate(self._servers):
             if server.returncode is not None:
                 where = f" at {self._addresses[index]}" if index in self._addresses else ""
+                if self._config.replicas > 1 and self._addresses.pop(index, ""):
+                    self._console.message(f"{server}{where} {server.end}; the others go on, and it is started again")
+                    self._servers[index] = self._start_server(index)
+                    continue
                 raise _ServerError(
                     f"{server}{where} {server.end}: the run cannot go on without its memory" + _last_words(server)
                 )

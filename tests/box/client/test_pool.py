@@ -22,7 +22,7 @@ def look() -> Pending:
 
 @pytest.fixture
 def pool(server: Server) -> Iterator[ConnectionPool]:
-    endpoint = Endpoint(server.address, parse_address(server.address), None, secrets.token_bytes(16), 5.0)
+    endpoint = Endpoint(server.address, [parse_address(server.address)], None, secrets.token_bytes(16), 5.0)
     one = ConnectionPool(endpoint)
     yield one
     one.close()

@@ -25,6 +25,7 @@ from modum.box.protocol.frames import (
 )
 from modum.box.protocol.limits import CHUNK, HEADER_BYTES, MAX_MESSAGE
 from modum.box.protocol.messages import (
+    CLIENT,
     Challenge,
     Create,
     Failure,
@@ -101,7 +102,8 @@ def connection_to(server: Server) -> socket.socket:
     send_greeting(connection, Op.GREET, Greeting(nonce))
     _, data = receive_greeting(connection, Op.GREET)
     challenge = decode(data, Challenge)
-    mine = prove(None, "client", challenge.server, session, 0, nonce, challenge.nonce, b"", b"", 1, b"", 0, 5.0, b"")
+    common = (challenge.server, session, 0, nonce, challenge.nonce, b"", b"", CLIENT, challenge.place)
+    mine = prove(None, "client", *common, 1, b"", 0, 5.0, b"")
     send_greeting(connection, Op.PROVE, Proof(session, 0, 1, b"", 0, 5.0, b"", mine))
     _, data = receive_greeting(connection, Op.PROVE)
     decode(data, Welcome)

@@ -103,7 +103,7 @@ def test_a_slot_keeps_as_much_as_has_come(server: Server) -> None:
 def test_clients_that_take_turns_need_no_more_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an operation leaves with the server goes when another client needs it, and only then."""
     numbers = np.ones(4 * CHUNK // 4, np.float32)
-    monkeypatch.setattr("modum.box.server.server.MIN_WORKING", 6 * CHUNK)
+    monkeypatch.setattr("modum.box.server.core.MIN_WORKING", 6 * CHUNK)
     with Server(memory=16 * CHUNK) as server, ExitStack() as stack:
         boxes = [stack.enter_context(Box.connect(server.address, transport="tcp", timeout=10)) for _ in range(5)]
         buffers = [box.open_or_create("large", numbers.size) for box in boxes]
@@ -138,7 +138,7 @@ def test_what_all_slots_keep_together_is_limited_and_who_has_room_goes_on(
     act: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = np.ones(4 * CHUNK // 4, np.float32)
-    monkeypatch.setattr("modum.box.server.server.MIN_WORKING", 6 * CHUNK)
+    monkeypatch.setattr("modum.box.server.core.MIN_WORKING", 6 * CHUNK)
     monkeypatch.setattr("modum.box.server.sessions.Slot.settle", lambda slot, sequence: None)
     with Server(memory=16 * CHUNK) as server, ExitStack() as stack:
         first, second = (
@@ -172,7 +172,7 @@ def test_who_is_refused_in_the_middle_of_sending_hears_it_and_does_not_try_again
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK // 16)
         return connection
 
-    monkeypatch.setattr("modum.box.server.server.MIN_WORKING", CHUNK // 4)
+    monkeypatch.setattr("modum.box.server.core.MIN_WORKING", CHUNK // 4)
 
     def with_little_room_there(*arguments: Any, **options: Any) -> socket.socket:
         listener = listen(*arguments, **options)

@@ -21,7 +21,14 @@ from modum.box.protocol.frames import STAGED, Header, Op, Status, parse_header
 from modum.box.protocol.limits import CHUNK, HEADER_BYTES, REFUSED_SECONDS, WINDOW
 from modum.box.protocol.messages import Failure, Welcome, decode, exception_of
 from modum.box.sockets import Stream, receive_exactly, send_frame, tune
-from modum.errors import ConnectionLostError, DeadlineError, ForgottenError, ModumError, ProtocolError
+from modum.errors import (
+    ConnectionLostError,
+    DeadlineError,
+    ElsewhereError,
+    ForgottenError,
+    ModumError,
+    ProtocolError,
+)
 from modum.waiting import Deadline
 
 log = logging.getLogger("modum.box")
@@ -29,6 +36,10 @@ log = logging.getLogger("modum.box")
 _MOST_FORGERIES: Final = 5
 SPIN_SECONDS: Final = 150e-6
 """How long a small reply is waited for without sleeping: a sleeping core takes 70 us to wake up."""
+QUIET_SECONDS: Final = 1.5
+"""Seconds without any answer after which a client asks whether another server has taken the place of this one."""
+LOST_SECONDS: Final = 10.0
+"""Seconds after which nobody is expected to take the place of a lost server any more."""
 _RETRY_PAUSE: Final = 0.05
 """Seconds between two tries to connect."""
 _OWN_LIMITS: Final = {
@@ -102,6 +113,7 @@ class Connection:
         """
         self.close()
         deadline = Deadline(timeout)
+        endpoint = self.endpoint
         while True:
             left = deadline.left
             try:
@@ -124,21 +136,28 @@ class Connection:
                 if risky:
                     raise
                 self._incarnation = b""  # all that was asked for was answered: begin the slot again
-            except ModumError:
-                raise
-            except OSError as error:
+            except (ElsewhereError, OSError) as error:
+                if isinstance(error, ModumError) and not isinstance(error, ElsewhereError):
+                    raise
                 waited = timeout - deadline.left
-                gone = isinstance(error, ConnectionRefusedError) and waited > REFUSED_SECONDS
+                if endpoint.replicated:
+                    gone = waited > LOST_SECONDS
+                else:
+                    gone = isinstance(error, ConnectionRefusedError) and waited > REFUSED_SECONDS
                 if left <= _RETRY_PAUSE and error.errno in _OWN_LIMITS:
                     raise self._own_limit(phase, waited, error.errno) from None
                 if gone or left <= _RETRY_PAUSE:
                     known = gone and self.endpoint.server
-                    hint = f"\n{GONE_HINT if known else _REFUSED_HINT}" if error.errno == errno.ECONNREFUSED else ""
+                    refused = error.errno == errno.ECONNREFUSED
+                    hint = f"\n{GONE_HINT if known else _REFUSED_HINT}" if refused or known else ""
                     raise (ConnectionLostError if gone else DeadlineError)(
                         f"{phase}: memory server {self.endpoint.address}{' is gone: it' if known else ''}"
                         f" could not be reached for {waited:.1f} s: {error}{hint}"
                     ) from None
-                time.sleep(_RETRY_PAUSE)
+                if endpoint.turn():
+                    time.sleep(_RETRY_PAUSE)
+            except ModumError:
+                raise
         self._incarnation = welcome.incarnation
         self.socket = stream
         self._low_water = 1
@@ -192,7 +211,8 @@ class Connection:
         # a ring that the server made anew is empty, so a slot with one cannot be begun again either
         sent, expired = carrier is not None, False
         spin, moved = 0.0, 0
-        deadline = time.monotonic() + timeout
+        moved_at = time.monotonic()
+        deadline = moved_at + timeout
         while True:
             while len(pending) < WINDOW and failure is None and (request := next(source, None)) is not None:
                 self._last += 1
@@ -225,18 +245,24 @@ class Connection:
                     raise flow.broken
                 now = time.monotonic()
                 if flow.progress:
-                    deadline = now + timeout
+                    deadline, moved_at = now + timeout, now
                     quick = pending and (pending[0].small or (carrier is not None and carrier.busy))
                     spin = now + SPIN_SECONDS if quick else now
                     expired = False
                     continue
                 if now < spin:
                     continue
+                if self.endpoint.replicated and now > moved_at + QUIET_SECONDS:
+                    self.close()  # it may be cut off, or stopped, and another have taken its place
+                    self.endpoint.turn()
+                    moved_at = now
+                    continue
                 if expired:
                     raise DeadlineError(
                         f"{phase}: memory server {self.endpoint.address} did not answer for {timeout:g} s"
                     )
-                expired = not self._sleep(flow, carrier, deadline - now) and time.monotonic() >= deadline
+                most = min(deadline, moved_at + QUIET_SECONDS) if self.endpoint.replicated else deadline
+                expired = not self._sleep(flow, carrier, most - now) and time.monotonic() >= deadline
             except ModumError:
                 self.close()
                 raise

@@ -1,16 +1,28 @@
 """How one client dials a memory server, and how both show each other that they hold the token."""
 
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from modum.box.auth import new_nonce, proof, proof_matches, token_key
 from modum.box.protocol.frames import Op, Status
-from modum.box.protocol.messages import Challenge, Failure, Greeting, Proof, Welcome, decode, exception_of
+from modum.box.protocol.messages import (
+    ALONE,
+    CLIENT,
+    Challenge,
+    Failure,
+    Greeting,
+    Proof,
+    Welcome,
+    decode,
+    exception_of,
+)
 from modum.box.sockets import ENCRYPT, Stream, is_encrypted, receive_greeting, send_greeting, tune
-from modum.errors import AuthenticationError, ConnectionLostError, ProtocolError
+from modum.errors import AuthenticationError, ConnectionLostError, ElsewhereError, ProtocolError
 
+TURN_SECONDS: Final = 1.0
+"""Seconds for a try to reach one of several servers."""
 _TOKEN_HINT: Final = (
     "HINT: give the token with which the server was started (its MODUM_TOKEN, or its --token-file):"
     " export MODUM_TOKEN=..., or Box.connect(..., token=...)"
@@ -23,23 +35,37 @@ class Endpoint:
 
     Attributes:
         address: the server, as the user named it; it stands in errors.
-        target: host and port for TCP, or the name of a Unix socket.
+        targets: where the server may be: host and port for TCP, or the name of a Unix socket. With replicas these are
+            all servers of the box, its own place first.
         token: the job's token, or None.
         session: random bytes that make the client's session its own.
         timeout: seconds without any progress after which the client's calls give up.
         others: identifiers of the other servers of the box, as far as they are known.
         box: digest of the `Join` by which the client belongs to a box.
+        place: of the server in the box.
+        purpose: of the connections.
         server: identifier of the server's run; the first handshake fills it in, and later ones must find the same.
+        replicated: whether other servers stand in for it; the first handshake fills it in.
+        at: index of the target that is tried next.
     """
 
     address: str
-    target: tuple[str, int] | str
+    targets: Sequence[tuple[str, int] | str]
     token: str | None = field(repr=False)
     session: bytes = field(repr=False)
     timeout: float
     others: Collection[str] = ()
     box: bytes = b""
+    place: int = 0
+    purpose: str = CLIENT
     server: str = ""
+    replicated: bool = False
+    at: int = 0
+
+    def turn(self) -> bool:
+        """Try the next target from now on, and return whether all were tried since the first."""
+        self.at = (self.at + 1) % len(self.targets)
+        return self.at == 0
 
     def dial(self, timeout: float) -> socket.socket:
         """Connect within `timeout` seconds.
@@ -53,13 +79,16 @@ class Endpoint:
         Raises:
             OSError: it cannot be done; no socket is left open.
         """
-        if isinstance(self.target, tuple):
-            connection = socket.create_connection(self.target, timeout)
+        target = self.targets[self.at]
+        if len(self.targets) > 1:
+            timeout = min(timeout, TURN_SECONDS)
+        if isinstance(target, tuple):
+            connection = socket.create_connection(target, timeout)
         else:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 connection.settimeout(timeout)
-                connection.connect(self.target)
+                connection.connect(target)
             except OSError:
                 connection.close()
                 raise
@@ -89,6 +118,7 @@ class Endpoint:
 
         Raises:
             AuthenticationError: one side does not hold the other's token, or wants encryption and the other does not.
+            ElsewhereError: this target does not serve the place.
             ConnectionLostError: the server was restarted, or does not know the slot of this incarnation any more.
             OSError: the connection ended.
         """
@@ -98,13 +128,16 @@ class Endpoint:
             from modum.box.sealed import Agreement, Sealed  # only who encrypts needs the package
 
             agreement = Agreement()
-        greeting = Greeting(nonce, agreement.public if agreement else b"", token_key(self.token) if self.token else b"")
+        public = agreement.public if agreement else b""
+        key = token_key(self.token) if self.token else b""
+        greeting = Greeting(nonce, public, key, self.place, self.purpose)
         send_greeting(connection, Op.GREET, greeting)
         _, data = receive_greeting(connection, Op.GREET)
         challenge = decode(data, Challenge)
         self._check(challenge)
         keys = (greeting.exchange, challenge.exchange)
-        common = (challenge.server, self.session, slot, nonce, challenge.nonce, *keys)
+        where = (self.purpose, challenge.place)
+        common = (challenge.server, self.session, slot, nonce, challenge.nonce, *keys, *where)
         stream: Stream = connection
         if agreement:
             secret = agreement.secret(challenge.exchange)
@@ -135,9 +168,18 @@ class Endpoint:
     @property
     def encrypts(self) -> bool:
         """Whether connections are encrypted: those over TCP, if the address says so."""
-        return is_encrypted(self.address) and isinstance(self.target, tuple)
+        return is_encrypted(self.address) and isinstance(self.targets[self.at], tuple)
 
     def _check(self, challenge: Challenge) -> None:
+        self.replicated = challenge.place != ALONE
+        if not self.replicated and len(self.targets) > 1:
+            first, self.at, self.targets = self.at == 0, 0, self.targets[:1]  # nobody stands in for anybody
+            if not first:
+                raise ElsewhereError(f"memory server {self.address} has its place alone")
+        if challenge.place not in (self.place, ALONE):
+            raise ProtocolError(f"memory server {self.address} answered for place {challenge.place}")
+        if not challenge.server and self.purpose == CLIENT:
+            raise ElsewhereError(f"no server has taken the place of memory server {self.address} yet")
         if challenge.token_required and not self.token:
             raise AuthenticationError(
                 f"memory server {self.address} wants a token. HINT: export MODUM_TOKEN=... as for the server, which"

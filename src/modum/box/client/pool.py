@@ -46,7 +46,7 @@ class ConnectionPool:
     def redirected(self, target: tuple[str, int] | str) -> "ConnectionPool":
         """Return a pool to the same server and session at another target, whose slots come after those of this one."""
         with self._mutex:
-            return ConnectionPool(replace(self.endpoint, target=target), self._next_slot)
+            return ConnectionPool(replace(self.endpoint, targets=[target]), self._next_slot)
 
     @contextmanager
     def connection(self, timeout: float, phase: object) -> Iterator[Connection]:

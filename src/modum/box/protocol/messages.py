@@ -1,7 +1,7 @@
 """Messages: the payload of the frames CALL, GREET and PROVE, as msgpack (docs/reference/wire-format.md). No I/O."""
 
 import hashlib
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, Final, TypeGuard, TypeVar
 
 import msgspec
 
@@ -363,6 +363,20 @@ class OwnerStatistics(Answer, frozen=True):
     limit: int = 0
 
 
+class Stand(Answer, frozen=True):
+    """Who serves a place of a box in which servers stand in for each other.
+
+    Attributes:
+        view: its number.
+        primary: number of the server that clients talk to.
+        backup: number of the server that does the same; -1: there is none now.
+    """
+
+    view: int
+    primary: int
+    backup: int
+
+
 class ServerStatistics(Answer, frozen=True):
     """What one memory server holds and has done since it started.
 
@@ -382,6 +396,7 @@ class ServerStatistics(Answer, frozen=True):
         faults: how often something failed that is the server's own fault or its machine's; its log says what.
         snapshots: how its snapshots went; None if it has no folder for them.
         owners: what the jobs that have tokens of their own take.
+        stand: who serves this place of the box; None if nobody stands in for this server.
     """
 
     server: str
@@ -399,6 +414,13 @@ class ServerStatistics(Answer, frozen=True):
     faults: int
     snapshots: SnapshotStatistics | None = None
     owners: list[OwnerStatistics] = []
+    stand: Stand | None = None
+
+
+CLIENT: Final = "client"
+"""Purpose of a connection: what clients come for."""
+ALONE: Final = -1
+"""In place of a place: the server has the same one for everybody, and nobody stands in for it."""
 
 
 class Greeting(Answer, frozen=True):
@@ -409,6 +431,10 @@ class Greeting(Answer, frozen=True):
     """Public key of X25519; empty for a connection that is not encrypted."""
     key: bytes = b""
     """Which token the client has; empty if it has none."""
+    place: int = 0
+    """Place in the box that is meant, where servers stand in for each other."""
+    purpose: str = CLIENT
+    """`client`, or what another server of the box comes for: `votes`, or `records`."""
 
 
 class Challenge(Answer, frozen=True):
@@ -416,10 +442,12 @@ class Challenge(Answer, frozen=True):
 
     nonce: bytes
     server: str
-    """Identifier of this run of the server."""
+    """Identifier of this run of the server; empty for another server."""
     token_required: bool
     exchange: bytes = b""
     """Public key of X25519; empty if the server does not encrypt this connection."""
+    place: int = ALONE
+    """The place that was asked for, where servers stand in for each other."""
 
 
 class Proof(Answer, frozen=True):

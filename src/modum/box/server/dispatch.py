@@ -39,6 +39,7 @@ from modum.box.protocol.messages import (
     QueueOpen,
     QueueTake,
     Reach,
+    Request,
     ServerStatistics,
     TakeSnapshot,
     ValueGet,
@@ -138,6 +139,24 @@ class Dispatch:
             log.exception("request %s failed", header.op.name)
             return _failure(header, ModumError(f"internal error: {error!r}"))
 
+    def await_turn(self, caller: Caller, request: Request, wait: float) -> None:
+        """Wait until a request that changes something, and may have to wait for it, would not have to.
+
+        Args:
+            caller: who asks.
+            request: what is asked for; other requests do not wait.
+            wait: seconds that it may wait.
+
+        Raises:
+            ConnectionAbortedError: nobody asks any more.
+            ValueError: what is asked for is not there.
+        """
+        match request:
+            case LeaseAcquire(name):
+                self._primitives.lease_wait(name, min(wait, MAX_WAIT), caller)
+            case QueueTake(name):
+                self._primitives.queue_wait(name, min(wait, MAX_WAIT), caller)
+
     def hand_over(self, connection: Stream, caller: Caller, header: Header, repeated: bool) -> None:
         """Pass a descriptor of a segment's memory to a client of this machine, over its Unix socket."""
         descriptor: int | None = None
@@ -187,7 +206,7 @@ class Dispatch:
                 op,
                 target,
                 deque([Piece(header.offset, 0, header.count, header.source_offset)]),
-                timeout=slot.timeout,
+                timeout=caller.timeout,
                 data=data,
                 source=source,
                 factor=factor_for(target.dtype, header.factor),
@@ -198,7 +217,7 @@ class Dispatch:
             slot.moved += header.count
             if header.flags & LAST:
                 publish = bool(header.flags & PUBLISH)
-                target.finish(op, slot.moved, publish=publish, timeout=slot.timeout)
+                target.finish(op, slot.moved, publish=publish, timeout=caller.timeout)
                 slot.moved = 0
                 if publish:
                     self._room.wake(("version", header.segment))
@@ -251,7 +270,7 @@ class Dispatch:
                 return self._version(caller, segment, at_least, wait)
             case Publish(segment):
                 with slot.using:
-                    slot.party(segments, segment).publish(slot.timeout)
+                    slot.party(segments, segment).publish(caller.timeout)
                 self._room.wake(("version", segment))
             case Wake(segment):
                 self._room.wake(("version", segment))

@@ -35,6 +35,17 @@ class Membership:
         with self._mutex:
             self._restored = place
 
+    @property
+    def joined(self) -> tuple[bytes, Join | None]:
+        """Digest of the list to which it belongs, and the list, as far as they are known."""
+        with self._mutex:
+            return self._box, self._join
+
+    def take_over(self, box: bytes, join: Join | None) -> None:
+        """Belong to the list to which another server belongs."""
+        with self._mutex:
+            self._box, self._join = box, join
+
     def check(self, box: bytes, join: Join | None = None) -> None:
         """Check that a client means the box to which others and what is kept here belong; a free server takes any.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from modum.box.protocol.limits import MAX_VALUE, MAX_VALUES, NAME_BYTES
+from modum.box.protocol.replication import HeldQueueState, LeaseState, PrimitivesState
 from modum.box.server.budget import Budget
 from modum.box.server.pages import first_page
 from modum.box.server.waiting import Asking, WaitingRoom
@@ -107,6 +108,49 @@ class Primitives:
                 for name, queue in notes.queues.items()
             }
 
+    # ---- servers that stand in for each other
+
+    def state(self) -> PrimitivesState:
+        """Return everything, leases and the holders of work items too."""
+        with self._room.mutex:
+            return PrimitivesState(
+                dict(self._counters),
+                dict(self._values),
+                {
+                    name: LeaseState(each.grant, each.session, each.expires, each.ttl)
+                    for name, each in self._leases.items()
+                },
+                self._grants,
+                {
+                    name: HeldQueueState(each.size, each.fresh, list(each.returned), dict(each.held), each.done)
+                    for name, each in self._queues.items()
+                },
+            )
+
+    def take_over(self, state: PrimitivesState) -> None:
+        """Have what another server has, where nothing is here.
+
+        Args:
+            state: of the other server.
+
+        Raises:
+            PoolFullError: the pool has not enough room left.
+        """
+        with self._room.mutex:
+            for kind, names in (("counter", state.counters), ("work queue", state.queues), ("lease", state.leases)):
+                for name in names:
+                    self._note(kind, name)
+            for name, value in state.values.items():
+                self._budget.take(f"value {name!r}", notes=len(value))
+            self._counters, self._values, self._grants = dict(state.counters), dict(state.values), state.grants
+            self._leases = {
+                name: _Lease(each.grant, each.session, each.expires, each.ttl) for name, each in state.leases.items()
+            }
+            self._queues = {
+                name: _Queue(each.size, each.fresh, deque(each.returned), dict(each.held), each.done)
+                for name, each in state.queues.items()
+            }
+
     # ---- counters
 
     def counter_add(self, name: str, amount: int) -> int:
@@ -141,6 +185,15 @@ class Primitives:
 
     # ---- leases
 
+    def lease_wait(self, name: str, timeout: float, caller: Asking) -> bool:
+        """Wait until a lease is free, and return whether it is."""
+
+        def left() -> float:
+            lease = self._leases.get(name)
+            return 0.0 if lease is None else lease.expires - self._clock()
+
+        return self._room.wait_until(("lease", name), lambda: left() <= 0, timeout, caller, again=left)
+
     def lease_acquire(self, name: str, ttl: float, timeout: float, caller: Asking) -> tuple[int, str]:
         """Take a lease as soon as it is free.
 
@@ -153,16 +206,8 @@ class Primitives:
         Returns:
             (number of the grant, the session), or (0, the session that holds it).
         """
-
-        def left() -> float:
-            lease = self._leases.get(name)
-            return 0.0 if lease is None else lease.expires - self._clock()
-
-        def free() -> bool:
-            return left() <= 0
-
         with self._room.mutex:
-            if self._room.wait_until(("lease", name), free, timeout, caller, again=left):
+            if self.lease_wait(name, timeout, caller):
                 session = caller.holder
                 if name not in self._leases:
                     self._note("lease", name)
@@ -244,6 +289,16 @@ class Primitives:
             if queue.size != size:
                 raise ValueError(f"work queue {name!r} has {queue.size} items, not {size}")
 
+    def queue_wait(self, name: str, timeout: float, caller: Asking) -> bool:
+        """Wait until a queue has an item to hand out, or all are done, and return whether it is so."""
+        queue = self._queue(name)
+        return self._room.wait_until(
+            ("queue", name),
+            lambda: bool(queue.returned) or queue.fresh < queue.size or queue.done == queue.size,
+            timeout,
+            caller,
+        )
+
     def queue_take(self, name: str, timeout: float, caller: Asking) -> tuple[int, bool]:
         """Hand an item to a session.
 
@@ -260,12 +315,7 @@ class Primitives:
         """
         queue = self._queue(name)
         with self._room.mutex:
-            self._room.wait_until(
-                ("queue", name),
-                lambda: bool(queue.returned) or queue.fresh < queue.size or queue.done == queue.size,
-                timeout,
-                caller,
-            )
+            self.queue_wait(name, timeout, caller)
             if queue.returned:
                 item = queue.returned.popleft()
             elif queue.fresh < queue.size:

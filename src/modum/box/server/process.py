@@ -7,7 +7,7 @@ import selectors
 import subprocess
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -40,16 +40,20 @@ def server_command(
     memory: int,
     host: str = "127.0.0.1",
     *,
+    port: int = 0,
+    replicas: Sequence[str] = (),
     index: int = 0,
     snapshots: SnapshotSettings | None = None,
     restore: Path | None = None,
     encrypt: bool = False,
 ) -> list[str]:
-    """Return the command of a memory server that chooses its port, and stops when its standard input ends.
+    """Return the command of a memory server that stops when its standard input ends.
 
     Args:
         memory: bytes that buffers may take.
         host: address on which it listens.
+        port: on which it listens; 0 has it choose one.
+        replicas: addresses of the servers that stand in for each other, of which it is one; empty: nobody does.
         index: its number among the servers that share `snapshots.folder`.
         snapshots: where and when all of them write snapshots.
         restore: the folder of these servers' snapshots with which to begin.
@@ -59,10 +63,12 @@ def server_command(
         The program and its arguments.
     """
     # -P: a file in the working directory must not stand in for a module of the same name.
-    server = [sys.executable, "-P", "-m", "modum", "server", "--host", host, "--port", "0"]
+    server = [sys.executable, "-P", "-m", "modum", "server", "--host", host, "--port", str(port)]
     server += ["--memory", str(memory), "--stop-with-stdin"]
     if encrypt:
         server.append("--encrypt")
+    if replicas:
+        server += ["--replicas", "2", "--box", ",".join(replicas)]
     if snapshots is not None:
         server += ["--snapshot-dir", str(snapshots.folder), "--snapshots-kept", str(snapshots.kept)]
         server += ["--snapshot-every", NEVER if snapshots.every is None else f"{snapshots.every:f}s"]

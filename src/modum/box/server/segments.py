@@ -3,14 +3,18 @@
 import os
 import threading
 import time
+from array import array
 from collections import Counter
+from collections.abc import Mapping as Names
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from modum.box.kernels import STORAGE
-from modum.box.memory.segment import Mapping, Traffic, create_memfd, file_bytes
+from modum.box.memory.segment import VERSION, WAITING, Mapping, Traffic, create_memfd, file_bytes
 from modum.box.protocol.limits import MAX_BUFFER, MAX_META
-from modum.box.protocol.messages import Create, SegmentInfo, decode
+from modum.box.protocol.messages import Create, SegmentInfo, decode, encode
+from modum.box.protocol.replication import SegmentState
 from modum.box.server.budget import Budget
 from modum.box.server.pages import first_page
 from modum.errors import BufferExistsError, BufferNotFoundError, MismatchError, ProtocolError
@@ -140,6 +144,32 @@ class Segments:
         """
         with self._mutex:
             self._last = max(last + _MADE_SINCE, time.time_ns())
+
+    def state(self) -> tuple[list[SegmentState], int, dict[str, int]]:
+        """Return all segments without their numbers, the number of the last one, and the names that are doomed."""
+        with self._mutex:
+            states = [
+                SegmentState(each.number, encode(each.spec), each.restored, list(each.mapping.trailer[VERSION:WAITING]))
+                for each in self._segments.values()
+            ]
+            return states, self._last, dict(self._doomed)
+
+    def take_over(self, states: Sequence[SegmentState], last: int, doomed: Names[str, int]) -> None:
+        """Have the segments that another server has, filled with zeros, where nothing is here.
+
+        Args:
+            states: of the segments.
+            last: number of the last one that was made there.
+            doomed: names that are kept there.
+
+        Raises:
+            PoolFullError: the pool has not enough room left.
+        """
+        with self._mutex:
+            for state in states:
+                segment = self._make(state.number, decode(state.spec, Create), restored=state.restored)
+                segment.mapping.trailer[VERSION:WAITING] = memoryview(array("Q", state.words))
+            self._last, self._doomed = last, dict(doomed)
 
     def clear(self) -> None:
         """Forget all segments, and give their memory back."""

@@ -12,7 +12,6 @@ import socket
 import struct
 import threading
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,20 +19,14 @@ import msgspec
 
 from modum.box.auth import check_encryption, check_exposure
 from modum.box.memory.trial import shared_memory_trouble
-from modum.box.protocol.limits import DEFAULT_MEMORY, GRACE, HANDSHAKE_SECONDS, MAX_STRANGERS, MIN_WORKING
-from modum.box.protocol.messages import OwnerStatistics, ServerStatistics, Welcome
-from modum.box.rdma.server import Reachable
-from modum.box.server.budget import Budget
-from modum.box.server.dispatch import Dispatch
-from modum.box.server.membership import Membership
-from modum.box.server.primitives import Primitives
-from modum.box.server.restore import restore
-from modum.box.server.segments import Segments
+from modum.box.protocol.limits import DEFAULT_MEMORY, GRACE, HANDSHAKE_SECONDS, MAX_STRANGERS
+from modum.box.protocol.messages import OwnerStatistics, ServerStatistics, Stand, Welcome
+from modum.box.server.alone import Alone
+from modum.box.server.core import Core
+from modum.box.server.replication.ring import Replication, Ring
 from modum.box.server.serving import Service
-from modum.box.server.sessions import Session, Sessions
-from modum.box.server.snapshots import Snapshots, SnapshotSettings
+from modum.box.server.snapshots import SnapshotSettings
 from modum.box.server.strangers import Strangers
-from modum.box.server.waiting import WaitingRoom
 from modum.box.sockets import format_address, local_host, tune
 from modum.box.tokens import Token, Tokens
 from modum.errors import ModumError
@@ -64,10 +57,10 @@ class Server:
         encrypt: take only encrypted connections over TCP, for which clients write `encrypt://` before the address.
             Clients on this machine map the memory, and use a Unix socket: that stays as it is.
         unencrypted_rdma: offer RDMA all the same, which is never encrypted.
+        replication: the servers that stand in for each other, of which this is one; None: nobody stands in for it.
 
     Attributes:
         address: where it listens, as clients name it.
-        identifier: random; it names this run of the server.
         restored: what was taken over from which snapshot, in words; empty if nothing was.
 
     Raises:
@@ -91,6 +84,7 @@ class Server:
         tokens: Path | None = None,
         encrypt: bool = False,
         unencrypted_rdma: bool = False,
+        replication: Replication | None = None,
     ) -> None:
         self._tokens = Tokens(token, tokens)
         token = self._tokens.shortest if tokens is not None else token
@@ -106,48 +100,42 @@ class Server:
             raise ValueError(f"grace must be a number of seconds of at least 0, not {grace}")
         if trouble := shared_memory_trouble():
             raise ModumError(f"memory cannot be shared on this machine: {trouble}. HINT: modum doctor")
-        self.identifier = secrets.token_hex(8)
-        self._budget = Budget(memory, self._tokens.limit_of)
-        self._segments = Segments(self._budget)
-        self._room = WaitingRoom(time.monotonic)
-        primitives = Primitives(time.monotonic, self._room, self._budget)
-        working = max(MIN_WORKING, memory // 4)
-        self._sessions = Sessions(grace, self._end_session, self._disturbed, time.monotonic, working)
-        self._reachable = Reachable(
+        forbidden = (
             "it encrypts, which RDMA cannot (modum server --unencrypted-rdma offers it all the same)"
             if encrypt and not unencrypted_rdma
             else ""
         )
-        membership = Membership(
-            lambda: self._segments.is_empty() and primitives.is_empty(), self._sessions.has_client_of
-        )
+        self._run = secrets.token_hex(8)
+
+        def core(snapshots: SnapshotSettings | None = None, identifier: str | None = None) -> Core:
+            return Core(
+                memory,
+                grace,
+                self._seen_by,
+                limit_of=self._tokens.limit_of,
+                forbidden=forbidden,
+                identifier=identifier,
+                snapshots=snapshots,
+            )
+
+        self._hall: Alone | Ring
+        if replication is None:
+            self._hall = Alone(core(snapshots, self._run), restore, self._welcome)
+        else:
+            if snapshots or restore:
+                raise ValueError("a server with replicas writes and restores no snapshots: choose one of the two")
+            if tokens is not None:
+                raise ValueError("servers with replicas have one token, not several: give it by MODUM_TOKEN")
+            self._hall = Ring(replication, self._run, token, core)
+        self._service = Service(self._tokens, self._hall, encrypt=encrypt)
         self.restored = ""
-        self._restore = partial(_restore, restore, self._segments, primitives, membership)
-        self._snapshots = (
-            Snapshots(snapshots, self.identifier, self._segments, primitives, membership, self._room)
-            if snapshots
-            else None
-        )
-        self._dispatch = Dispatch(
-            self._segments,
-            primitives,
-            self._room,
-            membership,
-            self._sessions,
-            self._reachable,
-            self._seen_by,
-            self._snapshots,
-        )
-        self._service = Service(
-            self.identifier, self._tokens, self._sessions, self._dispatch, self._introduction, encrypt=encrypt
-        )
         self._started = time.monotonic()
         self._stopping = threading.Event()
         self._faults = 0
         self._connections: dict[threading.Thread, socket.socket] = {}
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, port), family=family, backlog=128)
-        self._local_name = f"modum-{self.identifier}"
+        self._local_name = f"modum-{self._run}"
         self._local_listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._local_listener.bind(f"\0{self._local_name}")
         self._local_listener.listen(128)
@@ -172,9 +160,7 @@ class Server:
             PoolFullError: the memory is less than what is in the snapshot; likewise.
         """
         try:
-            self.restored = self._restore()
-            if self._snapshots:
-                self._snapshots.start(self.address, restored=bool(self.restored))
+            self.restored = self._hall.start(self.address)
         except BaseException:
             self.close()
             raise
@@ -186,9 +172,7 @@ class Server:
         if self._stopping.is_set():
             return
         self._stopping.set()
-        self._room.stop()
-        if self._snapshots:
-            self._snapshots.close()
+        self._hall.stop()
         self._wake.send(b"x")
         if self._acceptor.is_alive():
             self._acceptor.join()
@@ -200,9 +184,7 @@ class Server:
             except OSError:
                 pass  # closed by its thread meanwhile
             thread.join()
-        self._sessions.close()
-        self._reachable.close()
-        self._segments.close()
+        self._hall.close()
 
     def __enter__(self) -> "Server":
         return self.start()
@@ -210,37 +192,55 @@ class Server:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    @property
+    def identifier(self) -> str:
+        """Random; it names this run of the server."""
+        return self._run
+
+    @property
+    def clients(self) -> int:
+        """How many clients it has."""
+        return sum(len(core.sessions) for core in self._hall.cores())
+
+    @property
+    def stands(self) -> dict[int, Stand]:
+        """Who serves the places of the box that clients find here now; empty where nobody stands in for this server."""
+        return self._hall.stands()
+
+    @property
+    def votes(self) -> bool:
+        """Whether it votes on who serves the places of the box; without, no other server should be lost."""
+        return self._hall.votes
+
     def statistics(self) -> ServerStatistics:
-        """Return what this server holds and has done so far."""
-        traffic = self._segments.traffic()
+        """Return what this server holds and has done so far; with replicas, of the first place that it serves."""
+        return self._describe(self._hall.cores()[0])
+
+    def _describe(self, core: Core) -> ServerStatistics:
+        traffic = core.segments.traffic()
         return ServerStatistics(
-            server=self.identifier,
+            server=core.identifier,
             address=self.address,
             process=os.getpid(),
             seconds=time.monotonic() - self._started,
-            memory=self._budget.limit,
-            used=self._budget.used,
-            working=self._sessions.working,
-            buffers=len(self._segments.segments()),
-            clients=len(self._sessions),
+            memory=core.budget.limit,
+            used=core.budget.used,
+            working=core.sessions.working,
+            buffers=len(core.segments.segments()),
+            clients=len(core.sessions),
             connections=len(self._connections),
             operations=traffic.operations,
             nbytes=traffic.nbytes,
             faults=self._faults,
-            snapshots=self._snapshots.statistics() if self._snapshots else None,
+            snapshots=core.snapshot_statistics(),
+            stand=next((each for place, each in self._hall.stands().items() if self._hall.core(place) is core), None),
         )
 
-    def _seen_by(self, token: Token) -> ServerStatistics:
-        """Return the statistics without the jobs that a token is not for."""
+    def _seen_by(self, core: Core, token: Token) -> ServerStatistics:
+        """Return the statistics of a core without the jobs that a token is not for."""
         jobs = [job for job in self._tokens.jobs() if token.job in ("", job)]
-        owners = [OwnerStatistics(job, self._budget.used_by(job), self._tokens.limit_of(job) or 0) for job in jobs]
-        return msgspec.structs.replace(self.statistics(), owners=owners)
-
-    def _end_session(self, session: Session) -> None:
-        self._dispatch.end_session(session)
-
-    def _disturbed(self) -> None:
-        self._dispatch.wake()
+        owners = [OwnerStatistics(job, core.budget.used_by(job), self._tokens.limit_of(job) or 0) for job in jobs]
+        return msgspec.structs.replace(self._describe(core), owners=owners)
 
     def _accept(self) -> None:
         """Accept connections, and end silent sessions, until the server stops: the acceptor's thread."""
@@ -254,7 +254,8 @@ class Server:
                             self._let_in(key.fileobj)  # type: ignore[arg-type]  # only sockets are registered
                     for strangers in self._doors.values():
                         strangers.hang_up_late_ones()
-                    self._sessions.end_silent_ones()
+                    for core in self._hall.cores():
+                        core.sessions.end_silent_ones()
                     self._look_at_tokens()
                 except Exception:
                     log.exception("the acceptor failed in one turn, and goes on")
@@ -267,7 +268,8 @@ class Server:
             self._tokens.refresh()
         except (OSError, ValueError) as error:
             log.warning("the tokens stay as they were: %s", error)
-        self._sessions.end_void_ones(self._tokens)
+        for core in self._hall.cores():
+            core.sessions.end_void_ones(self._tokens)
 
     def _let_in(self, listener: socket.socket) -> None:
         try:
@@ -308,7 +310,9 @@ class Server:
         finally:
             del self._connections[threading.current_thread()]
 
-    def _introduction(self, proof: bytes, resumed: bool, incarnation: bytes, applied: int, token: Token) -> Welcome:
+    def _welcome(
+        self, core: Core, proof: bytes, resumed: bool, incarnation: bytes, applied: int, token: Token
+    ) -> Welcome:
         return Welcome(
             proof,
             resumed,
@@ -316,15 +320,11 @@ class Server:
             applied,
             self._local_name,
             local_host(),
-            self._reachable.rails,
-            self._reachable.no_rails,
+            core.reachable.rails,
+            core.reachable.no_rails,
             token.job,
             token.read_only,
         )
-
-
-def _restore(folder: Path | None, segments: Segments, primitives: Primitives, membership: Membership) -> str:
-    return "" if folder is None else restore(folder, segments, primitives, membership)
 
 
 def _place(connection: socket.socket, address: Any) -> str:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from modum.box.memory.apply import Party
 from modum.box.memory.locks import Locks
@@ -78,6 +78,10 @@ class ReplyCache:
         self._replies[sequence % WINDOW] = reply
         self.last = sequence
 
+    def kept(self) -> list[Reply]:
+        """Return the replies that are kept, in order."""
+        return sorted((each for each in self._replies if each), key=lambda each: each.header.sequence)
+
     def forget(self) -> None:
         """Drop the replies: the client has them all."""
         self._replies = [None] * WINDOW
@@ -112,9 +116,11 @@ class Slot:
         session: whose it is.
         acknowledged: the last request whose reply the client has.
         growing: see the attribute.
+        number: see the attribute.
 
     Attributes:
         session: whose it is.
+        number: of the slot in its session.
         growing: to be entered, with a number of bytes, while the slot takes more memory.
         incarnation: tells it from an earlier slot of its number.
         attempt: number of the client's newest connection of this slot.
@@ -132,8 +138,10 @@ class Slot:
         session: "Session",
         acknowledged: int,
         growing: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext(),
+        number: int = 0,
     ) -> None:
         self.session = session
+        self.number = number
         self.growing = growing
         self.incarnation = secrets.token_bytes(INCARNATION_BYTES)
         self.attempt = 0
@@ -286,6 +294,11 @@ class Caller:
     connection: Closable
 
     @property
+    def timeout(self) -> float:
+        """Seconds that it waits for a locked chunk."""
+        return self.slot.timeout
+
+    @property
     def holder(self) -> str:
         """Name of the session that gets what is handed out."""
         return self.slot.session.name
@@ -305,6 +318,30 @@ class Caller:
             raise ConnectionAbortedError("a newer connection of the client has come, or its session has ended")
 
 
+class Journal(Protocol):
+    """Has somebody else know of what happens to sessions."""
+
+    @property
+    def order(self) -> AbstractContextManager[object, Any]:
+        """Held by whatever changes what the server keeps. Reentrant."""
+
+    def opened(self, slot: Slot) -> None:
+        """Note that a session has a new slot."""
+
+    def ended(self, session: Session) -> None:
+        """Note that a session has ended without a goodbye."""
+
+
+class _NoJournal:
+    order: AbstractContextManager[object, Any] = nullcontext()
+
+    def opened(self, slot: Slot) -> None:
+        pass
+
+    def ended(self, session: Session) -> None:
+        pass
+
+
 class Sessions:
     """All sessions of a server. Thread-safe.
 
@@ -314,6 +351,9 @@ class Sessions:
         disturbed: called when a connection has become void, so that waits on its behalf may end.
         clock: seconds of a monotonic clock.
         working: bytes that all slots together may keep for requests under way and their replies.
+
+    Attributes:
+        journal: is told what happens.
     """
 
     def __init__(
@@ -324,6 +364,7 @@ class Sessions:
         clock: Callable[[], float],
         working: int = MIN_WORKING,
     ) -> None:
+        self.journal: Journal = _NoJournal()
         self._limit = working
         self._growth = threading.Lock()
         self._grace = grace
@@ -369,7 +410,7 @@ class Sessions:
                 slot.close()
 
     def _enter(self, name: str, proof: Proof, connection: Closable) -> tuple[Slot, bool, Slot | None]:
-        with self._mutex:
+        with self.journal.order, self._mutex:
             session = self._sessions.get(name)
             slot = session.slots.get(proof.slot) if session else None
             if proof.incarnation and (slot is None or slot.incarnation != proof.incarnation):
@@ -387,10 +428,14 @@ class Sessions:
                 # a client that claims nothing has never asked for anything in the slot that was made for it
                 if slot is None and len(session.slots) >= MAX_SLOTS:
                     raise ProtocolError(f"one client has {MAX_SLOTS} connections already")
-                replaced, slot = slot, Slot(session, proof.acknowledged, self._growing)
+                replaced, slot = slot, Slot(session, proof.acknowledged, self._growing, proof.slot)
                 session.slots[proof.slot] = slot
+                session.box = proof.box or session.box
+                self.journal.opened(slot)
             else:
                 slot.hang_up()
+                # what the client has an answer to, and was never applied here, were reads at another server
+                slot.replies.last = max(slot.replies.last, proof.acknowledged)
             slot.attempt = proof.attempt
             slot.connection = connection
             session.box = proof.box or session.box
@@ -481,13 +526,55 @@ class Sessions:
     def end_silent_ones(self) -> None:
         """End every session whose grace has gone by."""
         limit = self._clock() - self._grace
-        with self._mutex:
+        with self.journal.order, self._mutex:
             silent = [each for each in self._sessions.values() if not each.connected and each.since < limit]
             for session in silent:
+                self.journal.ended(session)
                 self._take_out(session)
         for session in silent:
             for slot in list(session.slots.values()):
                 slot.close()
+
+    # ---- of a server that stands in for another
+
+    def find(self, name: str, number: int) -> Slot:
+        """Return a slot by its session's name; it must be there."""
+        with self._mutex:
+            return self._sessions[name].slots[number]
+
+    def open(self, name: str, box: bytes, number: int, incarnation: bytes, last: int) -> Slot:
+        """Make a slot as another server has made it."""
+        with self._mutex:
+            session = self._sessions.setdefault(name, Session(name, self._clock()))
+            session.box = box or session.box
+            replaced = session.slots.get(number)
+            slot = session.slots[number] = Slot(session, last, number=number)
+            slot.incarnation = incarnation
+        if replaced is not None:
+            replaced.close()
+        return slot
+
+    def end_named(self, name: str) -> None:
+        """End a session as another server has ended it."""
+        with self._mutex:
+            session = self._sessions[name]
+        self.end(session)
+
+    def sessions(self) -> list[Session]:
+        """Return all sessions."""
+        with self._mutex:
+            return list(self._sessions.values())
+
+    def give_time(self, seconds: float) -> None:
+        """Have every session last for so long without a connection, if that is longer than the grace."""
+        with self._mutex:
+            for session in self._sessions.values():
+                session.since = self._clock() + max(0.0, seconds - self._grace)
+
+    def hang_up(self) -> None:
+        """End all connections."""
+        for slot in self.slots():
+            slot.hang_up()
 
     def close(self) -> None:
         """End all sessions."""

@@ -1,7 +1,7 @@
 """The transports, and the choice between them: one for every server, made when a box is connected."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from modum.box.client.endpoint import Endpoint
@@ -54,6 +54,8 @@ def open_transport(
     threads: int,
     timeout: float,
     others: Collection[str] = (),
+    place: int = 0,
+    servers: Sequence[str] = (),
 ) -> Transport:
     """Connect to one server, and settle how to reach its memory.
 
@@ -66,6 +68,8 @@ def open_transport(
         threads: how many threads an operation may use where the client computes.
         timeout: seconds.
         others: identifiers of the servers to which this client has a transport already.
+        place: of the server in the box.
+        servers: addresses of all servers of the box, in order; where they have replicas, any of them may serve a place.
 
     Returns:
         The transport, connected.
@@ -77,7 +81,8 @@ def open_transport(
     """
     host, port = parse_address(address)
     address = format_address(host, port, encrypted=is_encrypted(address))
-    connections = ConnectionPool(Endpoint(address, (host, port), token, session, float(timeout), others))
+    targets = [(host, port), *(parse_address(each) for each in (*servers[place + 1 :], *servers[:place]))]
+    connections = ConnectionPool(Endpoint(address, targets, token, session, float(timeout), others, place=place))
     try:
         with connections.connection(timeout, "connect") as first:
             welcome = first.connect(timeout, "connect")

@@ -83,6 +83,8 @@ class LocalTransport(Transport):
         own = local_host()
         if not own:
             return "this process cannot read /proc, which tells whether a server runs on this machine"
+        if welcome is not None and not welcome.local_socket:
+            return "what has replicas goes through its server, and is not mapped"
         if welcome is not None and not welcome.local_host:
             return "the server cannot read its /proc, which tells on which machine it runs"
         if welcome is not None and welcome.local_host != own:

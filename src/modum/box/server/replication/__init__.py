@@ -1,0 +1,1 @@
+"""Memory servers that stand in for each other: docs/how-to/replicas.md."""
