@@ -12,7 +12,7 @@ from modum.averaging.schedule import Schedule
 from modum.errors import BufferNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from modum.averaging.sharing import SharedVectors
     from modum.box import Buffer
@@ -213,6 +213,27 @@ class Averaging:
         self._snapshot = self._schedule.steps
         for part in self._parts:
             part.pulled()
+
+    def state(self) -> dict[str, Any]:
+        """Apply the exchange under way, waiting for it, and return what this worker's next exchanges depend on."""
+        self._collected()
+        return {
+            "schedule": self._schedule.state(),
+            "since": self._schedule.steps - self._snapshot,
+            "groups": self.groups,
+            "rates": list(map(float, self._rates)),
+            "parts": [part.state() for part in self._parts],
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` has returned; an exchange under way here is dropped."""
+        self._transfer.collect()
+        self._schedule.load(state["schedule"])
+        self._snapshot = self._schedule.steps - int(state["since"])
+        self.groups = int(state["groups"])
+        self._rates = list(state["rates"])
+        for part, each in zip(self._parts, state["parts"], strict=True):
+            part.load(each)
 
     def finish(self) -> None:
         """Wait for the pending exchange and do a last one, so that nothing this worker learned is lost."""

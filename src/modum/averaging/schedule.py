@@ -9,7 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from modum.rules.rule import Auto
 
@@ -57,6 +57,17 @@ class Schedule:
     def exchanged(self, seconds: float) -> None:
         """Note the seconds that an exchange took in the background."""
         self._exchanges_seen.append(seconds)
+
+    def state(self) -> dict[str, int]:
+        """Return the steps counted, the interval in force, and the steps that are left until an exchange is due."""
+        return {"steps": self.steps, "interval": self.interval, "left": self._next - self.steps}
+
+    def load(self, state: Mapping[str, int]) -> None:
+        """Go on from what `state` has returned; a fixed interval stays this one's, and what is measured begins anew."""
+        self.steps = int(state["steps"])
+        if self._fixed == "auto":
+            self.interval = int(state["interval"])
+        self._next = self.steps + min(int(state["left"]), self.interval)
 
     @property
     def due(self) -> bool:

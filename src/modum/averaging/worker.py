@@ -16,7 +16,7 @@ from modum.averaging.sharing import SharedVectors
 from modum.errors import DeadlineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from modum.averaging.averaging import AveragingStatistics
     from modum.averaging.guard import Reaction
@@ -45,8 +45,10 @@ class Worker:
         scale: LearningRateScale,
         steps: int,
         stack: ExitStack,
+        of: Mapping[str, Any],
     ) -> None:
         self._job = job
+        self._of = dict(of)
         self._averaging = averaging
         self._shared = shared
         self._membership = membership
@@ -128,7 +130,8 @@ class Worker:
             stack.callback(averaging.close)
             averaging.pull()
             _log.info("%s", _shared_line(job, rule, scale, vectors, name))
-            return cls(job, averaging, shared, membership, scale, steps, stack.pop_all())
+            of = {"rule": rule.settings()["rule"], "members": group.size, "member": group.rank}
+            return cls(job, averaging, shared, membership, scale, steps, stack.pop_all(), of)
         raise AssertionError("unreachable")
 
     def stepped(self, steps: int = 1) -> None:
@@ -158,6 +161,48 @@ class Worker:
             DeadlineError: others were making the shared weights for longer than the `timeout` of `join`.
         """
         self._averaging.push()
+
+    def state(self) -> dict[str, Any]:
+        """Apply the exchange under way, and return all that this worker goes on from but its weights.
+
+        Returns:
+            Numbers, texts and NumPy arrays, in dicts and lists: steps, schedule, and what the rule remembers.
+
+        Raises:
+            RuntimeError: inside `shared_weights`.
+            ModumError: the background transfer failed.
+        """
+        self.check_own_weights()
+        return {**self._of, "steps": self.steps, **self._averaging.state()}
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Check that a state is of a worker like this one.
+
+        Args:
+            state: what `state` has returned.
+
+        Raises:
+            ValueError: it is of another rule, or of another place in a group; the message has both.
+        """
+        if theirs := {name: state[name] for name, value in self._of.items() if state[name] != value}:
+            ours = {name: self._of[name] for name in theirs}
+            raise ValueError(
+                f"the state is of a worker with {_in_words(theirs)}, and this one has {_in_words(ours)}: make the"
+                " averager with the rule and the groups that it had"
+            )
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` has returned, and drop an exchange that is under way; the weights are not in it.
+
+        Args:
+            state: of a worker with the same rule and the same place in its group.
+
+        Raises:
+            ValueError: as `check_state` does; nothing was changed.
+        """
+        self.check_state(state)
+        self._averaging.load(state)
+        self.steps = int(state["steps"])
 
     def finish(self, timeout: float | None = 600.0) -> None:
         """Do a last exchange, so that nothing this worker learned is lost, and wait until all others have done theirs.
@@ -253,6 +298,10 @@ class Worker:
             hidden_seconds=now.hidden_seconds - hidden,
         )
         self._reported = (now.exchange_seconds, now.hidden_seconds)
+
+
+def _in_words(of: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value!r}" for name, value in of.items())
 
 
 def _shared_line(job: Job, rule: UpdateRule, scale: LearningRateScale, vectors: Sequence[Vector], name: str) -> str:

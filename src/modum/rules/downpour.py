@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from modum.box.kernels import portable
 from modum.rules.rule import Auto, Leg, Part, UpdateRule, check_interval
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from modum.box import Buffer
@@ -86,6 +88,13 @@ class _Accumulated(Part):
         self.vector.arrived()
         self._base[:] = self.vector.staging[: self.learning]
         self._version = self.buffer.version
+
+    def state(self) -> dict[str, Any]:
+        return {"base": self._base.copy(), "behind": self.buffer.version - self._version}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self._base[:] = state["base"]
+        self._version = self.buffer.version - int(state["behind"])
 
     def transfer(self, groups: int, steps: int) -> float:
         vector, buffer = self.vector, self.buffer

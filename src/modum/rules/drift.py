@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from modum.rules.elastic import Elastic, ElasticPart
 from modum.rules.rule import Auto, Part
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from modum.box import Buffer
     from modum.parameters.vector import Vector
 
@@ -117,6 +119,13 @@ class _Following(ElasticPart):
         self.vector.arrived()
         self._base[:] = self.vector.staging[: self.learning]
         self._steps = 0
+
+    def state(self) -> dict[str, Any]:
+        return {"base": self._base.copy(), "steps": self._steps}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self._base[:] = state["base"]
+        self._steps = int(state["steps"])
 
     def transfer(self, groups: int, steps: int) -> float:
         vector, rate = self.vector, self.rule.rate(groups)

@@ -7,6 +7,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from modum.box import Buffer
     from modum.parameters import Vector
 
@@ -63,6 +65,13 @@ class Part(ABC):
 
     def pulled(self) -> None:  # noqa: B027 - most rules remember nothing
         """Note that the vector has just taken the shared weights (collective)."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what this part remembers from one exchange to the next: numbers, and copies of arrays, by name."""
+        return {}
+
+    def load(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most rules remember nothing
+        """Remember what `state` has returned, of a part of the same rule and as many elements."""
 
 
 class UpdateRule(ABC):

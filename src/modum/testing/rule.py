@@ -1,7 +1,7 @@
 """The conformance suite of update rules: what every `modum.rules.UpdateRule` must do."""
 
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -39,6 +39,7 @@ def check_rule(make: Callable[..., UpdateRule], box: Box, name: str = "modum/tes
     buffer = box.create(name, SIZE)
     try:
         _check_part(rule, buffer)
+        _check_state(rule, buffer)
         _check_memory(rule, buffer)
         for overlap in (False, True):
             _check_training(make(interval=2, overlap=overlap), buffer)
@@ -114,6 +115,32 @@ def _check_part(rule: UpdateRule, buffer: Buffer) -> None:
     due = sum(leg.out for leg in legs), sum(leg.back for leg in legs)
     assert counted.moved == due, f"traffic() says {due} bytes out and back, but an exchange moved {counted.moved}"
     assert np.isfinite(vector.staging).all(), "the correction has numbers that are not finite"
+
+
+def _check_state(rule: UpdateRule, buffer: Buffer) -> None:
+    """Check that a part that loads the state of another one goes on as that one would."""
+    rng = np.random.default_rng(3)
+    shared, steps = rng.standard_normal(SIZE).astype(np.float32), rng.standard_normal((2, SIZE)).astype(np.float32)
+
+    def after(state: Mapping[str, Any] | None) -> tuple[dict[str, Any], NDArray[np.generic]]:
+        buffer.write(shared)
+        vector = ArrayVector(shared.copy())
+        part = rule.part(vector, buffer)
+        part.pulled()
+        vector.weights += steps[0]
+        vector.snapshot()
+        part.transfer(2, 100)
+        kept = part.state()
+        if state is not None:
+            part = rule.part(vector, buffer)
+            part.load(state)
+        vector.weights += steps[1]
+        vector.snapshot()
+        part.transfer(2, 100)
+        return kept, vector.staging.copy()
+
+    state, correction = after(None)
+    assert np.array_equal(correction, after(state)[1]), "a part does not go on from the state() of another as that one"
 
 
 def _check_memory(rule: UpdateRule, buffer: Buffer) -> None:

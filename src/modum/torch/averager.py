@@ -17,10 +17,11 @@ from modum.torch.loader import Loader
 from modum.torch.loading import Loads
 from modum.torch.optimizers import Optimizers
 from modum.torch.own import Own
+from modum.torch.state import AveragerState
 from modum.torch.wrappers import plain_names, plain_optimizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from types import TracebackType
     from typing import Self
@@ -151,6 +152,7 @@ class Averager:
             if before != [vector.fingerprint() for vector in vectors]:
                 _log.info(_TAKEN, name)
             self._group = group
+            self._state = AveragerState(tensors, own, self.worker)
             self._loads = Loads(model, vectors, lambda: self.worker.lent)
             self._hooks.callback(self._loads.close)
             self._pools = SamplePools(job, name, group, lambda: self.leaving)
@@ -241,6 +243,40 @@ class Averager:
         """
         self.worker.check_own_weights()
         self.worker.pull()
+        self._loads.settled()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what this worker goes on from: its weights, what the rule remembers, and its count of steps.
+
+        The shared weights are not in it, they are the box's (`Job.snapshot`); nor is the optimizer, which has a
+        `state_dict` of its own. An exchange that is under way is waited for and applied. Call it between two steps; all
+        members of a group do, at the same step.
+
+        Returns:
+            `weights`: the shared tensors by name; `own`: buffers of the model that are not shared; `worker`: steps,
+            schedule and rule. All tensors are copies in host memory; `torch.load(weights_only=True)` reads it.
+
+        Raises:
+            RuntimeError: inside `shared_weights`.
+        """
+        return self._state.take()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` has returned, in this process or an earlier one.
+
+        The model gets the weights of the state, the warm-up of a learning rate scale goes on where it was, and the next
+        exchange comes after as many steps as it would have. What an exchange under way brings is dropped. The shared
+        weights stay as they are: where they are not those of about the same time, `push` makes these weights the shared
+        ones. All members of a group call it.
+
+        Args:
+            state: of an averager of the same model, rule and group size.
+
+        Raises:
+            ValueError: it is of another; the message says what differs, and nothing was changed.
+        """
+        self.worker.check_own_weights()
+        self._state.load(state)
         self._loads.settled()
 
     def finish(self, timeout: float | None = 600.0) -> None:

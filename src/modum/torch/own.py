@@ -36,6 +36,11 @@ class Own:
         self._parameters = [(plain(name), each) for name, each in model.named_parameters() if id(each) not in known]
         self._buffers = [(plain(name), each) for name, each in model.named_buffers() if id(each) not in known]
 
+    @property
+    def buffers(self) -> Sequence[tuple[str, Tensor]]:
+        """The buffers that are not shared, by name."""
+        return self._buffers
+
     def described(self) -> list[list[str]]:
         """Return each one's name and text, which are the same in all workers if the values are.
 
