@@ -14,8 +14,10 @@ from typing import Final, Literal, Self
 
 from modum.box import Box, Server, new_token
 from modum.box.server.process import ServerProcesses
+from modum.checkpoints.worker import Checkpoints
 from modum.cluster import ClusterEnvironment, credentials, detect
 from modum.cluster.bootstrap import Bootstrap
+from modum.cluster.checkpoints import checkpoints_of_environment
 from modum.cluster.environment import check_group_size, check_place
 from modum.cluster.interfaces import interface_to_box
 from modum.cluster.modum_run import ModumRun
@@ -24,7 +26,7 @@ from modum.cluster.registration import Registration
 from modum.cluster.torch_variables import replace_torch_variables, torch_variables
 from modum.coordination.control import Control
 from modum.coordination.rendezvous import Rendezvous
-from modum.errors import ConnectionLostError, DeadlineError, ModumError
+from modum.errors import ConnectionLostError, DeadlineError, ModumError, SnapshotError
 from modum.observe.progress import WorkerProgress
 
 __all__ = ["GroupPlace", "Job", "connect"]
@@ -64,6 +66,7 @@ class Job:
         interface: network interface that has this address, where a collective library needs it; else empty.
         attempt: distinguishes one start of the job from the next one in a box that outlives them.
         preemption: tells when this worker is asked to leave; None: nobody asks it.
+        checkpoints: this worker's part in those of the job; None: there are none.
 
     Raises:
         ValueError: the numbers contradict each other.
@@ -81,6 +84,7 @@ class Job:
         interface: str = "",
         attempt: str = "0",
         preemption: Preemption | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         check_place(rank, world_size, local_rank)
         check_group_size(group_size, world_size)
@@ -96,6 +100,8 @@ class Job:
         self.attempt = attempt
         self.counts: Counter[str] = Counter()
         """How often this worker has done what is numbered, by name: the n-th time of all workers is one thing."""
+        self.checkpoints = checkpoints or Checkpoints(box, rank)
+        """What front ends add this worker's state to, for `modum run --resume`."""
         self._preemption = preemption or Preemption()
         self._progress: WorkerProgress | None = None
         self._mutex = threading.Lock()
@@ -213,9 +219,15 @@ class Job:
             The folder of each server's snapshot, on its machine: `modum run --restore` takes the folder above.
 
         Raises:
-            SnapshotError: a server has no folder for snapshots, or could not write: the message says which and why.
+            SnapshotError: a server has no folder for snapshots, or could not write: the message says which and why. Or
+                `modum run --resume` writes them, with the states of all workers.
             DeadlineError: it took longer; it may be written all the same.
         """
+        if self.checkpoints.on:
+            raise SnapshotError(
+                "under modum run --resume snapshots are written with the states of all workers, and this one would have"
+                " none\nHINT: leave out job.snapshot(), and say --snapshot-every"
+            )
         self.flush()
         return self.box.snapshot(timeout=timeout)
 
@@ -228,6 +240,7 @@ class Job:
             if self._progress is not None:
                 with contextlib.suppress(ModumError, ValueError):  # the box may be gone, or already closed
                     self._progress.close()
+            self.checkpoints.close()
         finally:
             self.box.close()
 
@@ -272,6 +285,7 @@ class _LaunchedJob(Job):
             interface=interface,
             attempt=f"{0 if registration is None else registration.run}.{place.attempt}",
             preemption=preemption,
+            checkpoints=checkpoints_of_environment(box, place.rank),
         )
         self._embedded = embedded
         self._hosted = hosted

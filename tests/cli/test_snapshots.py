@@ -260,4 +260,4 @@ def test_a_run_with_another_number_of_servers_is_refused(tmp_path: Path) -> None
     assert "the snapshots in D are of 2 memory servers, not of 1" in failed.stderr
     assert "HINT: --servers 2" in failed.stderr
     with_box = run(tmp_path, "--box", "127.0.0.1:1", "--restore", "D", "train.py")
-    assert "--restore mean nothing with it" in " ".join(with_box.stderr.split())
+    assert "--restore and --resume mean nothing with it" in " ".join(with_box.stderr.split())

@@ -122,6 +122,8 @@ class _Wish(NamedTuple):
     """Groups that it has counted."""
     leaving: float
     """1 if it was asked to leave."""
+    checkpoint: float
+    """Number of the newest checkpoint that it was asked for."""
 
 
 class Averaging:
@@ -142,6 +144,7 @@ class Averaging:
         shared: what makes the buffers anew, and finds those that another worker has made; None: nobody does.
         guard: keeps weights that are not finite out of the shared ones.
         stopping: whether this worker was asked to leave.
+        asked: number of the newest checkpoint that this worker was asked for.
 
     Attributes:
         vectors: as given.
@@ -161,6 +164,7 @@ class Averaging:
         shared: SharedVectors | None = None,
         guard: Guard | None = None,
         stopping: Callable[[], bool] = lambda: False,
+        asked: Callable[[], int] = lambda: 0,
     ) -> None:
         self.vectors = vectors
         self._rule = rule
@@ -173,6 +177,8 @@ class Averaging:
         self._shared = shared
         self._guard = guard or Guard()
         self._stopping = stopping
+        self._asked = asked
+        self._agreed_checkpoint = 0
         self._leaving = False
         self._put_off = 0
         self._late = self._parted = False
@@ -250,6 +256,11 @@ class Averaging:
         return self._leaving or (self._group.size == 1 and self._stopping())
 
     @property
+    def checkpoint(self) -> int:
+        """Number of the newest checkpoint that was asked for; the members of a group find it at the same exchange."""
+        return self._asked() if self._group.size == 1 else self._agreed_checkpoint
+
+    @property
     def exchanging(self) -> bool:
         """Whether a transfer runs in the background now."""
         return self._transfer.pending and not self._transfer.ready
@@ -273,9 +284,10 @@ class Averaging:
 
     def _boundary(self) -> None:
         """Start the exchange that is due, unless a member's previous one still runs."""
-        wish = _Wish(self.exchanging, self._schedule.wanted, self._membership.groups, self._stopping())
+        wish = _Wish(self.exchanging, self._schedule.wanted, self._membership.groups, self._stopping(), self._asked())
         agreed = _Wish(*self._group.largest(wish))
         self._leaving = bool(agreed.leaving)
+        self._agreed_checkpoint = int(agreed.checkpoint)
         if agreed.late:
             self._put_off += not self._late
             self._late = True

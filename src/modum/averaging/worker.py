@@ -126,6 +126,7 @@ class Worker:
                 shared=shared,
                 guard=guard,
                 stopping=lambda: job.stopping,
+                asked=lambda: job.checkpoints.asked,
             )
             stack.callback(averaging.close)
             averaging.pull()
@@ -204,7 +205,12 @@ class Worker:
         self._averaging.load(state)
         self.steps = int(state["steps"])
 
-    def finish(self, timeout: float | None = 600.0) -> None:
+    @property
+    def checkpoint(self) -> int:
+        """Number of the newest checkpoint that the launcher has asked for, as all members of the group know it."""
+        return self._averaging.checkpoint
+
+    def finish(self, timeout: float | None = 600.0, done: Callable[[], None] = lambda: None) -> None:
         """Do a last exchange, so that nothing this worker learned is lost, and wait until all others have done theirs.
 
         That includes workers of the job that have not joined yet, unless they leave the job or train another model. A
@@ -213,12 +219,14 @@ class Worker:
 
         Args:
             timeout: seconds to wait for the others, after which the shared weights are final; None: do not wait.
+            done: called after the last exchange.
 
         Raises:
             DeadlineError: other groups were still training after `timeout` seconds, or had not joined. This worker's
                 part is done.
         """
         self._averaging.finish()
+        done()
         self._report()
         self._job.flush()
         self._membership.leave()

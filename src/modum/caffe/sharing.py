@@ -97,6 +97,7 @@ class Sharing:
         learning_rate_scale: Scale,
     ) -> None:
         self.first = job.rank == 0
+        job.checkpoints.refuse("a solver of Caffe")
         self._job = job
         self._rule = sharing_rule(param) if rule is None else rule
         self._name = name

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
-from modum.cli.snapshot_options import Every, Folder, Kept, Restore, snapshot_settings
+from modum.cli.snapshot_options import Every, Folder, Kept, Restore, Resume, resume_settings, snapshot_settings
 
 if TYPE_CHECKING:
     from modum.observe.console import RunConsole
@@ -98,6 +98,7 @@ def run(
     snapshot_every: Every = None,
     snapshots_kept: Kept = None,
     restore: Restore = None,
+    resume: Resume = None,
     module: Annotated[
         bool, typer.Option("-m", "--module", help="SCRIPT is the name of a module, as in `python -m`.")
     ] = False,
@@ -118,7 +119,8 @@ def run(
     SIGTERM has the workers leave in order within --grace, and the exit status is 143; another one ends them at once.
 
     With **--snapshot-dir DIR** the shared memory is written to files now and then, and **--restore DIR** begins with
-    what is there: see docs/how-to/stop-and-go-on.md.
+    what is there. **--resume DIR** writes and restores the state of every worker as well, so that one command line
+    starts a job and goes on with it: see docs/how-to/stop-and-go-on.md.
 
     On several machines, start a `modum server` that all reach, and on each of them **modum run --box HOST:PORT
     --hosts 2 train.py**; or start the same script with mpirun, torchrun or srun: see docs/how-to/launching.md.
@@ -143,12 +145,13 @@ def run(
                 "--box uses memory servers that run already, so --replicas means nothing with it\n"
                 "HINT: give it to `modum server`"
             )
-        if box is not None and (snapshot_dir is not None or restore is not None):
+        if box is not None and (snapshot_dir is not None or restore is not None or resume is not None):
             raise ValueError(
-                "--box uses memory servers that run already, so --snapshot-dir and --restore mean nothing with it\n"
-                "HINT: give them to `modum server`"
+                "--box uses memory servers that run already, so --snapshot-dir, --restore and --resume mean nothing"
+                " with it\nHINT: give the first two to `modum server`"
             )
-        snapshots = snapshot_settings(snapshot_dir, snapshot_every, snapshots_kept)
+        resumed = resume_settings(resume, snapshot_dir, restore, snapshot_every, snapshots_kept)
+        snapshots = None if resumed else snapshot_settings(snapshot_dir, snapshot_every, snapshots_kept)
         if not module and not Path(script).exists():
             raise ValueError(
                 f"there is no {script} in {Path.cwd()}\n"
@@ -176,6 +179,7 @@ def run(
         name=name,
         snapshots=snapshots,
         restore=restore,
+        resume=resumed,
     )
 
 

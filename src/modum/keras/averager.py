@@ -111,6 +111,7 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
         finish_timeout: float = 600.0,
     ) -> None:
         super().__init__()
+        job.checkpoints.refuse("modum.keras.Averager")
         self._backend = backend()
         self._job = job
         self._given = rule, learning_rate_scale, warmup_steps

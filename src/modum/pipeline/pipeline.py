@@ -86,6 +86,7 @@ class Pipeline:
         timeout: float = 300.0,
     ) -> None:
         _check(stage, job, mode, micro_batches, ahead, timeout)
+        job.checkpoints.refuse("a pipeline")
         self.stage = stage
         stage.stash = mode == "asynchronous"
         self.replica = job.rank // stage.stages

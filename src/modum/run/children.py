@@ -3,7 +3,7 @@
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from modum.cluster.environment import HOST_VARIABLE
@@ -25,7 +25,13 @@ def worker_command(config: RunConfig) -> list[str]:
 
 
 def worker_environment(
-    config: RunConfig, part: Part, number: int, box: Sequence[str], token: str | None, ports: Sequence[int]
+    config: RunConfig,
+    part: Part,
+    number: int,
+    box: Sequence[str],
+    token: str | None,
+    ports: Sequence[int],
+    checkpoints: Mapping[str, str],
 ) -> dict[str, str]:
     """Return the launcher's own environment plus one worker's place in the job.
 
@@ -39,6 +45,7 @@ def worker_environment(
         box: addresses of the memory servers.
         token: the box's.
         ports: for each group of this host, where a script that uses torch.distributed itself finds the other members.
+        checkpoints: the variable that tells of them, if they are taken.
 
     Returns:
         All of its environment variables.
@@ -64,4 +71,5 @@ def worker_environment(
         **torch_variables(place, ("127.0.0.1", ports[number // config.group_size])),
         HOST_VARIABLE: str(config.workers),
         GRACE_VARIABLE: f"{config.grace:g}s",
+        **checkpoints,
     }

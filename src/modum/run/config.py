@@ -39,6 +39,8 @@ class RunConfig:
     """The folder of `snapshots` of an earlier run, with whose memory this one begins."""
     encrypt: bool = False
     """Whether each of these servers takes only encrypted connections from other hosts."""
+    resume: SnapshotSettings | None = None
+    """Where checkpoints of the whole job are, with the newest of which it begins, and when new ones are taken."""
     threads: int | None = None
     """Compute threads of each worker; None leaves it to OMP_NUM_THREADS, or 1 if that is not set."""
     on_failure: Literal["stop", "continue"] = "stop"
@@ -75,10 +77,10 @@ class RunConfig:
                 f"replicas take at least {FEWEST} memory servers, not {self.servers}: a majority must be left when one"
                 f" is lost\nHINT: --servers {FEWEST}"
             )
-        if self.replicas > 1 and (self.snapshots or self.restore):
+        if self.replicas > 1 and (self.snapshots or self.restore or self.resume):
             raise ValueError(
                 "servers with replicas write and restore no snapshots"
-                "\nHINT: leave out --replicas, or --snapshot-dir and --restore"
+                "\nHINT: leave out --replicas, or --snapshot-dir, --restore and --resume"
             )
         if self.restore is not None:
             check_servers(self.restore, self.servers)

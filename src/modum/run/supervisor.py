@@ -9,11 +9,14 @@ from typing import Final
 from modum.box import Box, new_token
 from modum.box.server.process import START_SECONDS, ready_address, server_command
 from modum.box.sockets import ENCRYPT, parse_address
+from modum.checkpoints.names import clear
+from modum.cluster.checkpoints import checkpoints_variable
 from modum.cluster.credentials import child_environment
 from modum.cluster.ports import free_ports
 from modum.cluster.registration import check_free, clear_places, host_name
 from modum.observe.console import RunConsole
 from modum.observe.progress import JobProgress, clear_progress
+from modum.run.checkpoints import Checkpointing, Checkpoints
 from modum.run.children import worker_command, worker_environment
 from modum.run.config import RunConfig
 from modum.run.hosts import Part, meet
@@ -44,11 +47,19 @@ def launch(config: RunConfig, console: RunConsole) -> int:
         Whichever it is, no process is left.
 
     Raises:
-        MismatchError: workers of a job of this name are in the box that `config` names; nothing was started.
+        MismatchError: workers of a job of this name are in the box that `config` names, or the checkpoint is of other
+            numbers of workers or servers; nothing was started.
+        SnapshotError: no checkpoint is good, or another run writes them there; nothing was started.
         ModumError: that box cannot be joined; nothing was started.
         KeyboardInterrupt: this process was asked to stop a second time; no process is left.
     """
     part = Part.whole(config)
+    checkpoints = None
+    if config.resume is not None:
+        checkpoints = Checkpoints(config)
+        config = checkpoints.servers(config)
+        for line in checkpoints.lines:
+            console.message(line)
     if config.box:
         with Box.connect(config.box, token=config.token, transport="tcp", namespace=config.name) as box:
             check_free(box, config.name, console.message)
@@ -58,13 +69,20 @@ def launch(config: RunConfig, console: RunConsole) -> int:
                 clear_progress(box)
                 clear_places(box, range(config.workers))
     with console, Processes() as processes:
-        return _Run(config, part, console, processes).to_its_end()
+        return _Run(config, part, console, processes, checkpoints).to_its_end()
 
 
 class _Run:
     """One run, while it goes on."""
 
-    def __init__(self, config: RunConfig, part: Part, console: RunConsole, processes: Processes) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        part: Part,
+        console: RunConsole,
+        processes: Processes,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
         self._config = config
         self._part = part
         self._console = console
@@ -77,6 +95,8 @@ class _Run:
         self._alive: list[Process] = []
         self._failed: list[Process] = []
         self._reader: ProgressReader | None = None
+        self._checkpoints = checkpoints
+        self._checkpointing: Checkpointing | None = None
         self._leaving: Interrupted | _ElsewhereError | None = None
         """Why all workers were asked to leave."""
         self._grace = Deadline(None)
@@ -92,6 +112,8 @@ class _Run:
             # a thread: no child is started after it
             ranks = range(self._part.first, self._part.first + self._config.workers)
             self._reader = ProgressReader(servers, token, self._config.name, self._part.failure, ranks)
+            if self._checkpoints is not None:
+                self._checkpointing = Checkpointing(self._checkpoints, self._config, servers, token, self._ranks_alive)
             self._watch()
         except (Interrupted, _ServerError, _ElsewhereError) as error:
             reason = error
@@ -100,6 +122,8 @@ class _Run:
                 self._reader.finish(timeout=0.0)
             raise
         alive = len(self._alive)  # before the rest is stopped
+        if self._checkpointing is not None:
+            self._checkpointing.close()
         self._processes.stop(self._workers)
         if self._reader is not None:
             self._tell_other_hosts(self._reader, reason)
@@ -144,6 +168,7 @@ class _Run:
             with Box.connect(addresses, token=token, transport="tcp", namespace=self._config.name) as box:
                 clear_progress(box)
                 clear_places(box, range(self._config.workers))
+                clear(box, range(self._config.workers))
         return addresses, token
 
     def _start_server(self, index: int) -> Process:
@@ -176,13 +201,14 @@ class _Run:
             f"{count(len(servers), 'memory server')} ({', '.join(servers)}{limit})"
         )
         ports = free_ports(groups)
+        checkpoints = {} if self._checkpoints is None else checkpoints_variable(self._checkpoints.resumed)
         width = len(f"[{self._part.first + config.workers - 1}]")
         for number in range(config.workers):
             rank = self._part.first + number
             worker = self._processes.start(
                 f"rank {rank}",
                 worker_command(config),
-                worker_environment(config, self._part, number, servers, token, ports),
+                worker_environment(config, self._part, number, servers, token, ports, checkpoints),
                 partial(self._console.output, f"[{rank}]".ljust(width), rank),
             )
             self._workers.append(worker)
@@ -204,6 +230,9 @@ class _Run:
             else:
                 self._addresses[index] = address
 
+    def _ranks_alive(self) -> list[int]:
+        return [self._part.first + self._workers.index(worker) for worker in self._alive]
+
     def _watch(self) -> None:
         """Return when no worker lives, or when one failed and that is to stop the run."""
         while self._alive:
@@ -215,6 +244,8 @@ class _Run:
                 if not self._processes.pass_on(request.number, self._alive):
                     raise
                 self._console.message(f"{request.number.name} goes to the workers, which handle it themselves")
+            for line in self._checkpointing.lines() if self._checkpointing is not None else ():
+                self._console.message(line, error=True)
             self._check_servers()
             if self._leaving is not None and self._grace.passed:
                 return
@@ -247,6 +278,8 @@ class _Run:
             return False
         self._leaving = reason
         self._grace = Deadline(self._config.grace)
+        if self._checkpointing is not None:
+            self._checkpointing.close(timeout=0.0)
         self._console.message(f"{reason}: the workers have {self._config.grace:g} s to leave (--grace)")
         if self._reader is not None and isinstance(reason, Interrupted):
             self._reader.fail(f"{host_name()}: {reason}", leaving=True)

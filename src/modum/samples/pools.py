@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from modum.groups import Group
     from modum.job import Job
+    from modum.samples.shared import Boundaries
 
 _log = logging.getLogger("modum.samples")
 
@@ -26,13 +27,22 @@ class SamplePools:
         name: name of the pools in the box.
         group: the workers that step together with this one.
         leaving: whether this worker leaves the job; in a group, all members find the same at the same batch.
+        boundaries: called between batches.
     """
 
-    def __init__(self, job: Job, name: str, group: Group[Any], leaving: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        job: Job,
+        name: str,
+        group: Group[Any],
+        leaving: Callable[[], bool] = lambda: False,
+        boundaries: Boundaries | None = None,
+    ) -> None:
         self._job = job
         self._name = name
         self._group = group
         self._leaving = leaving
+        self._boundaries = boundaries
         self._told = False
         self._pools: list[SharedSamples] = []
         """Those that may hold samples still."""
@@ -75,6 +85,7 @@ class SamplePools:
             report=report,
             ended=lambda: self._job.report(finished=before + shared.total),
             leaving=self._leaving,
+            boundaries=self._boundaries,
             **{"group": self._group, "stopped": lambda: self._control.should_stop, **options},
         )
         begun = self._job.box.value(f"{pools}/{number}/run").set_default(self._job.attempt)
@@ -85,6 +96,16 @@ class SamplePools:
         self._job.counts[pools] += 1
         self._job.counts["samples"] += shared.total
         return shared
+
+    def note(self) -> None:
+        """Note in the box how much is done of what is held here: see `SharedSamples.note`."""
+        for shared in self._pools:
+            shared.note()
+
+    def forget(self) -> None:
+        """Forget what `note` has noted."""
+        for shared in self._pools:
+            shared.forget()
 
     def give_back(self) -> None:
         """Hand out again what loops over these pools have taken and not done: nobody goes on with them here."""

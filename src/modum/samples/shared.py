@@ -20,11 +20,13 @@ from modum.waiting import Deadline
 if TYPE_CHECKING:
     from modum.box import Box, Value
 
-__all__ = ["Report", "SharedSamples"]
+__all__ = ["Boundaries", "Report", "SharedSamples"]
 
 _log = logging.getLogger("modum.samples")
 
 
+_NOTHING: Final = -1
+"""What a leader tells when there is no block."""
 _LOOK_SECONDS: Final = 1.0
 """How often a worker that waits for the last blocks looks whether the training was stopped."""
 
@@ -38,6 +40,31 @@ def _note_collection(phase: str, info: dict[str, int]) -> None:
 
 
 gc.callbacks.append(_note_collection)
+
+
+class Boundaries:
+    """What is done between two batches, when the loop is at the end of a step: for checkpoints. This one does nothing.
+
+    All members of a group call every method but `due`, at the same places.
+    """
+
+    def begin(self) -> None:
+        """Called before the first block is taken."""
+
+    def due(self) -> int:
+        """Return the number of a checkpoint to be taken while the loop waits for a block, on the leader; 0: none."""
+        return 0
+
+    def between(self, number: int | None = None) -> bool:
+        """Called where a batch is done: take a checkpoint that is due.
+
+        Args:
+            number: what `due` has returned on the leader; None: the loop does not wait.
+
+        Returns:
+            Whether one was taken.
+        """
+        return False
 
 
 class Report(Protocol):
@@ -97,6 +124,7 @@ class SharedSamples:
         stopped: asked before each block, on the leader: if it says so, no more is handed out here.
         leaving: asked after each batch, on all members, who find the same: if it says so, the loop ends, and what is
             left of its block is given back.
+        boundaries: called between batches.
 
     Attributes:
         group: as given.
@@ -126,6 +154,7 @@ class SharedSamples:
         ended: Callable[[], None] | None = None,
         stopped: Callable[[], bool] = lambda: False,
         leaving: Callable[[], bool] = lambda: False,
+        boundaries: Boundaries | None = None,
     ) -> None:
         self.group = group or Alone()
         self.timeout = timeout
@@ -138,6 +167,7 @@ class SharedSamples:
         self._ended = ended
         self._stopped = stopped
         self._leaving = leaving
+        self._boundaries = boundaries or Boundaries()
         settings = {"size": size, "epochs": epochs, "block": self.permutation.block, "seed": seed}
         agree(box, f"{name}/settings", {"samples": settings})
         self._queue = box.queue(name, self.permutation.blocks)
@@ -175,17 +205,20 @@ class SharedSamples:
                 self.processed(len(batch))
                 if self.interrupted:
                     return
+                self.between()
 
     def blocks(self) -> Iterator[list[NDArray[np.int64]]]:
         """Yield this member's batches block by block; asking for the next block confirms the last one.
 
         For loops that cannot go batch by batch (a loader that fetches ahead must not confirm what it fetched). Call
-        `processed` for each batch, and end the loop where this worker is `interrupted`.
+        `processed` for each batch, end the loop where this worker is `interrupted`, and call `between`.
         """
+        self._boundaries.begin()
         try:
             while (item := self._agreed()) is not None:
                 yield self.batches(item)
                 self.done(item)
+                self.between()
         finally:
             self._left = True
             if threading.get_ident() not in _collecting:
@@ -288,6 +321,19 @@ class SharedSamples:
                     self._begun(block).set(each.done)
                 self._queue.give_back(block)
 
+    def between(self) -> None:
+        """Take a checkpoint that is due; one that is due at the end of a block comes once that is confirmed."""
+        if all(each.trained < len(each.lengths) for each in self._held.values()):
+            self._boundaries.between()
+
+    def note(self) -> None:
+        """Note in the box how much is done of what is held here, for a checkpoint that is taken until `forget`."""
+        self._set_begun(lambda held: held.done)
+
+    def forget(self) -> None:
+        """Forget what `note` has noted: if this worker dies, the blocks that it holds are done again."""
+        self._set_begun(lambda held: held.begun)
+
     def processed(self, samples: int) -> None:
         """Report that `samples` more were done here: those of the oldest batch that was not reported yet."""
         for each in self._held.values():
@@ -301,7 +347,38 @@ class SharedSamples:
         """Return how many of a block's samples were done by a worker that gave the block back."""
         return self._box.value(f"{self._name}/begun/{block}")
 
+    def _set_begun(self, begun: Callable[[_Held], int]) -> None:
+        if self.group.rank != 0:
+            return
+        for taken, each in self._held.items():
+            if not each.trained:
+                continue
+            value = self._begun(taken % self.permutation.blocks)
+            if samples := begun(each):
+                value.set(samples)
+            else:
+                value.delete()
+
     def _agreed(self) -> int | None:
-        item = self.take(self.timeout) if self.group.rank == 0 else None
-        item = self.group.broadcast(-1 if item is None else item)
-        return None if item < 0 else item
+        """Return what the leader has taken, on all members; meanwhile they take checkpoints that become due."""
+        deadline = Deadline(self.timeout)
+        while True:
+            item = self._taken(deadline) if self.group.rank == 0 else 0
+            item = self.group.broadcast(item)
+            if item >= 0:
+                return item
+            if item == _NOTHING:
+                return None
+            self._boundaries.between(_NOTHING - item)
+
+    def _taken(self, deadline: Deadline) -> int:
+        """Return a block, `_NOTHING`, or less than that by the number of a checkpoint that is due."""
+        while True:
+            try:
+                taken = self.take(min(deadline.left, _LOOK_SECONDS))
+                return _NOTHING if taken is None else taken
+            except DeadlineError:
+                if number := self._boundaries.due():
+                    return _NOTHING - number
+                if deadline.passed:
+                    raise

@@ -82,6 +82,7 @@ class Averager:
         on_nonfinite: Reaction = "restore",
         timeout: float = 60.0,
     ) -> None:
+        job.checkpoints.refuse("modum.tensorflow.Averager")
         rule, scale = choose(OptimizerKind.of(optimizer), rule, learning_rate_scale, warmup_steps)
         shared = shared_variables(variables)
         with ExitStack() as stack:

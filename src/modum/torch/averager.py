@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from modum.averaging import OptimizerKind, Worker, choose
+from modum.averaging.boundary import Boundary
 from modum.samples import SamplePools
+from modum.torch.checkpoint import Checkpointed
 from modum.torch.flat import flatten, shared_tensors
 from modum.torch.gradients import Gradients
 from modum.torch.group import group_of
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from modum.job import Job
     from modum.rules import Auto, UpdateRule
     from modum.samples import SharedSamples
+    from modum.torch.checkpoint import Stateful
     from modum.torch.flat import SharedTensor
 
 _log = logging.getLogger("modum")
@@ -155,7 +158,11 @@ class Averager:
             self._state = AveragerState(tensors, own, self.worker)
             self._loads = Loads(model, vectors, lambda: self.worker.lent)
             self._hooks.callback(self._loads.close)
-            self._pools = SamplePools(job, name, group, lambda: self.leaving)
+            self._boundary = Boundary(job, self.worker)
+            self._pools = SamplePools(job, name, group, lambda: self.leaving, self._boundary)
+            self._checkpointed = Checkpointed(
+                job, name, self._state, self._optimizers, self._pools, self._loads.settled
+            )
             self._gradients = Gradients(vectors, group, self._problem) if group.size > 1 else None
             if self._gradients is not None:
                 self._hooks.callback(self._gradients.close)
@@ -279,6 +286,52 @@ class Averager:
         self._state.load(state)
         self._loads.settled()
 
+    def keep(self, **kept: Stateful) -> None:
+        """Have something saved and loaded with this averager, when `modum run --resume` takes and loads checkpoints.
+
+        The model, its optimizers and the random numbers of Python, NumPy and torch go along anyway. Call it before the
+        loop over the samples: a resumed job loads all at its first batch.
+
+        Args:
+            **kept: schedulers, gradient scalers, averages of weights: whatever has `state_dict` and `load_state_dict`;
+                by names that are the same in every run.
+
+        Raises:
+            TypeError: one has not.
+            ValueError: a state has types that `torch.load(weights_only=True)` does not read.
+        """
+        self._checkpointed.keep(kept)
+
+    def resume(self) -> int:
+        """Load this worker's state, if the job was started by `modum run --resume` and goes on from a checkpoint.
+
+        Loops over `share` and `indices` do so before their first batch. A loop of your own begins with
+        `for step in range(averager.resume(), steps)`.
+
+        Returns:
+            Local steps taken so far; 0 in a job that begins anew.
+
+        Raises:
+            ValueError: the state is of another model, rule, or optimizer, or something else is kept with it.
+            SnapshotError: a file is not what was written.
+        """
+        self._boundary.begin()
+        return self.worker.steps
+
+    def checkpoint(self) -> bool:
+        """Say that a step is over, and take the checkpoint that is due under `modum run --resume`, if one is.
+
+        Loops over `share` and `indices` do so after each batch that ended in a step. In a loop of your own, call it
+        last, in all workers, once each of its schedulers has stepped as well.
+
+        Returns:
+            Whether one was taken. It waits until all workers, and the memory servers, have written theirs.
+
+        Raises:
+            ValueError: an optimizer's state could not be loaded again.
+        """
+        return self._boundary.between()
+
     def finish(self, timeout: float | None = 600.0) -> None:
         """Do a last exchange, so that nothing learned here is lost, and wait until all other workers have done theirs.
 
@@ -296,7 +349,7 @@ class Averager:
             if problem := self._loads.problem():
                 raise RuntimeError(problem)
             self._pools.give_back()
-            self.worker.finish(timeout)
+            self.worker.finish(timeout, self._checkpointed.end)
         finally:
             self._hooks.close()  # restores the optimizer
 

@@ -106,6 +106,7 @@ class Loader:
                 self.samples.processed(len(batch))
                 if self.samples.interrupted:
                     return
+                self.samples.between()
 
 
 def _gathering(data: Any) -> Callable[[Any], Any]:

@@ -110,6 +110,28 @@ class Optimizers:
                     if isinstance(value, Tensor) and value.is_floating_point():
                         value.nan_to_num_(0.0, 0.0, 0.0)
 
+    def states(self) -> list[dict[str, Any]]:
+        """Return the states of the optimizers that are known, in the order in which they came."""
+        return [optimizer.state_dict() for optimizer in self._known]
+
+    def check_states(self, states: list[dict[str, Any]]) -> None:
+        """Raise ValueError unless these are states of as many optimizers, with as many parameters in their groups."""
+        theirs, ours = (
+            [[len(group["params"]) for group in state["param_groups"]] for state in side]
+            for side in (states, self.states())
+        )
+        if theirs != ours:
+            raise ValueError(
+                f"the state is of {len(theirs)} optimizers with {theirs} parameters in their groups, and this averager"
+                f" has {len(ours)} with {ours}\nHINT: make them as before; averager.add_optimizer(...) adds a second"
+                " one before its first step"
+            )
+
+    def load(self, states: list[dict[str, Any]]) -> None:
+        """Have the optimizers go on from what `states` has returned."""
+        for optimizer, state in zip(self._known, states, strict=True):
+            optimizer.load_state_dict(state)
+
     def close(self) -> None:
         """Leave all optimizers as they were."""
         self._hooks.close()

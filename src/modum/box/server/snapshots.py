@@ -25,7 +25,7 @@ from modum.box.server.primitives import Primitives
 from modum.box.server.segments import Segment, Segments
 from modum.box.server.waiting import WaitingRoom
 from modum.box.snapshots.folder import Folder, snapshots_in
-from modum.box.snapshots.manifest import FORMAT, MANIFEST, BufferPart, Manifest, Place, encode_manifest
+from modum.box.snapshots.manifest import FORMAT, MANIFEST, BufferPart, Manifest, Place, encode_signed
 from modum.box.snapshots.tensors import write_tensor
 from modum.errors import BufferNotFoundError, ModumError
 from modum.units import count, format_seconds
@@ -219,7 +219,7 @@ class Snapshots:
         segments = self._segments.segments()
         place = self._membership.place
         parts = [part for segment in segments if (part := self._write_part(folder, segment, place)) is not None]
-        manifest = encode_manifest(
+        manifest = encode_signed(
             Manifest(
                 format=FORMAT,
                 server=self._server,

@@ -75,14 +75,14 @@ class Folder:
         self._lock = lock
         for each in self.path.iterdir():
             if each.name.startswith((_UNFINISHED, _UNWANTED)):
-                _remove(each)
+                remove(each)
 
     def begin(self) -> Path:
         """Make a folder for the next snapshot, which is none yet, and return it."""
         present = snapshots_in(self.path)
         number = _number(present[-1]) + 1 if present else 1
         path = self.path / f"{_UNFINISHED}{number:08d}"
-        _remove(path)
+        remove(path)
         path.mkdir()
         return path
 
@@ -103,19 +103,19 @@ class Folder:
         unfinished.rename(path)
         _sync(self.path)
         link = self.path / f"{_UNFINISHED}{LATEST}"
-        _remove(link)
+        remove(link)
         link.symlink_to(path.name)
         link.replace(self.path / LATEST)
         _sync(self.path)
         for old in snapshots_in(self.path)[: -self._kept]:
             unwanted = self.path / f"{_UNWANTED}{old.name}"
             old.rename(unwanted)
-            _remove(unwanted)
+            remove(unwanted)
         return path
 
     def discard(self, unfinished: Path) -> None:
         """Remove what `begin` has made, as far as the disk lets it."""
-        _remove(unfinished)
+        remove(unfinished)
 
     def close(self) -> None:
         """Let others write here. Does nothing the second time."""
@@ -128,7 +128,8 @@ def _number(snapshot: Path) -> int:
     return int(snapshot.name.partition("-")[2])
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a folder, as far as the disk lets it."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
         return

@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -11,6 +11,8 @@ from modum.errors import SnapshotError
 FORMAT: Final = 1
 """Version of what a snapshot consists of."""
 MANIFEST: Final = "manifest.json"
+
+Signed = TypeVar("Signed", bound=msgspec.Struct)
 
 
 class BufferPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -125,16 +127,48 @@ def new_checksum() -> "hashlib.blake2b":
     return hashlib.blake2b(digest_size=32)
 
 
-def encode_manifest(manifest: Manifest) -> bytes:
-    """Return a manifest as JSON: `{"checksum": of the bytes of contents, "contents": {...}}`."""
-    contents = msgspec.json.encode(manifest)
+def encode_signed(contents: msgspec.Struct) -> bytes:
+    """Return a structure as JSON: `{"checksum": of the bytes of contents, "contents": {...}}`."""
+    encoded = msgspec.json.encode(contents)
     checksum = new_checksum()
-    checksum.update(contents)
-    return msgspec.json.encode(_Signed(checksum.hexdigest(), msgspec.Raw(contents))) + b"\n"
+    checksum.update(encoded)
+    return msgspec.json.encode(_Signed(checksum.hexdigest(), msgspec.Raw(encoded))) + b"\n"
+
+
+def read_signed(path: Path, kind: type[Signed]) -> Signed:
+    """Read what `encode_signed` has returned.
+
+    Args:
+        path: of the file.
+        kind: of the structure.
+
+    Returns:
+        The structure.
+
+    Raises:
+        SnapshotError: it is not there, not whole, changed, or another structure; the message says which, without the
+            folder.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SnapshotError(f"{path.name} cannot be read: {error.strerror}") from None
+    try:
+        signed = msgspec.json.decode(data, type=_Signed)
+    except msgspec.DecodeError as error:
+        raise SnapshotError(f"{path.name} is truncated or no manifest: {error}") from None
+    checksum = new_checksum()
+    checksum.update(bytes(signed.contents))
+    if checksum.hexdigest() != signed.checksum:
+        raise SnapshotError(f"{path.name} was changed: its checksum is {checksum.hexdigest()}, not {signed.checksum}")
+    try:
+        return msgspec.json.decode(signed.contents, type=kind)
+    except msgspec.DecodeError as error:
+        raise SnapshotError(f"{path.name} is of another version of Modum: {error}") from None
 
 
 def read_manifest(snapshot: Path) -> Manifest:
-    """Read the manifest in the folder of a snapshot.
+    """Read the manifest in the folder of a server's snapshot.
 
     Args:
         snapshot: the folder.
@@ -146,22 +180,47 @@ def read_manifest(snapshot: Path) -> Manifest:
         SnapshotError: it is not there, not whole, changed, or of another format; the message says which, without
             the folder.
     """
-    try:
-        data = (snapshot / MANIFEST).read_bytes()
-    except OSError as error:
-        raise SnapshotError(f"{MANIFEST} cannot be read: {error.strerror}") from None
-    try:
-        signed = msgspec.json.decode(data, type=_Signed)
-    except msgspec.DecodeError as error:
-        raise SnapshotError(f"{MANIFEST} is truncated or no manifest: {error}") from None
-    checksum = new_checksum()
-    checksum.update(bytes(signed.contents))
-    if checksum.hexdigest() != signed.checksum:
-        raise SnapshotError(f"{MANIFEST} was changed: its checksum is {checksum.hexdigest()}, not {signed.checksum}")
-    try:
-        manifest = msgspec.json.decode(signed.contents, type=Manifest)
-    except msgspec.DecodeError as error:
-        raise SnapshotError(f"{MANIFEST} is of another version of Modum: {error}") from None
+    manifest = read_signed(snapshot / MANIFEST, Manifest)
     if manifest.format != FORMAT:
         raise SnapshotError(f"{MANIFEST} is of format {manifest.format}, this version reads format {FORMAT}")
+    return manifest
+
+
+def check_file(path: Path, file_bytes: int, checksum: str) -> None:
+    """Check that a file is what was written.
+
+    Args:
+        path: of the file.
+        file_bytes: its size, as its manifest says.
+        checksum: likewise.
+
+    Raises:
+        SnapshotError: it is not there, or has another size or checksum; the message says which, without the folder.
+    """
+    try:
+        with path.open("rb") as file:
+            if (size := path.stat().st_size) != file_bytes:
+                raise SnapshotError(f"{path.name} has {size} bytes, not {file_bytes}")
+            computed = hashlib.file_digest(file, new_checksum).hexdigest()
+    except OSError as error:
+        raise SnapshotError(f"{path.name} cannot be read: {error.strerror}") from None
+    if computed != checksum:
+        raise SnapshotError(f"{path.name} was changed: its checksum is {computed}, not {checksum}")
+
+
+def check_snapshot(snapshot: Path) -> Manifest:
+    """Check all files of a server's snapshot.
+
+    Args:
+        snapshot: the folder.
+
+    Returns:
+        Its manifest.
+
+    Raises:
+        SnapshotError: one is not what was written.
+    """
+    manifest = read_manifest(snapshot)
+    for part in manifest.buffers:
+        check_file(snapshot / Path(part.file).name, part.file_bytes, part.checksum)
     return manifest
