@@ -14,7 +14,7 @@ from tests.docs.scripts import ROOT
 from modum.cli.main import app
 
 PAGES = ROOT / "docs" / "reference" / "python"
-INTERNAL = {"cli", "coordination", "observe", "run"}
+INTERNAL = {"checkpoints", "cli", "coordination", "observe", "run"}
 """Packages that are no part of the public interface."""
 PACKAGES = sorted(
     file.parent.name for file in (ROOT / "src" / "modum").glob("*/__init__.py") if file.parent.name not in INTERNAL

@@ -140,7 +140,10 @@ def _check_state(rule: UpdateRule, buffer: Buffer) -> None:
         return kept, vector.staging.copy()
 
     state, correction = after(None)
-    assert np.array_equal(correction, after(state)[1]), "a part does not go on from the state() of another as that one"
+    assert np.array_equal(correction, after(state)[1]), (
+        "a part that loads the state() of another does not go on as that one: state() and load() must have all that a"
+        " part remembers from one exchange to the next"
+    )
 
 
 def _check_memory(rule: UpdateRule, buffer: Buffer) -> None:
