@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from modum.errors import DeadlineError
-from modum.waiting import Deadline, poll
+from modum.waiting import Deadline, Timeouts, poll
 
 
 def _late() -> DeadlineError:
@@ -71,3 +71,15 @@ def test_polling_gives_up_with_the_error_that_it_was_given() -> None:
 def test_what_looking_raises_ends_the_wait() -> None:
     with pytest.raises(ZeroDivisionError):
         poll(lambda: 1 / 0, timeout=60.0, error=_late)
+
+
+def test_the_timeouts_of_a_job_follow_from_one_number() -> None:
+    usual = Timeouts()
+    assert (usual.connect, usual.create, usual.meet, usual.others) == (30, 60, 120, 600)
+    assert Timeouts(1.5).others == 30
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan")])
+def test_a_timeout_of_no_time_is_refused(timeout: float) -> None:
+    with pytest.raises(ValueError, match=r"timeout \(.* s\) must be positive"):
+        Timeouts(timeout)

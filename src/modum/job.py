@@ -18,7 +18,7 @@ from modum.checkpoints.worker import Checkpoints
 from modum.cluster import ClusterEnvironment, credentials, detect
 from modum.cluster.bootstrap import Bootstrap
 from modum.cluster.checkpoints import checkpoints_of_environment
-from modum.cluster.environment import check_group_size, check_place
+from modum.cluster.environment import check_group_size, check_place, timeouts_of
 from modum.cluster.interfaces import interface_to_box
 from modum.cluster.modum_run import ModumRun
 from modum.cluster.preemption import Preemption
@@ -28,13 +28,12 @@ from modum.coordination.control import Control
 from modum.coordination.rendezvous import Rendezvous
 from modum.errors import ConnectionLostError, DeadlineError, ModumError, SnapshotError
 from modum.observe.progress import WorkerProgress
+from modum.waiting import Timeouts
 
 __all__ = ["GroupPlace", "Job", "connect"]
 
 _log = logging.getLogger("modum")
 
-_MEET_SECONDS: Final = 120.0
-"""How long the first worker waits for the last one, which may take long to start and import."""
 _QUIET_SECONDS: Final = 10.0
 
 
@@ -67,6 +66,7 @@ class Job:
         attempt: distinguishes one start of the job from the next one in a box that outlives them.
         preemption: tells when this worker is asked to leave; None: nobody asks it.
         checkpoints: this worker's part in those of the job; None: there are none.
+        timeouts: how long this worker waits for what, where nothing else is said; None: the usual ones.
 
     Raises:
         ValueError: the numbers contradict each other.
@@ -85,6 +85,7 @@ class Job:
         attempt: str = "0",
         preemption: Preemption | None = None,
         checkpoints: Checkpoints | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
         check_place(rank, world_size, local_rank)
         check_group_size(group_size, world_size)
@@ -102,6 +103,7 @@ class Job:
         """How often this worker has done what is numbered, by name: the n-th time of all workers is one thing."""
         self.checkpoints = checkpoints or Checkpoints(box, rank)
         """What front ends add this worker's state to, for `modum run --resume`."""
+        self.timeouts = timeouts or Timeouts()
         self._preemption = preemption or Preemption()
         self._progress: WorkerProgress | None = None
         self._mutex = threading.Lock()
@@ -160,7 +162,7 @@ class Job:
         )
 
     def rendezvous(
-        self, name: str, *, members: Literal["job", "group"] = "job", timeout: float = _MEET_SECONDS
+        self, name: str, *, members: Literal["job", "group"] = "job", timeout: float | None = None
     ) -> Rendezvous:
         """Return a place where all workers of the job, or of this worker's group, exchange small values.
 
@@ -169,7 +171,7 @@ class Job:
         Args:
             name: the place's name.
             members: who meets.
-            timeout: seconds that the first one waits for the last one, in each round.
+            timeout: seconds that the first one waits for the last one, in each round; None: as `timeouts` say.
 
         Returns:
             The place, with a rank for each worker.
@@ -179,7 +181,11 @@ class Job:
         else:
             where, rank, size = f"group {self.group.index}", self.group.rank, self.group.size
         return Rendezvous(
-            self.box, f"modum/rendezvous/{self.attempt}/{where}/{name}", rank=rank, size=size, timeout=timeout
+            self.box,
+            f"modum/rendezvous/{self.attempt}/{where}/{name}",
+            rank=rank,
+            size=size,
+            timeout=self.timeouts.meet if timeout is None else timeout,
         )
 
     def control(self, training: str) -> Control:
@@ -274,6 +280,7 @@ class _LaunchedJob(Job):
         registration: Registration | None = None,
         master: tuple[str, int] | None = None,
         preemption: Preemption | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
         super().__init__(
             box,
@@ -286,6 +293,7 @@ class _LaunchedJob(Job):
             attempt=f"{0 if registration is None else registration.run}.{place.attempt}",
             preemption=preemption,
             checkpoints=checkpoints_of_environment(box, place.rank),
+            timeouts=timeouts,
         )
         self._embedded = embedded
         self._hosted = hosted
@@ -350,7 +358,7 @@ class _LaunchedJob(Job):
             registration.wait_for_others(None)
 
 
-def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:
+def connect(*, transport: str = "auto", timeout: float | None = None) -> Job:
     """Join the job for which `modum run`, mpirun, torchrun or srun started this process, or train alone.
 
     Under `modum run` the job uses the launcher's box. Under the others the first worker of each host starts a memory
@@ -369,7 +377,8 @@ def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:
 
     Args:
         transport: `"auto"`, `"local"`, `"rdma"` or `"tcp"`, as in `Box.connect`; `"auto"` follows MODUM_TRANSPORT.
-        timeout: seconds to reach the memory servers, as in `Box.connect`.
+        timeout: seconds to reach the memory servers, as in `Box.connect`; other waits of the job are multiples of it
+            (`Job.timeouts`). None: MODUM_TIMEOUT, or 30.
 
     Returns:
         The job.
@@ -377,17 +386,17 @@ def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:
     Raises:
         ValueError: the environment of this process is incomplete or contradicts itself.
         MismatchError: workers disagree.
-        DeadlineError: some workers do not come within two minutes.
+        DeadlineError: some workers do not come within four times `timeout`.
         ConnectionLostError: a memory server cannot be reached. `Box.connect` may raise other errors too. After any of
             these errors nothing is left running.
     """
     place = detect()
-    preemption = Preemption.of_environment()
+    preemption, timeouts = Preemption.of_environment(), timeouts_of(timeout)
     if transport == "auto":
         transport = credentials.transport() or "auto"
     if not place.box_servers:
         if place.world_size == 1:
-            return _alone(place, transport, timeout, preemption)
+            return _alone(place, transport, timeouts, preemption)
         if not place.has_rendezvous:
             raise ValueError(
                 f"rank {place.rank} of {place.world_size} was told no box: MODUM_BOX is not set\n"
@@ -396,18 +405,19 @@ def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:
             )
     elif not place.has_rendezvous or place.group_size == 1 or "MASTER_ADDR" in os.environ:
         interface = interface_to_box(place.box_servers)
-        box = _box(place, place.box_servers, place.token, transport, timeout)
-        return _enter(place, box, preemption, address=interface.address, interface=interface.name)
-    with place.rendezvous(_MEET_SECONDS) as rendezvous, contextlib.ExitStack() as failing:
+        box = _box(place, place.box_servers, place.token, transport, timeouts.connect)
+        return _enter(place, box, preemption, timeouts, address=interface.address, interface=interface.name)
+    with place.rendezvous(timeouts.meet) as rendezvous, contextlib.ExitStack() as failing:
         bootstrap = Bootstrap(place, rendezvous)
         failing.callback(bootstrap.close)
         problem: Exception | None = None
         try:
-            box = _box(place, bootstrap.servers, bootstrap.token, transport, timeout)
+            box = _box(place, bootstrap.servers, bootstrap.token, transport, timeouts.connect)
             job = _enter(
                 place,
                 box,
                 preemption,
+                timeouts,
                 address=bootstrap.address,
                 interface=bootstrap.interface,
                 hosted=bootstrap.hosted,
@@ -425,17 +435,19 @@ def connect(*, transport: str = "auto", timeout: float = 30.0) -> Job:
     return job
 
 
-def _alone(place: ClusterEnvironment, transport: str, timeout: float, preemption: Preemption) -> Job:
+def _alone(place: ClusterEnvironment, transport: str, timeouts: Timeouts, preemption: Preemption) -> Job:
     if note := place.note():
         _say(note)
     token = new_token()
     server = Server(token=token).start()
     try:
-        box = Box.connect(server.address, token=token, transport=transport, timeout=timeout, namespace=place.job)
+        box = Box.connect(
+            server.address, token=token, transport=transport, timeout=timeouts.connect, namespace=place.job
+        )
     except BaseException:
         server.close()
         raise
-    return _LaunchedJob(place, box, embedded=server, preemption=preemption)
+    return _LaunchedJob(place, box, embedded=server, preemption=preemption, timeouts=timeouts)
 
 
 def _box(place: ClusterEnvironment, servers: tuple[str, ...], token: str | None, transport: str, timeout: float) -> Box:
@@ -446,6 +458,7 @@ def _enter(
     place: ClusterEnvironment,
     box: Box,
     preemption: Preemption,
+    timeouts: Timeouts,
     *,
     address: str,
     interface: str,
@@ -466,6 +479,7 @@ def _enter(
         registration=registration,
         master=master,
         preemption=preemption,
+        timeouts=timeouts,
     )
 
 

@@ -3,11 +3,50 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
-__all__ = ["Deadline", "poll"]
+__all__ = ["Deadline", "Timeouts", "poll"]
 
 Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long a job's workers wait for what, in seconds: all follow from one number, larger on a slow cluster.
+
+    Attributes:
+        connect: to reach the memory servers; the number itself.
+
+    Raises:
+        ValueError: it is not positive.
+    """
+
+    connect: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not self.connect > 0:
+            raise ValueError(f"timeout ({self.connect:g} s) must be positive")
+
+    @property
+    def create(self) -> float:
+        """For the worker that makes the shared weights."""
+        return 2 * self.connect
+
+    @property
+    def meet(self) -> float:
+        """For the last worker of the job, or of a group, which may take long to start and import."""
+        return 4 * self.connect
+
+    @property
+    def step(self) -> float:
+        """For another member of a group, or a neighbour in a pipeline, which may be compiling or evaluating."""
+        return 10 * self.connect
+
+    @property
+    def others(self) -> float:
+        """At the end: for the others' last blocks of samples, and last exchanges."""
+        return 20 * self.connect
 
 
 class Deadline:

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
+from tests.processes import TIMEOUT
 
 from modum.box import Box
 from modum.errors import DeadlineError
@@ -24,7 +25,7 @@ def test_a_worker_alone_is_a_group() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_a_group_through_the_box_does_what_groups_do(size: int, connect: Callable[[], Box]) -> None:
     with ExitStack() as stack, ThreadPoolExecutor(size) as pool:
-        members = [BoxGroup(connect(), "group", rank=rank, size=size) for rank in range(size)]
+        members = [BoxGroup(connect(), "group", rank=rank, size=size, timeout=TIMEOUT) for rank in range(size)]
         for member in members:
             stack.callback(member.close)
         list(pool.map(lambda member: check_group(member, identity, identity), members, timeout=60))
@@ -38,4 +39,4 @@ def test_a_member_that_does_not_come_is_not_waited_for_for_ever(box: Box) -> Non
 
 def test_a_missing_array_needs_others_like_it(box: Box) -> None:
     with pytest.raises(ValueError, match="like="):
-        BoxGroup(box, "group", rank=0, size=2).average([None])
+        BoxGroup(box, "group", rank=0, size=2, timeout=TIMEOUT).average([None])

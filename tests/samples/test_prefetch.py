@@ -9,6 +9,7 @@ from itertools import chain, islice
 
 import numpy as np
 import pytest
+from tests.processes import TIMEOUT
 from tests.support import until
 
 from modum.box import Box
@@ -170,7 +171,7 @@ def test_members_of_a_group_train_on_their_parts_of_the_same_batches(together: i
         loops = []
         for rank in range(2):
             box = connect()
-            relay = BoxGroup(box, "relay", rank=rank, size=2)
+            relay = BoxGroup(box, "relay", rank=rank, size=2, timeout=TIMEOUT)
             stack.callback(relay.close)
             samples = SharedSamples(box, size=100, batch_size=10, epochs=3, block=20, group=relay)
             loops.append(Loop(Prefetch(samples, together), ahead=bool(rank)))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from modum.groups import Group
     from modum.job import Job
     from modum.parameters import Vector
-    from modum.rules import UpdateRule
+    from modum.rules import Auto, UpdateRule
 
 
 _log = logging.getLogger("modum")
@@ -70,7 +70,7 @@ class Worker:
         name: str,
         scale: LearningRateScale,
         model: dict[str, Any],
-        timeout: float = 60.0,
+        timeout: float | None = None,
         members: str | None = None,
         steps: int = 0,
         creates: bool = True,
@@ -88,7 +88,7 @@ class Worker:
             name: name of the shared model in the box; all workers that use it train one model.
             scale: scale of the learning rate.
             model: what must be equal in all workers besides the settings, as sections for `consistency.compare`.
-            timeout: seconds to wait for the worker that makes the shared weights.
+            timeout: seconds to wait for the worker that makes the shared weights; None: as `Job.timeouts` say.
             members: name under which the groups count each other, if not the model's.
             steps: local steps taken in an earlier run that this one continues, so that the learning rate warms up once.
             creates: whether this worker may be the first one; else it waits `timeout` seconds for another one to be.
@@ -108,6 +108,7 @@ class Worker:
         """
         guard = Guard(on_nonfinite, restored)
         settings = {**rule.settings(), "learning_rate_scale": scale.scale, "warmup_steps": scale.warmup_steps}
+        timeout = job.timeouts.create if timeout is None else timeout
         with ExitStack() as stack:
             shared = SharedVectors(job.box, name, vectors, {**model, "settings": settings}, timeout, creates=creates)
             stack.callback(shared.close)
@@ -210,7 +211,7 @@ class Worker:
         """Number of the newest checkpoint that the launcher has asked for, as all members of the group know it."""
         return self._averaging.checkpoint
 
-    def finish(self, timeout: float | None = 600.0, done: Callable[[], None] = lambda: None) -> None:
+    def finish(self, timeout: float | Auto | None = "auto", done: Callable[[], None] = lambda: None) -> None:
         """Do a last exchange, so that nothing this worker learned is lost, and wait until all others have done theirs.
 
         That includes workers of the job that have not joined yet, unless they leave the job or train another model. A
@@ -218,7 +219,8 @@ class Worker:
         grace at most.
 
         Args:
-            timeout: seconds to wait for the others, after which the shared weights are final; None: do not wait.
+            timeout: seconds to wait for the others, after which the shared weights are final; "auto": as `Job.timeouts`
+                say; None: do not wait.
             done: called after the last exchange.
 
         Raises:
@@ -236,7 +238,7 @@ class Worker:
                 with suppress(DeadlineError):
                     self._membership.wait_for_others(patience)
         elif timeout is not None:
-            self._membership.wait_for_others(timeout)
+            self._membership.wait_for_others(self._job.timeouts.others if timeout == "auto" else timeout)
 
     @contextmanager
     def shared_weights(self) -> Iterator[None]:

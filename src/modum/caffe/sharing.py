@@ -28,9 +28,6 @@ __all__ = ["Sharing", "sharing_rule"]
 
 _log = logging.getLogger(__name__)
 
-JOIN_SECONDS = 300.0
-"""How long the first worker may take to write the first weights."""
-
 FINISH_SECONDS = 24 * 3600.0
 """How long workers wait at the end for the others, which do at most one more iteration."""
 
@@ -145,7 +142,7 @@ class Sharing:
                 name=self._name,
                 scale=self._scale,
                 model={"tensors": [[one.name, one.spec.text] for one in tensors], "solver": _settings(param)},
-                timeout=JOIN_SECONDS,
+                timeout=job.timeouts.step,  # the first worker may be testing before,
                 steps=self._start // job.groups,
                 restored=solver.rule.mend,
             )

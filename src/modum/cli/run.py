@@ -72,6 +72,14 @@ def run(
     on_failure: Annotated[
         OnFailure, typer.Option(help="When a worker fails, stop the others or let the other groups go on.")
     ] = OnFailure.STOP,
+    timeout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            show_default="MODUM_TIMEOUT, or 30s",
+            help="How long workers wait for the memory servers; their other waits are multiples of it.",
+        ),
+    ] = None,
     grace: Annotated[
         str,
         typer.Option(
@@ -159,6 +167,7 @@ def run(
             )
         limit = parse_bytes(memory or "8GiB")
         seconds = parse_seconds(grace)
+        waits = None if timeout is None else parse_seconds(timeout)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     launch_and_exit(
@@ -173,6 +182,7 @@ def run(
         replicas=replicas,
         threads=threads,
         on_failure=on_failure.value,
+        timeout=waits,
         grace=seconds,
         box=tuple(server.strip() for server in box.split(",")) if box else (),
         hosts=hosts,

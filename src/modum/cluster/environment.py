@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final, Self, TypedDict
 
 from modum.cluster import credentials
+from modum.units import parse_seconds
+from modum.waiting import Timeouts
 
 if TYPE_CHECKING:
     from modum.cluster.rendezvous import LauncherRendezvous
@@ -17,6 +19,7 @@ __all__ = [
     "GROUP_VARIABLE",
     "HOST_VARIABLE",
     "JOB_VARIABLE",
+    "TIMEOUT_VARIABLE",
     "ClusterEnvironment",
     "check_group_size",
     "check_job",
@@ -24,11 +27,13 @@ __all__ = [
     "common_variables",
     "host_group",
     "integer_variable",
+    "timeouts_of",
     "workers_on_host",
 ]
 
 BOX_VARIABLE: Final = "MODUM_BOX"
 JOB_VARIABLE: Final = "MODUM_JOB"
+TIMEOUT_VARIABLE: Final = "MODUM_TIMEOUT"
 GROUP_VARIABLE: Final = "MODUM_GROUP_SIZE"
 HOST_VARIABLE: Final = "MODUM_LOCAL_WORLD_SIZE"
 """How many workers `modum run` has started on this host."""
@@ -265,6 +270,24 @@ def integer_variable(name: str, hint: str, default: int | None = None) -> int:
         return int(text)
     except ValueError:
         raise ValueError(f"{name}={text!r} is not an integer\nHINT: {hint}") from None
+
+
+def timeouts_of(timeout: float | None) -> Timeouts:
+    """Return the timeouts of a job: by `timeout`, in seconds, or if that is None by MODUM_TIMEOUT.
+
+    Args:
+        timeout: seconds to reach the memory servers.
+
+    Returns:
+        The timeouts.
+
+    Raises:
+        ValueError: it is not positive, or the variable is not a time.
+    """
+    if timeout is not None:
+        return Timeouts(timeout)
+    text = os.environ.get(TIMEOUT_VARIABLE)
+    return Timeouts(parse_seconds(text)) if text else Timeouts()
 
 
 def common_variables() -> "_Common":

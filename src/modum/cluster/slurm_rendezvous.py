@@ -29,7 +29,6 @@ _WINDOWS: Final = 1250
 _MEMORY: Final = 64 << 20
 _PAUSE: Final = 0.1
 _TRY_SECONDS: Final = 2.0
-_BOX_SECONDS: Final = 30.0
 _LONGEST_NOTE: Final = 16384
 _TOKEN_HINT: Final = (
     "HINT: before srun: export MODUM_TOKEN=$(python -c 'import secrets; print(secrets.token_urlsafe(32))')"
@@ -95,7 +94,7 @@ def meet(
             try:
                 note = _ask(host, port, step, sealed=token is None)
                 return Box.connect(
-                    format_address(host, note.port), token=token or note.token, transport="tcp", timeout=_BOX_SECONDS
+                    format_address(host, note.port), token=token or note.token, transport="tcp", timeout=timeout
                 )
             except (OSError, ModumError) as error:
                 reasons[port] = str(error)
@@ -169,7 +168,7 @@ class _Host(LauncherRendezvous):
             desk.start()
             stack.callback(desk.join)
             stack.callback(listener.shutdown, socket.SHUT_RDWR)
-            box = Box.connect(f"127.0.0.1:{port}", token=secret, transport="tcp", timeout=_BOX_SECONDS)
+            box = Box.connect(f"127.0.0.1:{port}", token=secret, transport="tcp", timeout=timeout)
             self._inside = stack.enter_context(BoxRendezvous(box, 0, world_size, timeout, self.address))
             self._stack = stack.pop_all()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
     from modum.box import Box
     from modum.job import Job
-
-TIMEOUT: Final = 600.0
-"""Seconds that a member waits for the others, which may be compiling or evaluating."""
 
 Array = NDArray[Any]
 
@@ -33,10 +30,10 @@ class BoxGroup(Group[Array]):
         name: prefix in the box, different for every group. All members make objects of the same name in the same order.
         rank: this member's number.
         size: number of members.
-        timeout: seconds to wait for the others.
+        timeout: seconds to wait for the others, which may be compiling or evaluating.
     """
 
-    def __init__(self, box: Box, name: str, *, rank: int, size: int, timeout: float = TIMEOUT) -> None:
+    def __init__(self, box: Box, name: str, *, rank: int, size: int, timeout: float) -> None:
         self.rank = rank
         self.size = size
         self._box = box
@@ -51,7 +48,8 @@ class BoxGroup(Group[Array]):
     @classmethod
     def of(cls, job: Job, name: str) -> BoxGroup:
         """Return this worker's group, as the job was launched."""
-        return cls(job.box, f"modum/{name}/{job.attempt}/{job.group.index}", rank=job.group.rank, size=job.group.size)
+        where = f"modum/{name}/{job.attempt}/{job.group.index}"
+        return cls(job.box, where, rank=job.group.rank, size=job.group.size, timeout=job.timeouts.step)
 
     def largest(self, values: Sequence[float]) -> tuple[float, ...]:
         rows = self._exchanged(np.array(values, np.float64), "largest")

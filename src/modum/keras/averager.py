@@ -94,8 +94,9 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
             never reach the shared weights. "restore": with a warning, this worker drops what it learned since its last
             exchange, takes the shared weights, and sets what is not finite in its optimizer to 0; a second time
             within 100 exchanges is an error. "raise": it is one at once.
-        timeout: seconds to wait for rank 0, which creates the shared weights; then another worker does.
-        finish_timeout: seconds to wait, at the end of `fit`, for the others to end theirs.
+        timeout: seconds to wait for rank 0, which creates the shared weights; then another worker does. None: as
+            `Job.timeouts` say.
+        finish_timeout: seconds to wait, at the end of `fit`, for the others to end theirs; None: as `Job.timeouts` say.
     """
 
     def __init__(
@@ -107,8 +108,8 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
         learning_rate_scale: Scale = "auto",
         warmup_steps: int | Auto = "auto",
         on_nonfinite: Reaction = "restore",
-        timeout: float = 60.0,
-        finish_timeout: float = 600.0,
+        timeout: float | None = None,
+        finish_timeout: float | None = None,
     ) -> None:
         super().__init__()
         job.checkpoints.refuse("modum.keras.Averager")
@@ -118,8 +119,8 @@ class Averager(keras.callbacks.Callback):  # type: ignore[misc]
         self._name = name
         self._on_nonfinite = on_nonfinite
         self._chosen = choose(OptimizerKind(name="any"), *self._given)  # what cannot be is said before any work
-        self._timeout = timeout
-        self._finish_timeout = finish_timeout
+        self._timeout = job.timeouts.create if timeout is None else timeout
+        self._finish_timeout = job.timeouts.others if finish_timeout is None else finish_timeout
         self._group = self._backend.group(job, rule if isinstance(rule, UpdateRule) else Hybrid())
         self._pools = SamplePools(job, name, self._group, lambda: self._leaving)
         self._worker: Worker | None = None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from modum.pipeline.channel import Array
     from modum.pipeline.microbatch import MicroBatch
     from modum.pipeline.stage import Stage
-    from modum.rules import UpdateRule
+    from modum.rules import Auto, UpdateRule
     from modum.samples import SharedSamples
 
 __all__ = ["Mode", "Pipeline"]
@@ -64,8 +64,8 @@ class Pipeline:
         rule: how the same stages of several pipelines share their weights; `Elastic()` by default, unused with one
             pipeline.
         name: name of the pipeline in the box; must be new there.
-        timeout: seconds that this worker waits for another one before it raises. A dead worker is noticed within a
-            few seconds in any case.
+        timeout: seconds that this worker waits for another one before it raises; None: as `Job.timeouts` say. A dead
+            worker is noticed within a few seconds in any case.
 
     Raises:
         ValueError: the settings do not fit each other, or the job.
@@ -83,8 +83,9 @@ class Pipeline:
         ahead: int = 0,
         rule: UpdateRule | None = None,
         name: str = "pipeline",
-        timeout: float = 300.0,
+        timeout: float | None = None,
     ) -> None:
+        timeout = job.timeouts.step if timeout is None else timeout
         _check(stage, job, mode, micro_batches, ahead, timeout)
         job.checkpoints.refuse("a pipeline")
         self.stage = stage
@@ -239,13 +240,13 @@ class Pipeline:
         with self._together("evaluation"):
             return self._schedule.evaluate(batches, *_loaders(batches, inputs, labels))
 
-    def finish(self, timeout: float = 600.0) -> None:
+    def finish(self, timeout: float | Auto = "auto") -> None:
         """Do a last exchange with the other pipelines, wait until all have done theirs, and take the shared weights.
 
         Call it once, after training and before `model`. With one pipeline it only reports.
 
         Args:
-            timeout: seconds to wait for the other pipelines.
+            timeout: seconds to wait for the other pipelines; "auto": as `Job.timeouts` say.
 
         Raises:
             DeadlineError: other pipelines were still training after `timeout` seconds.

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from modum.cluster.environment import HOST_VARIABLE
+from modum.cluster.environment import HOST_VARIABLE, TIMEOUT_VARIABLE
 from modum.cluster.modum_run import ModumRun
 from modum.cluster.preemption import GRACE_VARIABLE
 from modum.cluster.torch_variables import TORCH_VARIABLES, torch_variables
@@ -52,6 +52,8 @@ def worker_environment(
     """
     inherited = {name: value for name, value in os.environ.items() if name not in TORCH_VARIABLES}
     environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1", **inherited}
+    if config.timeout is not None:
+        environment[TIMEOUT_VARIABLE] = f"{config.timeout:g}s"
     if config.threads is not None:
         environment["OMP_NUM_THREADS"] = str(config.threads)
     threads = environment["OMP_NUM_THREADS"].split(",")[0]  # nested levels have numbers of their own

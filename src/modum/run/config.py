@@ -44,6 +44,8 @@ class RunConfig:
     threads: int | None = None
     """Compute threads of each worker; None leaves it to OMP_NUM_THREADS, or 1 if that is not set."""
     on_failure: Literal["stop", "continue"] = "stop"
+    timeout: float | None = None
+    """Seconds from which all waits of the workers follow; None leaves it to MODUM_TIMEOUT, or 30."""
     grace: float = DEFAULT_GRACE
     """Seconds from SIGTERM, to this launcher or to a worker, to SIGKILL."""
     box: tuple[str, ...] = ()
@@ -60,6 +62,8 @@ class RunConfig:
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise ValueError(f"{name} ({number}) must be at least 1")
+        if self.timeout is not None and not self.timeout > 0:
+            raise ValueError(f"timeout ({self.timeout:g} s) must be positive")
         if not self.grace > 0:
             raise ValueError(f"grace ({self.grace:g} s) must be positive")
         if self.hosts > 1 and not self.box:

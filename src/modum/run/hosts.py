@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from modum.box import Box, Value
+from modum.cluster.environment import timeouts_of
 from modum.cluster.registration import clear_places, host_name
 from modum.coordination import Roster
 from modum.errors import DeadlineError, MismatchError
@@ -14,8 +15,6 @@ from modum.waiting import poll
 
 __all__ = ["Part", "meet"]
 
-_MEET_SECONDS: Final = 600.0
-"""How long a host waits for the others: people start them by hand."""
 _LOOK_SECONDS: Final = 0.1
 _NAME: Final = "modum/hosts"
 
@@ -53,9 +52,9 @@ def meet(box: Box, config: RunConfig, say: Callable[[str], None]) -> Part:
 
     Raises:
         MismatchError: another host comes with another number of hosts, or another group size.
-        DeadlineError: too few hosts came within ten minutes.
+        DeadlineError: too few hosts came in time; people start them by hand, so they have as long as `Timeouts.others`.
     """
-    roster = Roster(box, _NAME)
+    roster, timeout = Roster(box, _NAME), timeouts_of(config.timeout).others
     came = box.counter(f"{_NAME}/came").add(1)
     own = f"{came:08d} {config.workers} {config.hosts} {config.group_size} {host_name()}"
     proposed, agreed = box.value(f"{_NAME}/proposed"), box.value(f"{_NAME}/agreed")
@@ -85,15 +84,15 @@ def meet(box: Box, config: RunConfig, say: Callable[[str], None]) -> Part:
 
     def late() -> DeadlineError:
         return DeadlineError(
-            f"{len(roster.alive())} of {config.hosts} hosts came to this job within {_MEET_SECONDS:g} s\n"
+            f"{len(roster.alive())} of {config.hosts} hosts came to this job within {timeout:g} s\n"
             f"HINT: {_hint(config)}"
         )
 
-    member = roster.join(own, timeout=_MEET_SECONDS)
+    member = roster.join(own, timeout=timeout)
     try:
         if len(roster.alive()) < config.hosts:
             say(f"waiting for {config.hosts} hosts; {_hint(config)}")
-        plan = poll(look, timeout=_MEET_SECONDS, every=_LOOK_SECONDS, error=late)
+        plan = poll(look, timeout=timeout, every=_LOOK_SECONDS, error=late)
     finally:
         member.leave()
         says(own).delete()

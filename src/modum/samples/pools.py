@@ -61,7 +61,7 @@ class SamplePools:
             batch_size: samples in a batch of the whole group.
             epochs: how many times each sample is handed out.
             **options: `block`, `seed`, `timeout`, `group` and `stopped` of `SharedSamples`; by default, `Job.control`
-                of the pools' name stops them.
+                of the pools' name stops them, and `Job.timeouts` say how long to wait.
 
         Returns:
             The pool.
@@ -86,7 +86,12 @@ class SamplePools:
             ended=lambda: self._job.report(finished=before + shared.total),
             leaving=self._leaving,
             boundaries=self._boundaries,
-            **{"group": self._group, "stopped": lambda: self._control.should_stop, **options},
+            **{
+                "timeout": self._job.timeouts.others,
+                "group": self._group,
+                "stopped": lambda: self._control.should_stop,
+                **options,
+            },
         )
         begun = self._job.box.value(f"{pools}/{number}/run").set_default(self._job.attempt)
         if begun != self._job.attempt and self._job.rank == 0 and not self._told:

@@ -57,7 +57,7 @@ class Averager:
             never reach the shared weights. "restore": with a warning, this worker drops what it learned since its last
             exchange, takes the shared weights, and sets what is not finite in `optimizer` to 0; a second time
             within 100 exchanges is an error. "raise": it is one at once.
-        timeout: seconds to wait for the worker that creates the shared variables.
+        timeout: seconds to wait for the worker that creates the shared variables; None: as `Job.timeouts` say.
 
     Raises:
         MismatchError: the variables (names, shapes, dtypes) or the settings differ from the first worker's.
@@ -80,7 +80,7 @@ class Averager:
         learning_rate_scale: Scale = "auto",
         warmup_steps: int | Auto = "auto",
         on_nonfinite: Reaction = "restore",
-        timeout: float = 60.0,
+        timeout: float | None = None,
     ) -> None:
         job.checkpoints.refuse("modum.tensorflow.Averager")
         rule, scale = choose(OptimizerKind.of(optimizer), rule, learning_rate_scale, warmup_steps)
@@ -190,14 +190,14 @@ class Averager:
         with tf.control_dependencies(tf.compat.v1.get_default_graph().get_operations()):
             tf.py_function(self._step, [], [])
 
-    def finish(self, timeout: float | None = 600.0) -> None:
+    def finish(self, timeout: float | Auto | None = "auto") -> None:
         """Do a last exchange, so that nothing learned here is lost, and wait until all other workers have done theirs.
 
         Afterwards the shared variables are final, unless `timeout` is None. All members of a group call this; no step
         may follow, also after an error.
 
         Args:
-            timeout: seconds to wait for the others; None: do not wait.
+            timeout: seconds to wait for the others; "auto": as `Job.timeouts` say; None: do not wait.
 
         Raises:
             DeadlineError: other groups were still training after `timeout` seconds.

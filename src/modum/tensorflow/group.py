@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TensorFlowGroup", "group_of", "launched_group"]
 
-JOIN_SECONDS = 120.0
-"""How long the first members of a group wait for the last ones, which may take long to import."""
 _GROUP_KEY = 1  # every group has a cluster of its own
 
 
@@ -204,7 +202,7 @@ def group_of(job: Job, rule: UpdateRule) -> TensorFlowGroup:
 
 
 def _start(job: Job) -> Any:
-    place = job.rendezvous("tensorflow", members="group", timeout=JOIN_SECONDS)
+    place = job.rendezvous("tensorflow", members="group")
     with held_port(job.address) as port:  # until all have theirs: else two members of a host could get the same port
         addresses = place.gather(f"{job.address}:{port}")
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(

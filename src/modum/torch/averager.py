@@ -90,7 +90,7 @@ class Averager:
             never reach the shared weights. "restore": with a warning, this worker drops what it learned since its last
             exchange, takes the shared weights, and sets what is not finite in its optimizers to 0; a second time
             within 100 exchanges is an error. "raise": it is one at once.
-        timeout: seconds to wait for the worker that creates the shared weights.
+        timeout: seconds to wait for the worker that creates the shared weights; None: as `Job.timeouts` say.
 
     Raises:
         MismatchError: the model (names, shapes, dtypes, memory order, values of what is not shared) or the settings
@@ -116,7 +116,7 @@ class Averager:
         learning_rate_scale: Scale = "auto",
         warmup_steps: int | Auto = "auto",
         on_nonfinite: Reaction = "restore",
-        timeout: float = 60.0,
+        timeout: float | None = None,
     ) -> None:
         rule, scale = choose(OptimizerKind.of(plain_optimizer(optimizer)), rule, learning_rate_scale, warmup_steps)
         tensors = shared_tensors(model, frozen=share_frozen)
@@ -332,14 +332,14 @@ class Averager:
         """
         return self._boundary.between()
 
-    def finish(self, timeout: float | None = 600.0) -> None:
+    def finish(self, timeout: float | Auto | None = "auto") -> None:
         """Do a last exchange, so that nothing learned here is lost, and wait until all other workers have done theirs.
 
         Afterwards the shared weights are final, unless `timeout` is None. All members of a group call this; no step may
         follow, also after an error.
 
         Args:
-            timeout: seconds to wait for the others; None: do not wait.
+            timeout: seconds to wait for the others; "auto": as `Job.timeouts` say; None: do not wait.
 
         Raises:
             DeadlineError: other groups were still training after `timeout` seconds.

@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TorchGroup", "group_of"]
 
-TIMEOUT = 1800.0
-"""Seconds that a member waits for the others in a collective; they may be compiling or evaluating."""
-JOIN_SECONDS = 120.0
-"""How long the first members of a group wait for the last ones, which may take long to import."""
-
 
 class TorchGroup(Group[Tensor]):
     """A `torch.distributed.ProcessGroup`, or no process group at all: a group of one, whose methods do nothing.
@@ -194,15 +189,15 @@ def group_of(job: Job, rule: UpdateRule, device: torch.device) -> TorchGroup:
         store=_store(job),
         rank=job.group.rank,
         world_size=size,
-        timeout=timedelta(seconds=TIMEOUT),
+        timeout=timedelta(seconds=job.timeouts.step),
     )
     return TorchGroup(dist.group.WORLD, device, owned=True)
 
 
 def _store(job: Job) -> TCPStore:
     """Return the store of this group, which its leader keeps for as long as its process lives."""
-    timeout = timedelta(seconds=JOIN_SECONDS)
-    place = job.rendezvous("torch", members="group", timeout=JOIN_SECONDS)
+    timeout = timedelta(seconds=job.timeouts.meet)
+    place = job.rendezvous("torch", members="group")
     if job.group.rank == 0:
         store = TCPStore(job.address, 0, is_master=True, wait_for_workers=False, timeout=timeout)
         place.gather([job.address, store.port])
