@@ -67,6 +67,7 @@ class Job:
         preemption: tells when this worker is asked to leave; None: nobody asks it.
         checkpoints: this worker's part in those of the job; None: there are none.
         timeouts: how long this worker waits for what, where nothing else is said; None: the usual ones.
+        launched: workers that the job was launched with, if this one has joined later; None: all.
 
     Raises:
         ValueError: the numbers contradict each other.
@@ -86,12 +87,15 @@ class Job:
         preemption: Preemption | None = None,
         checkpoints: Checkpoints | None = None,
         timeouts: Timeouts | None = None,
+        launched: int | None = None,
     ) -> None:
         check_place(rank, world_size, local_rank)
         check_group_size(group_size, world_size)
         self.box = box
         self.rank = rank
         self.world_size = world_size
+        self.launched = world_size if launched is None else launched
+        """Workers that the job was launched with: fewer than `world_size` in one that joined it later."""
         self.local_rank = local_rank
         self.group = GroupPlace(rank // group_size, group_size, rank % group_size)
         self.groups = world_size // group_size
@@ -175,8 +179,17 @@ class Job:
 
         Returns:
             The place, with a rank for each worker.
+
+        Raises:
+            ModumError: the whole job is to meet, and this worker has joined it later: the others do not know of it.
         """
         if members == "job":
+            if self.rank >= self.launched:
+                raise ModumError(
+                    f"rank {self.rank} has joined the job later, and the {self.launched} workers that it was launched "
+                    f"with meet at {name!r} without it\n"
+                    "HINT: leave rendezvous of the whole job out where job.rank >= job.launched"
+                )
             where, rank, size = "job", self.rank, self.world_size
         else:
             where, rank, size = f"group {self.group.index}", self.group.rank, self.group.size
@@ -253,7 +266,7 @@ class Job:
     def _reports(self) -> WorkerProgress:
         with self._mutex:
             if self._progress is None:
-                self._progress = WorkerProgress(self.box, self.rank, self.world_size)
+                self._progress = WorkerProgress(self.box, self.rank, self.launched)
             return self._progress
 
     def __enter__(self) -> Self:
@@ -294,6 +307,7 @@ class _LaunchedJob(Job):
             preemption=preemption,
             checkpoints=checkpoints_of_environment(box, place.rank),
             timeouts=timeouts,
+            launched=place.launched,
         )
         self._embedded = embedded
         self._hosted = hosted

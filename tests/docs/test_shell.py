@@ -23,6 +23,7 @@ ELSEWHERE = {
     "python -m venv ": "tests/docs/test_wheel.py makes an environment",
     ". venv/": "there is no such environment",
     "pip install ": "it downloads; tests/docs/test_wheel.py installs the wheel",
+    "modum join ": "it needs a job that runs; tests/run/test_joining.py has some",
     "modum data ": "it downloads; tests/data has a server of its own",
     ".venv/bin/python -m bench.compression ": "it takes minutes, and needs root; tests/bench has a case of it",
     ".venv/bin/python -m bench.snapshots ": "it takes minutes; tests/bench has a small case of it",

@@ -103,6 +103,7 @@ class Worker:
         Raises:
             MismatchError: the model or the settings differ from the first worker's.
             ValueError: `on_nonfinite` is none of what there is.
+            NotFiniteError: this worker is the first one, and its weights have NaN or infinity.
             DeadlineError: the first worker took longer than `timeout`.
             ModumError: the box failed. In each case this worker has left nothing but the shared weights.
         """
@@ -112,7 +113,7 @@ class Worker:
         with ExitStack() as stack:
             shared = SharedVectors(job.box, name, vectors, {**model, "settings": settings}, timeout, creates=creates)
             stack.callback(shared.close)
-            leader, leaders = job.rank - group.rank, ranks or range(0, job.world_size, group.size)
+            leader, leaders = job.rank - group.rank, ranks or range(0, job.launched, group.size)
             arrivals = Arrivals(job, members or name, leader, leaders)
             membership = Membership(job.box, members or name, leader=group.rank == 0, arrivals=arrivals)
             stack.callback(membership.leave)
@@ -160,6 +161,7 @@ class Worker:
         learned since. Of what they had under way nothing is added to them. If several push, the last one counts.
 
         Raises:
+            NotFiniteError: they have NaN or infinity; the shared ones stay as they are.
             DeadlineError: others were making the shared weights for longer than the `timeout` of `join`.
         """
         self._averaging.push()

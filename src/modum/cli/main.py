@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from modum.cli import caffe, data, doctor, plan, run, server, simulate, status, token
+from modum.cli import caffe, data, doctor, join, plan, run, server, simulate, status, token
 from modum.errors import ModumError
 
 __all__ = ["app", "main"]
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (server, run, status, plan, simulate, caffe, data, doctor, token):
+for command in (server, run, join, status, plan, simulate, caffe, data, doctor, token):
     app.add_typer(command.app)
 
 
@@ -50,7 +50,7 @@ def modum(
     **modum status** shows what a box holds; **modum doctor** shows what this machine can do.
     """
     # `run` has a handler of its own once there is something to stop; see modum.__main__
-    if context.invoked_subcommand != "run" and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+    if context.invoked_subcommand not in ("run", "join") and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -14,7 +14,7 @@ from modum.cli.snapshot_options import Every, Folder, Kept, Restore, Resume, res
 if TYPE_CHECKING:
     from modum.observe.console import RunConsole
 
-__all__ = ["app", "launch_and_exit"]
+__all__ = ["OnFailure", "app", "launch_and_exit", "without_separator"]
 
 app = typer.Typer()
 
@@ -173,7 +173,7 @@ def run(
     launch_and_exit(
         context,
         RunConsole,
-        command=(*(["-m"] if module else []), script, *_without_separator(arguments or [])),
+        command=(*(["-m"] if module else []), script, *without_separator(arguments or [])),
         workers=workers,
         group_size=group_size,
         servers=1 if servers is None else servers,
@@ -227,12 +227,14 @@ def launch_and_exit(context: typer.Context, console: "type[RunConsole]", *, name
                 )
         try:
             status = launch(config, console(config.workers))
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
         except KeyboardInterrupt:
             # The second Ctrl-C. Nothing runs any more, and flushing output that is not read would hang.
             os._exit(128 + signal.SIGINT)
     raise typer.Exit(status)
 
 
-def _without_separator(arguments: list[str]) -> list[str]:
+def without_separator(arguments: list[str]) -> list[str]:
     """Return a script's arguments without the `--` that people put before them out of habit."""
     return arguments[1:] if arguments[:1] == ["--"] else arguments

@@ -71,6 +71,8 @@ class ClusterEnvironment(ABC):
     token: str | None = field(default=None, repr=False)
     job: str = ""
     """The job's name in a box that others use too."""
+    launched: int | None = None
+    """Workers that the job was launched with, where this one joins it later; None: this is one of them."""
     attempt: int = 0
     """How often the launcher has started the workers before, if it restarts them after a failure."""
 

@@ -1,16 +1,21 @@
 """Workers that `modum run` starts."""
 
 import os
-from dataclasses import dataclass
-from typing import ClassVar, Final
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final, Self
 
 from modum.cluster.by_hand import ByHand
+from modum.cluster.environment import integer_variable
 
 __all__ = ["ModumRun"]
 
 _VARIABLE: Final = "MODUM_LAUNCHER"
+_LAUNCHED: Final = "MODUM_LAUNCHED"
 _VALUE: Final = "modum run"
 """The value that `modum run` sets: its workers also inherit an outer launcher's variables."""
+
+
+_HINT: Final = "start the worker with `modum join`, which sets it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,5 +29,11 @@ class ModumRun(ByHand):
     def detect(cls) -> bool:
         return os.environ.get(_VARIABLE) == _VALUE
 
+    @classmethod
+    def read(cls) -> Self:
+        place = super().read()
+        return replace(place, launched=integer_variable(_LAUNCHED, _HINT)) if os.environ.get(_LAUNCHED) else place
+
     def own_variables(self) -> dict[str, str]:
-        return {**super().own_variables(), _VARIABLE: _VALUE}
+        launched = "" if self.launched is None else str(self.launched)
+        return {**super().own_variables(), _VARIABLE: _VALUE, _LAUNCHED: launched}

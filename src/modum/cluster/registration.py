@@ -1,26 +1,42 @@
 """Register every worker of a job in its box, so that jobs cannot be mixed up unnoticed."""
 
+from __future__ import annotations
+
 import os
 import socket
-from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from typing import Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from modum.box import Box
 from modum.box.protocol.limits import GRACE
 from modum.cluster.environment import ClusterEnvironment
 from modum.coordination import Roster, held
-from modum.errors import DeadlineError, LeaseLostError, MismatchError
+from modum.errors import DeadlineError, LeaseLostError, MismatchError, ModumError
+from modum.observe.progress import joined_workers
 from modum.units import count
 
-__all__ = ["Registration", "check_free", "clear_places", "connected", "host_name", "note_ended"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = [
+    "Joined",
+    "Registration",
+    "Running",
+    "check_free",
+    "check_joins",
+    "clear_places",
+    "connected",
+    "host_name",
+    "note_ended",
+]
 
 _RECORD: Final = "modum/job"
 _WORKERS: Final = "modum/worker"
 _PLACES: Final = "modum/place"
 """Where each worker is, and in which run, by rank: kept when it has gone."""
 _ENDED: Final = "modum/ended"
-"""What the launcher knows: workers that have ended, by rank."""
+"""What the launcher knows: how workers have ended, by rank."""
 CHECK_IN_SECONDS: Final = 60.0
 """How long a worker that is stopped, or cut off, may hold up those that register after it. Over a full link a request
 can take seconds, and a dead worker's lease ends with its session anyway."""
@@ -114,6 +130,9 @@ class Registration:
         record = box.value(_RECORD)
         theirs = record.get() or {"run": 0}
         others = sorted(map(int, self._roster.alive()))
+        if place.launched is not None:
+            check_joins(Running(box, place.job), place.group_size)
+            return int(theirs["run"])
         if not others:
             run = int(theirs["run"]) + 1
             record.set({**ours, "run": run})
@@ -129,9 +148,84 @@ class Registration:
         return int(theirs["run"])
 
 
-def note_ended(box: Box, rank: int) -> None:
-    """Tell the workers that one of them has ended, even if it never came; called by their launcher."""
-    box.value(f"{_ENDED}/{rank}").set(True)
+class Running:
+    """The job that runs in a box now, as somebody sees it who does not take part.
+
+    Args:
+        box: the job's box, in the namespace of the job.
+        job: name of that namespace.
+
+    Attributes:
+        goes_on: whether any worker is there.
+        workers: that it was launched with; 0: none ever was.
+        group_size: of each of its groups.
+        run: its number in the box.
+    """
+
+    def __init__(self, box: Box, job: str) -> None:
+        self.job = job
+        self._box = box
+        self._alive = Roster(box, _WORKERS).alive()
+        self.goes_on = bool(self._alive)
+        record = box.value(_RECORD).get() or {}
+        self.workers = int(record.get("world_size", 0))
+        self.group_size = int(record.get("group_size", 1))
+        self.run = int(record.get("run", 0))
+
+    def joined(self) -> list[Joined]:
+        """Return the workers that have joined it since its launch, by rank."""
+        ranks = range(self.workers, self.workers + joined_workers(self._box))
+        places = {rank: self._box.value(f"{_PLACES}/{rank}").get() or [0, ""] for rank in ranks}
+        return [
+            Joined(rank, host, str(rank) in self._alive, str(self._box.value(f"{_ENDED}/{rank}").get() or ""))
+            for rank, (run, host) in places.items()
+            if run == self.run
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A worker that has joined a job after its launch."""
+
+    rank: int
+    host: str
+    alive: bool
+    """Whether it takes part still."""
+    end: str
+    """How it has ended, as its launcher says; empty: it has not said."""
+
+
+def check_joins(running: Running, group_size: int) -> None:
+    """Check that workers in groups of this size can join a job.
+
+    Args:
+        running: the job.
+        group_size: of the workers that come.
+
+    Raises:
+        ModumError: no job runs; the message says what to type.
+        MismatchError: its groups have another size.
+    """
+    if not running.goes_on:
+        called = f"called {running.job!r}" if running.job else "without a name"
+        raise ModumError(
+            f"no job {called} runs in this box: it has ended, or has not begun\n"
+            "HINT: begin one with modum run --box HOST:PORT train.py; one that has a name is joined by it: "
+            "modum join HOST:PORT --name NAME train.py"
+        )
+    if group_size != running.group_size:
+        raise MismatchError(f"groups of {group_size} cannot join a job whose groups have {running.group_size} workers")
+
+
+def note_ended(box: Box, rank: int, end: str) -> None:
+    """Tell the workers that one of them has ended, even if it never came; called by their launcher.
+
+    Args:
+        box: the job's.
+        rank: of the worker that has ended.
+        end: how.
+    """
+    box.value(f"{_ENDED}/{rank}").set(end)
 
 
 def clear_places(box: Box, ranks: Iterable[int]) -> None:

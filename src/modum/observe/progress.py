@@ -7,14 +7,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from modum.box import Box, Buffer
 from modum.errors import BufferExistsError, BufferNotFoundError, MismatchError
 
-__all__ = ["JobProgress", "WorkerProgress", "clear_progress", "read_progress", "took_steps"]
+__all__ = [
+    "JobProgress",
+    "WorkerProgress",
+    "clear_progress",
+    "join_workers",
+    "joined_workers",
+    "read_progress",
+    "took_steps",
+]
 
 _BUFFER = "modum/progress"
 """One row per rank, one column per name below: float64 values, bit for bit in an int64 buffer."""
+_JOINED = "modum/joined"
+"""A counter of the workers that have joined since the launch; the progress of each is a buffer of its own."""
 _COLUMNS = (
     "samples",
     "steps",
@@ -43,7 +54,7 @@ class WorkerProgress:
     Args:
         box: to write to.
         rank: of the worker.
-        world_size: of the job.
+        world_size: of the job, as it was launched; a larger rank is one that has joined later.
         clock: seconds, never going back; the measure of `JobProgress.now`.
 
     Raises:
@@ -54,16 +65,17 @@ class WorkerProgress:
         self._clock = clock
         self._lock = threading.Lock()
         self._writing = threading.Lock()
-        self._buffer = _create_or_open(box, world_size)
+        joins = rank >= world_size
+        self._buffer = _create_or_open(box, f"{_BUFFER}/{rank}" if joins else _BUFFER, 1 if joins else world_size)
         workers = self._buffer.shape[0]
-        if rank >= workers:
+        if not joins and rank >= workers:
             self._buffer.close()
             raise MismatchError(
                 f"rank {rank} of {world_size} cannot report: the box keeps the progress of a job of "
                 f"{workers} workers\n"
                 "HINT: start this job with `modum run --box`, or in another box"
             )
-        self._offset = rank * len(_COLUMNS)
+        self._offset = 0 if joins else rank * len(_COLUMNS)
         row = self._buffer.read(offset=self._offset, count=len(_COLUMNS))
         self._row = row.reshape(len(_COLUMNS)).view(np.float64)
         self._changed = False
@@ -183,11 +195,10 @@ class JobProgress:
 def read_progress(box: Box) -> JobProgress | None:
     """Return the newest progress that workers have written into `box`; None before the first worker joined."""
     with contextlib.suppress(BufferNotFoundError):
-        buffer = box.open(_BUFFER)
-        try:
-            rows = buffer.read().view(np.float64).reshape(-1, len(_COLUMNS))
-        finally:
-            buffer.close()
+        rows = _rows(box, _BUFFER)
+        for rank in range(len(rows), len(rows) + joined_workers(box)):
+            with contextlib.suppress(BufferNotFoundError):  # it has not reported anything yet
+                rows = np.concatenate([rows, _rows(box, f"{_BUFFER}/{rank}")])
         reported = rows[rows.any(axis=1)]
         losses = rows[rows[:, _LOSSES] > 0, _LOSS]
         sums = rows.sum(axis=0)
@@ -213,13 +224,45 @@ def took_steps(box: Box) -> bool:
 
 
 def clear_progress(box: Box) -> None:
-    """Delete the progress that an earlier job left in `box`."""
+    """Delete the progress that an earlier job left in `box`, and forget who has joined it."""
+    joined = joined_workers(box)
     with contextlib.suppress(BufferNotFoundError):
+        launched = len(_rows(box, _BUFFER))
+        for rank in range(launched, launched + joined):
+            with contextlib.suppress(BufferNotFoundError):
+                box.delete(f"{_BUFFER}/{rank}")
         box.delete(_BUFFER)
+    box.counter(_JOINED).add(-joined)
 
 
-def _create_or_open(box: Box, world_size: int) -> Buffer:
+def joined_workers(box: Box) -> int:
+    """Return how many workers have joined the job since its launch: their ranks follow those of the launch."""
+    return box.counter(_JOINED).value
+
+
+def join_workers(box: Box, workers: int) -> int:
+    """Take the next numbers among the workers that have joined.
+
+    Args:
+        box: the job's.
+        workers: how many come.
+
+    Returns:
+        How many have joined before.
+    """
+    return box.counter(_JOINED).add(workers)
+
+
+def _rows(box: Box, name: str) -> NDArray[np.float64]:
+    buffer = box.open(name)
     try:
-        return box.create(_BUFFER, (world_size, len(_COLUMNS)), "int64", meta={"columns": _COLUMNS})
+        return buffer.read().view(np.float64).reshape(-1, len(_COLUMNS))
+    finally:
+        buffer.close()
+
+
+def _create_or_open(box: Box, name: str, workers: int) -> Buffer:
+    try:
+        return box.create(name, (workers, len(_COLUMNS)), "int64", meta={"columns": _COLUMNS})
     except BufferExistsError:
-        return box.open(_BUFFER)
+        return box.open(name)

@@ -67,6 +67,7 @@ def worker_environment(
         box_servers=tuple(box),
         token=token,
         job=config.name,
+        launched=part.launched,
     )
     return environment | {
         **place.variables(),

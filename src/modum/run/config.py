@@ -51,7 +51,9 @@ class RunConfig:
     box: tuple[str, ...] = ()
     """Addresses (`host:port`) of memory servers that run already."""
     token: str | None = field(default=None, repr=False)
-    """The token of `box`; a box that the launcher starts gets a new one."""
+    """The token of the box; None: one that the launcher starts gets a new one."""
+    joins: bool = False
+    """Whether the workers join a job that runs in `box`; the size of its groups counts, and not `group_size`."""
     hosts: int = 1
     """Hosts that take part, each with a launcher of its own; several need a `box`."""
     name: str = ""

@@ -1,5 +1,6 @@
 """One job on several hosts, each with a `modum run`: they meet in the box, which gives each host its ranks."""
 
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -28,12 +29,14 @@ class Part:
     world_size: int
     """Workers of the whole job."""
     failure: str = ""
-    """Name of the value in the box by which hosts tell each other that the job is to stop; empty on one host."""
+    """Name of the value in the box by which hosts tell each other that the job is to stop; empty: there is none."""
+    launched: int | None = None
+    """Workers that the job was launched with, if these join it later."""
 
     @classmethod
     def whole(cls, config: RunConfig) -> "Part":
         """Return the part of a host that is alone."""
-        return cls(first=0, world_size=config.workers)
+        return cls(first=0, world_size=config.workers, failure=f"{_NAME}/failure/{uuid.uuid4().hex[:12]}")
 
 
 def meet(box: Box, config: RunConfig, say: Callable[[str], None]) -> Part:

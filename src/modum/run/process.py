@@ -138,9 +138,14 @@ class Process:
             return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
         return False
 
-    def ask_to_leave(self) -> None:
-        """Send SIGTERM to it, and not to its children: what happens to those is up to it."""
-        self._notice.say(Request.LEAVE)
+    def ask_to_leave(self, *, everybody: bool = True) -> None:
+        """Send SIGTERM to it, and not to its children: what happens to those is up to it.
+
+        Args:
+            everybody: whether all workers of the job leave, so that it waits for the others' last exchanges.
+        """
+        if everybody:
+            self._notice.say(Request.LEAVE)
         os.kill(self.pid, signal.SIGTERM)
 
     def ask_to_end(self) -> None:

@@ -146,13 +146,14 @@ class Processes:
         self._signals.forget()
         return True
 
-    def ask_to_leave(self, processes: Iterable[Process]) -> bool:
+    def ask_to_leave(self, processes: Iterable[Process], *, everybody: bool = True) -> bool:
         """Pass SIGTERM on to these processes, if any of them has a handler for it; it ends the others.
 
         The next request to this process then counts as the first again.
 
         Args:
             processes: those that are to leave.
+            everybody: whether these are all workers of the job.
 
         Returns:
             Whether it was passed on.
@@ -161,7 +162,7 @@ class Processes:
         if not any(process.handles(signal.SIGTERM) for process in living):
             return False
         for process in living:
-            process.ask_to_leave()
+            process.ask_to_leave(everybody=everybody)
         self._signals.forget()
         return True
 

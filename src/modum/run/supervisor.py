@@ -2,7 +2,7 @@
 
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -12,14 +12,16 @@ from modum.box.sockets import ENCRYPT, parse_address
 from modum.checkpoints.names import clear
 from modum.cluster.checkpoints import checkpoints_variable
 from modum.cluster.credentials import child_environment
+from modum.cluster.environment import timeouts_of
 from modum.cluster.ports import free_ports
-from modum.cluster.registration import check_free, clear_places, host_name
+from modum.cluster.registration import Joined, check_free, clear_places, host_name
 from modum.observe.console import RunConsole
 from modum.observe.progress import JobProgress, clear_progress
 from modum.run.checkpoints import Checkpointing, Checkpoints
 from modum.run.children import worker_command, worker_environment
 from modum.run.config import RunConfig
 from modum.run.hosts import Part, meet
+from modum.run.joining import announce, join
 from modum.run.process import Process, Stream
 from modum.run.processes import Interrupted, Processes
 from modum.run.progress_reader import ProgressReader
@@ -30,6 +32,9 @@ __all__ = ["launch"]
 
 _POLL_SECONDS: Final = 0.25
 _LISTEN_SECONDS: Final = 2.0
+_LOOK_SECONDS: Final = 1.0
+_WORD_SECONDS: Final = 2.0
+"""How long a worker that has joined may have gone before its launcher says how."""
 _TRACEBACK: Final = "Traceback (most recent call last):"
 
 
@@ -49,6 +54,7 @@ def launch(config: RunConfig, console: RunConsole) -> int:
     Raises:
         MismatchError: workers of a job of this name are in the box that `config` names, or the checkpoint is of other
             numbers of workers or servers; nothing was started.
+        ValueError: the workers that are to join a job make no whole groups of its size; nothing was started.
         SnapshotError: no checkpoint is good, or another run writes them there; nothing was started.
         ModumError: that box cannot be joined; nothing was started.
         KeyboardInterrupt: this process was asked to stop a second time; no process is left.
@@ -62,14 +68,22 @@ def launch(config: RunConfig, console: RunConsole) -> int:
             console.message(line)
     if config.box:
         with Box.connect(config.box, token=config.token, transport="tcp", namespace=config.name) as box:
-            check_free(box, config.name, console.message)
-            if config.hosts > 1:
-                part = meet(box, config, console.message)
+            if config.joins:
+                config, part = join(box, config, console.message)
             else:
-                clear_progress(box)
-                clear_places(box, range(config.workers))
+                part = _begin(box, config, console.message)
     with console, Processes() as processes:
         return _Run(config, part, console, processes, checkpoints).to_its_end()
+
+
+def _begin(box: Box, config: RunConfig, say: Callable[[str], None]) -> Part:
+    """Make a box ready for a new job, and return this host's part in it."""
+    check_free(box, config.name, say)
+    if config.hosts > 1:
+        return meet(box, config, say)
+    clear_progress(box)
+    clear_places(box, range(config.workers))
+    return Part.whole(config)
 
 
 class _Run:
@@ -111,10 +125,11 @@ class _Run:
             self._start_workers(servers, token)
             # a thread: no child is started after it
             ranks = range(self._part.first, self._part.first + self._config.workers)
-            self._reader = ProgressReader(servers, token, self._config.name, self._part.failure, ranks)
+            self._reader = ProgressReader(servers, token, self._config.name, self._part.failure, ranks, self._announce)
             if self._checkpoints is not None:
                 self._checkpointing = Checkpointing(self._checkpoints, self._config, servers, token, self._ranks_alive)
             self._watch()
+            self._wait_for_joined(self._reader)
         except (Interrupted, _ServerError, _ElsewhereError) as error:
             reason = error
         except BaseException:
@@ -130,6 +145,7 @@ class _Run:
             self._reader.finish(timeout=2.0 if reason is None else 0.2)  # while there is a box to read from
         self._processes.stop(self._servers)
         self._console.show(self._progress, alive, len(self._done()), last=True)
+        self._tell_of_joined()
         if reason is None and self._leaving is not None:
             self._console.message(f"{self._leaving}; {self._how_they_left()}", error=True)
             return self._leaving.status
@@ -139,19 +155,23 @@ class _Run:
         return self._conclude()
 
     def _tell_other_hosts(self, reader: ProgressReader, reason: Exception | None) -> None:
-        if self._leaving is not None:
-            return  # they know
+        if self._leaving is not None or self._config.joins:
+            return  # they know, or go on
         if reason is None and self._failed and self._config.on_failure == "stop":
             reader.fail(f"{self._failed[0]} on {host_name()} {self._failed[0].end}")
         elif reason is not None and not isinstance(reason, _ElsewhereError):
             reader.fail(f"{host_name()}: {reason}")
+
+    def _announce(self, box: Box) -> None:
+        if not self._config.joins:
+            announce(box, self._config, self._part)
 
     @property
     def _progress(self) -> JobProgress | None:
         return None if self._reader is None else self._reader.latest
 
     def _start_servers(self) -> tuple[tuple[str, ...], str]:
-        token = new_token()
+        token = self._config.token or new_token()
         config = self._config
         self._ports = free_ports(config.servers) if config.replicas > 1 else [0] * config.servers
         self._token = token
@@ -257,7 +277,7 @@ class _Run:
             self._alive = [worker for worker in self._alive if worker.returncode is None]
             for worker in ended:
                 if self._reader is not None:
-                    self._reader.ended(self._part.first + self._workers.index(worker))
+                    self._reader.ended(self._part.first + self._workers.index(worker), self._end_of(worker))
                 if worker.returncode == 0 or worker.stopped:
                     continue
                 if self._leaving is not None:
@@ -274,16 +294,53 @@ class _Run:
         """Have the workers leave within the grace, once, if they handle SIGTERM, which is what `connect` does."""
         if self._leaving is not None or (isinstance(reason, Interrupted) and reason.number is not signal.SIGTERM):
             return False
-        if not self._processes.ask_to_leave(self._alive):
+        everybody = not (self._config.joins and isinstance(reason, Interrupted))
+        if not self._processes.ask_to_leave(self._alive, everybody=everybody):
             return False
         self._leaving = reason
         self._grace = Deadline(self._config.grace)
         if self._checkpointing is not None:
             self._checkpointing.close(timeout=0.0)
         self._console.message(f"{reason}: the workers have {self._config.grace:g} s to leave (--grace)")
-        if self._reader is not None and isinstance(reason, Interrupted):
+        if self._reader is not None and isinstance(reason, Interrupted) and not self._config.joins:
             self._reader.fail(f"{host_name()}: {reason}", leaving=True)
         return True
+
+    def _end_of(self, worker: Process) -> str:
+        """Say how a worker ended, for the launchers of other hosts."""
+        if worker.returncode != 0:
+            return worker.end
+        return "done" if self._leaving is None else "left in order, as it was asked to"
+
+    def _wait_for_joined(self, reader: ProgressReader) -> None:
+        """Wait for workers that have joined the job, as long as workers wait, where their memory ends with this run.
+
+        Elsewhere wait for a moment, to know how they ended.
+        """
+        stopped = self._failed and self._config.on_failure == "stop"
+        if self._config.joins or stopped or self._leaving is not None:
+            return
+        deadline, told = Deadline(timeouts_of(self._config.timeout).others if self._servers else _WORD_SECONDS), False
+        last = Deadline(_WORD_SECONDS)
+        while not deadline.passed:
+            reader.look(_LOOK_SECONDS)
+            at_work = [str(one.rank) for one in reader.joined if one.alive]
+            if not at_work and (last.passed or all(one.end for one in reader.joined)):
+                return
+            if at_work and self._servers and not told:
+                self._console.message(
+                    f"the memory servers stay for workers that have joined: rank {', '.join(at_work)}"
+                )
+                told = True
+            self._processes.poll(_POLL_SECONDS)
+            self._check_servers()
+
+    def _tell_of_joined(self) -> None:
+        """Say who has joined the job since its launch, and what became of them."""
+        joined = [] if self._reader is None or self._config.joins else self._reader.joined
+        if joined:
+            ends = [f"rank {one.rank} on {one.host}: {_state(one)}" for one in joined]
+            self._console.message("\n  ".join([f"{count(len(joined), 'worker')} joined later", *ends]))
 
     def _how_they_left(self) -> str:
         """Say which workers have left in order, and which had to be killed."""
@@ -377,6 +434,13 @@ class _ElsewhereError(Exception):
     """The job was stopped on another host."""
 
     status = 1
+
+
+def _state(worker: Joined) -> str:
+    """Return what became of a worker that has joined."""
+    if worker.alive:
+        return "at work still"
+    return worker.end or "gone without a word"
 
 
 def _named(ranks: Sequence[int]) -> str:
