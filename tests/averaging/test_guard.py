@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from tests.support import Floats, start_worker, working
 
-from modum.averaging import mend
+from modum.averaging import Averaging, BackgroundTransfer, Membership, mend
 from modum.averaging.guard import PATIENCE, Guard
+from modum.averaging.sharing import SharedVectors
 from modum.box import Box
 from modum.errors import NotFiniteError
+from modum.groups import Alone
+from modum.parameters import ArrayVector
 from modum.parameters.vector import finite
 from modum.rules import Downpour, Drift, Elastic, UpdateRule
 
@@ -51,6 +54,39 @@ def test_with_overlap_a_snapshot_is_looked_at_before_it_leaves(box: Box) -> None
         worker.averaging.finish()
         assert np.isfinite(worker.buffer.read()).all()
         assert np.array_equal(worker.W, worker.buffer.read())
+
+
+def test_weights_that_are_not_finite_begin_nothing(connect: Connect) -> None:
+    spoiled = weights()
+    spoiled[5] = np.nan
+    with pytest.raises(NotFiniteError, match="weights of this worker has numbers that are not finite"):
+        start_worker(connect(), Elastic(), spoiled)
+    worker = start_worker(connect(), Elastic(), weights())
+    with working(worker):
+        assert np.array_equal(worker.buffer.read(), weights())
+        assert np.array_equal(start_worker_with(connect(), spoiled), weights())
+
+
+def start_worker_with(box: Box, spoiled: Floats) -> Floats:
+    """The weights of a worker that comes later, with these of its own: it takes the shared ones."""
+    later = start_worker(box, Elastic(), spoiled, 1)
+    with working(later):
+        return later.W.copy()
+
+
+def test_weights_that_are_not_finite_are_not_pushed(box: Box) -> None:
+    vector = ArrayVector(weights())
+    shared = SharedVectors(box, "model", [vector], {}, timeout=10)
+    transfer = BackgroundTransfer(lambda: None, idle_seconds=1.0)
+    membership = Membership(box, "model", leader=True)
+    averaging = Averaging(Elastic(), [vector], shared.buffers, Alone(), membership, transfer, shared=shared)
+    vector.weights[7] = np.inf
+    with pytest.raises(NotFiniteError, match="cannot become the shared weights"):
+        averaging.push()
+    assert np.array_equal(averaging.buffers[0].read(), weights())
+    averaging.close()
+    membership.leave()
+    shared.close()
 
 
 def test_a_second_time_soon_after_is_an_error(box: Box) -> None:

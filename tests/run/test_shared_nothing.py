@@ -55,10 +55,18 @@ def test_workers_that_connect_and_take_no_step_are_named(tmp_path: Path) -> None
     )
 
 
+BOX_ALONE = """
+import modum, numpy as np
+with modum.connect() as job:
+    sums = job.box.open_or_create("sums", 4)
+    sums.add(np.ones(4, np.float32))
+"""
+
+
 @pytest.mark.parametrize(
     ("workers", "script", "status"),
-    [(2, STEPS, 0), (1, "print('trained')", 0), (2, "raise SystemExit(3)", 3)],
-    ids=["all is well", "one worker", "a failure says more"],
+    [(2, STEPS, 0), (2, BOX_ALONE, 0), (1, "print('trained')", 0), (2, "raise SystemExit(3)", 3)],
+    ids=["all is well", "numbers of its own", "one worker", "a failure says more"],
 )
 def test_else_nothing_is_said(tmp_path: Path, workers: int, script: str, status: int) -> None:
     result = run(tmp_path, workers, script)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from modum.averaging.guard import Guard
 from modum.averaging.schedule import Schedule
-from modum.errors import BufferNotFoundError
+from modum.errors import BufferNotFoundError, NotFiniteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -209,6 +209,7 @@ class Averaging:
     def push(self) -> None:
         """Make this group's weights the shared ones; an exchange under way counts no more, neither here nor there."""
         assert self._shared is not None, "nobody can replace these buffers"
+        self._check_leader()
         self._transfer.collect()
         if self._group.rank == 0:
             self._use(self._shared.replace())
@@ -240,6 +241,18 @@ class Averaging:
         self._rates = list(state["rates"])
         for part, each in zip(self._parts, state["parts"], strict=True):
             part.load(each)
+
+    def _check_leader(self) -> None:
+        """Raise NotFiniteError in all members of the group, if its leader's weights cannot be the shared ones."""
+        problem: NotFiniteError | None = None
+        if self._group.rank == 0:
+            try:
+                for vector in self.vectors:
+                    vector.check_finite()
+            except NotFiniteError as error:
+                problem = error
+        if self._anybody(problem is not None):
+            raise problem or NotFiniteError("the leader of the group has weights that are not finite: see its error")
 
     def finish(self) -> None:
         """Wait for the pending exchange and do a last one, so that nothing this worker learned is lost."""
@@ -308,6 +321,10 @@ class Averaging:
                 part.vector.subtract_and_snapshot(rate)
             else:
                 part.vector.snapshot()
+        if self._group.size > 1 and self._anybody(not self._guard.passes(self.vectors)):
+            # no member has sent its slice of this step, so the others' are not in the shared weights either
+            self._guard.react(self._schedule.steps, self._transfer.count, self._take)
+            return
         groups, steps = self.groups, self._schedule.steps - self._snapshot
         self._snapshot = self._schedule.steps
         self._transfer.submit(lambda: self._transferred(groups, steps))
@@ -317,7 +334,7 @@ class Averaging:
 
         Returns no rates if another worker has pushed its weights, or this one's are not finite.
         """
-        if not self._guard.passes(self.vectors):
+        if self._group.size == 1 and not self._guard.passes(self.vectors):
             return ()
         try:
             return [part.transfer(groups, steps) for part in self._parts]

@@ -181,7 +181,13 @@ def _open(box: Box, name: str, vectors: Sequence[Vector], meta: dict[str, Any]) 
 
 
 def _make(box: Box, name: str, vectors: Sequence[Vector], meta: dict[str, Any], lease: Lease) -> list[Buffer]:
-    """Make the vectors in place of those that are there, and write this worker's weights."""
+    """Make the vectors in place of those that are there, and write this worker's weights.
+
+    Raises:
+        NotFiniteError: they have NaN or infinity; nothing was changed.
+    """
+    for vector in vectors:
+        vector.check_finite()
     names = [f"{name}/{vector.dtype}" for vector in vectors]
     for each in names:
         with suppress(BufferNotFoundError), closing(box.open(each)) as found:

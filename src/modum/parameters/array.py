@@ -58,9 +58,9 @@ class ArrayVector(Vector):
         """Replace the weights by the shared ones."""
         buffer.read(self.weights)
 
-    def write(self, buffer: "Buffer") -> None:
-        """Make these weights the shared ones."""
-        buffer.write(self.weights)
+    def whole(self) -> NDArray[np.float32]:
+        """Return the weights."""
+        return self.weights
 
     def align(self) -> None:
         """Do nothing: a group of one is always aligned."""

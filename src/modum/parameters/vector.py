@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modum.errors import NotFiniteError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -105,8 +107,26 @@ class Vector(ABC):
         """Take the shared weights, for this member alone."""
 
     @abstractmethod
+    def whole(self) -> NDArray[Any]:
+        """Return these weights, this member's alone, as `Buffer.write` takes them: 1-D, on the host; maybe a view."""
+
     def write(self, buffer: Buffer) -> None:
         """Make these weights the shared ones."""
+        buffer.write(self.whole())
+
+    def check_finite(self) -> None:
+        """Raise NotFiniteError, with the name of a tensor, if these weights have NaN or infinity among them."""
+        if not finite(whole := self.whole()):
+            ends = [*self.layout.starts[1:], whole.size]
+            spoiled = [
+                spec.name
+                for spec, start, end in zip(self.layout.specs, self.layout.starts, ends, strict=True)
+                if not finite(whole[start:end])
+            ]
+            raise NotFiniteError(
+                f"{', '.join(spoiled[:5])} of this worker has numbers that are not finite (NaN or infinity), and "
+                "cannot become the shared weights\nHINT: look how it was initialized, or what was loaded"
+            )
 
     @abstractmethod
     def align(self) -> None:

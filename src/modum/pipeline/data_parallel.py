@@ -77,10 +77,10 @@ class StageVector(Vector):
         buffer.read(weights)
         self._store(weights)
 
-    def write(self, buffer: Buffer) -> None:
+    def whole(self) -> NDArray[np.float32]:
         weights = np.empty(self.size, np.float32)
         self._load(weights)
-        buffer.write(weights)
+        return weights
 
     def align(self) -> None:
         """Do nothing: a group of one is always aligned."""

@@ -127,11 +127,11 @@ class VariableVector(Vector):
         for variable, start in zip(self._variables, self._starts, strict=True):
             variable.assign(self._part(on_device, start, variable))
 
-    def write(self, buffer: Buffer) -> None:
+    def whole(self) -> NDArray[Any]:
         flat = np.zeros(self.size, STORAGE[self.dtype])
         for bits, start in zip(map(_bits, self._values()), self._starts, strict=True):
             flat[start : start + bits.size] = bits
-        buffer.write(flat)
+        return flat
 
     def align(self) -> None:
         if self._group.size == 1:

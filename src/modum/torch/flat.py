@@ -288,8 +288,8 @@ class FlatVector(Vector):
             part.copy_(piece)
 
     @torch.no_grad()
-    def write(self, buffer: Buffer) -> None:
-        buffer.write(as_numpy(self.flat.cpu()))
+    def whole(self) -> NDArray[np.generic]:
+        return as_numpy(self.flat.cpu())
 
     @torch.no_grad()
     def align(self) -> None:

@@ -22,7 +22,12 @@ with modum.connect() as job:
             if step == 3:
                 # all members have it, as they do after a backward pass; but it lies in one member's slice only
                 head.bias.grad = torch.full_like(head.bias, torch.nan)
+            with averager.shared_weights():
+                before = [parameter.detach().clone() for parameter in model.parameters()]
             optimizer.step()
+            with averager.shared_weights():
+                kept = all(map(torch.equal, before, model.parameters()))
+            assert kept == (step == 3), "no member shares its slice of that step"
         averager.finish()
         finite = all(bool(parameter.isfinite().all()) for parameter in model.parameters())
         print(finite, averager.statistics().restored, f"{sum(p.double().sum() for p in model.parameters()):.12f}")
