@@ -230,16 +230,25 @@ def test_a_request_to_leave_alone_ends_with_a_snapshot() -> None:
 
 
 def test_the_workers_of_a_job_that_is_asked_to_leave_do_so_and_the_first_one_writes_a_snapshot() -> None:
-    with training(*CAFFE, "train", "--solver=solver.prototxt", "--update-interval=2", "-n", "2") as (trainer, lines):
+    options = ("--update-interval=2", "-n", "2", "--grace=45s")
+    with training(*CAFFE, "train", "--solver=solver.prototxt", *options) as (trainer, lines):
         trainer.send_signal(signal.SIGTERM)
         rest = [line.rstrip() for line in lines]
         assert trainer.wait(100) == 143
+    assert any("the workers have 45 s to leave (--grace)" in line for line in rest)
     assert rest[-1].endswith("stopped by SIGTERM; 2/2 workers left in order")
     assert any(line.endswith("Optimization stopped early.") for line in rest)
     (path,) = Path().glob("snap*.solverstate")
     state = read_state(path)
     assert path.name == f"snap_iter_{state.iteration}.solverstate"
     assert all(np.isfinite(array).all() for array in (*state.history, *read_weights(state.learned_net)["ip"]))
+
+
+def test_a_job_ends_where_weights_are_not_finite_if_that_was_chosen() -> None:
+    Path("solver.prototxt").write_text(re.sub(r"base_lr: \S+", "base_lr: 1e38", SOLVER))
+    done = caffe("train", "--solver=solver.prototxt", "-n", "2", "--update-interval=1", "--on-nonfinite=raise")
+    assert done.returncode != 0
+    assert "they were kept out of the shared weights" in done.stderr
 
 
 def test_a_job_takes_over_the_weights_and_the_history_of_a_snapshot() -> None:

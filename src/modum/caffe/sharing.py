@@ -18,7 +18,7 @@ from modum.torch.group import group_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from modum.averaging import Scale
+    from modum.averaging import Reaction, Scale
     from modum.caffe.proto import NetParameter, SolverParameter
     from modum.caffe.solver import Solver
     from modum.job import Job
@@ -82,6 +82,7 @@ class Sharing:
         name: name of the shared model in the box.
         learning_rate_scale: see `LearningRateScale`; "auto" goes with the solver's type: the number of groups for Adam
             and its like, else 1. The factor grows from 1 over the first twentieth of the iterations.
+        on_nonfinite: what happens where this worker's weights are not finite: see `Guard`.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Sharing:
         *,
         name: str,
         learning_rate_scale: Scale,
+        on_nonfinite: Reaction,
     ) -> None:
         self.first = job.rank == 0
         job.checkpoints.refuse("a solver of Caffe")
@@ -100,6 +102,7 @@ class Sharing:
         self._name = name
         warmup = param.max_iter // WARM_UP // job.groups
         self._scale = choose(_optimizer(param), None, learning_rate_scale, warmup).scale
+        self._on_nonfinite = on_nonfinite
         self._loss_factor = 1.0
         self._lent = False
         self._stack = ExitStack()
@@ -144,6 +147,7 @@ class Sharing:
                 model={"tensors": [[one.name, one.spec.text] for one in tensors], "solver": _settings(param)},
                 timeout=job.timeouts.step,  # the first worker may be testing before,
                 steps=self._start // job.groups,
+                on_nonfinite=self._on_nonfinite,
                 restored=solver.rule.mend,
             )
             stack.callback(self._worker.close)

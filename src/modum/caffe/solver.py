@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from modum.averaging import Scale
+    from modum.averaging import Reaction, Scale
     from modum.caffe.sharing import Sharing
     from modum.job import Job
     from modum.rules import UpdateRule
@@ -67,6 +67,8 @@ class Solver:
             `moving_rate` and `update_interval` of the solver's file, or else automatic ones.
         name: with a job, the name of the shared model in the box.
         learning_rate_scale: with a job, see `LearningRateScale`.
+        on_nonfinite: with a job, what happens where this worker's weights have NaN or infinity when they are to be
+            exchanged, which they then are not. "restore": it takes the shared ones; "raise": `NotFiniteError`.
         resume: a snapshot (`.solverstate` or `.solverstate.h5`) to resume from; with a job, every worker takes its
             weights and its history.
         stages: stages to add to the state of the train net.
@@ -89,6 +91,7 @@ class Solver:
         rule: UpdateRule | None = None,
         name: str = "caffe",
         learning_rate_scale: Scale = "auto",
+        on_nonfinite: Reaction = "restore",
         resume: str | Path | None = None,
         stages: Iterable[str] = (),
         level: int | None = None,
@@ -116,7 +119,9 @@ class Solver:
         if job is not None:
             from modum.caffe.sharing import Sharing as Part
 
-            self._sharing = Part(job, rule, param, name=name, learning_rate_scale=learning_rate_scale)
+            self._sharing = Part(
+                job, rule, param, name=name, learning_rate_scale=learning_rate_scale, on_nonfinite=on_nonfinite
+            )
             spec = self._sharing.own_part(spec)
         fuse = not param.debug_info
         self.net = Net(spec, TRAIN, device=device, fuse=fuse)

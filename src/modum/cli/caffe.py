@@ -45,6 +45,13 @@ class Effect(StrEnum):
     NONE = "none"
 
 
+class OnNonfinite(StrEnum):
+    """What a worker does whose weights are not finite."""
+
+    RESTORE = "restore"
+    RAISE = "raise"
+
+
 class PhaseName(StrEnum):
     """The phases of a net."""
 
@@ -100,6 +107,17 @@ def train(
             help="Scale the learning rate by the groups, their root, or a number (1: not); auto: by the solver's type.",
         ),
     ] = "auto",
+    on_nonfinite: Annotated[
+        OnNonfinite,
+        typer.Option(help="Of several workers, one whose weights are NaN or infinite takes the shared ones, or ends."),
+    ] = OnNonfinite.RESTORE,
+    grace: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME",
+            help="With --workers: after SIGTERM they have this long to leave in order, before they are killed.",
+        ),
+    ] = "30s",
     name: Annotated[str, typer.Option(help="What the job is called in a box that others use too.")] = "caffe",
     box: Annotated[
         str, typer.Option(metavar="HOST:PORT,...", help="With --workers: use these memory servers and start none.")
@@ -163,6 +181,7 @@ def train(
         try:
             rule = sharing_rule(param, moving_rate, update_interval)
             options["learning_rate_scale"] = _scale(learning_rate_scale)
+            options["on_nonfinite"] = on_nonfinite.value
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
         with (
@@ -259,7 +278,7 @@ def _arguments(context: typer.Context) -> list[str]:
     return [
         f"{option.opts[0]}={value.value if isinstance(value, StrEnum) else value}"
         for option in context.command.params
-        if option.name not in ("workers", "group_size", "box")
+        if option.name not in ("workers", "group_size", "box", "grace")
         and (value := context.params.get(option.name or "")) not in (None, option.default)
     ]
 
@@ -268,6 +287,7 @@ def _launch(context: typer.Context, workers: int, group_size: int, box: str) -> 
     """Run this command in several workers, without the options about workers, and end this process."""
     from modum.cluster import detect
     from modum.observe.console import RunConsole
+    from modum.units import parse_seconds
 
     class Console(RunConsole):
         """Does not prefix the first worker's lines: they are Caffe's log, which other programs read."""
@@ -279,9 +299,14 @@ def _launch(context: typer.Context, workers: int, group_size: int, box: str) -> 
         raise typer.BadParameter(
             "this is a worker of `modum run` already: give -n and --group-size to `modum run` alone"
         )
+    try:
+        seconds = parse_seconds(context.params["grace"])
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--grace") from None
     launch_and_exit(
         context,
         Console,
+        grace=seconds,
         command=("-m", "modum", "caffe", "train", *_arguments(context)),
         workers=workers,
         group_size=group_size,
