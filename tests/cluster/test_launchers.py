@@ -296,6 +296,18 @@ class TestAnEnd:
             assert launcher.wait(TIMEOUT) != 0
         assert_gone(servers)
 
+    @pytest.mark.parametrize("launcher", ["mpich", "torchrun"])
+    def test_by_sigterm_to_the_launcher_lets_workers_leave_in_order(self, launcher: str) -> None:
+        command = [*mpich()[0], "-n", str(WORLD), *worker("leaves.py")]
+        if launcher == "torchrun":
+            command = [str(BIN / "torchrun"), "--nproc-per-node", str(WORLD), str(WORKERS / "leaves.py")]
+        with ended(start(command)) as running:
+            servers = ready(running)
+            running.terminate()
+            output, errors = running.communicate(timeout=TIMEOUT)
+        assert sorted(output.splitlines()) == [f"left {rank}" for rank in range(WORLD)], errors
+        assert_gone(servers)
+
     def test_of_the_first_worker_waits_for_those_that_need_its_server(self, tmp_path: Path) -> None:
         script = tmp_path / "late.py"
         script.write_text("""
