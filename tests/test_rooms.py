@@ -23,6 +23,8 @@ MAY_READ_THE_ENVIRONMENT = {
 }
 
 OTHERS_PRIVATE_NAMES = {
+    "_set_pg_timeout": "torch: the timeout of a group that is made",
+    "_exit": "os: ends a process whose group is broken, without waiting for the others",
     "_layer_names": "pycaffe's scripts use it",
     "_inbound_nodes": "Keras tells in no other way how often a layer was called",
 }

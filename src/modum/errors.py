@@ -11,6 +11,7 @@ __all__ = [
     "DeadlineError",
     "ElsewhereError",
     "LeaseLostError",
+    "MemberLostError",
     "MismatchError",
     "ModumError",
     "NotFiniteError",
@@ -56,6 +57,10 @@ class DeadlineError(ModumError, TimeoutError):
 
 class LeaseLostError(ModumError):
     """The lease, or the work item, now belongs to another client."""
+
+
+class MemberLostError(ModumError):
+    """A member of this worker's group has died, or does not come; the message has its rank, host and last step."""
 
 
 class MismatchError(ModumError):

@@ -20,6 +20,7 @@ from modum.cluster.bootstrap import Bootstrap
 from modum.cluster.checkpoints import checkpoints_of_environment
 from modum.cluster.environment import check_group_size, check_place, timeouts_of
 from modum.cluster.interfaces import interface_to_box
+from modum.cluster.members import absent
 from modum.cluster.modum_run import ModumRun
 from modum.cluster.preemption import Preemption
 from modum.cluster.registration import Registration
@@ -222,6 +223,18 @@ class Job:
             The host of each; empty for one that has not connected yet. Only a job that `connect` joined knows any.
         """
         return {}
+
+    def absent_members(self) -> str:
+        """Say which members of this worker's group are missing; called by members whose collective has failed.
+
+        Returns:
+            Their ranks, hosts and last steps; empty if all others have failed in the same way.
+        """
+        first = self.rank - self.group.rank
+        name = f"modum/absent/{self.attempt}/{self.group.index}"
+        with contextlib.suppress(ModumError):
+            self.flush()
+        return absent(self.box, name, self.rank, range(first, first + self.group.size), self.awaited)
 
     def flush(self) -> None:
         """Write all pending reports into the box, and wait until they are there."""

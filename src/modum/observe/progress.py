@@ -18,6 +18,7 @@ __all__ = [
     "clear_progress",
     "join_workers",
     "joined_workers",
+    "last_step",
     "read_progress",
     "took_steps",
 ]
@@ -37,10 +38,10 @@ _COLUMNS = (
     "hidden_seconds",
     "now",
     "finished",
+    "written",
 )
-_SAMPLES, _STEPS, _TOTAL, _LOSSES, _LOSS, _EXCHANGES, _EXCHANGE_SECONDS, _HIDDEN_SECONDS, _NOW, _FINISHED = range(
-    len(_COLUMNS)
-)
+_SAMPLES, _STEPS, _TOTAL, _LOSSES, _LOSS, _EXCHANGES = range(6)
+_EXCHANGE_SECONDS, _HIDDEN_SECONDS, _NOW, _FINISHED, _WRITTEN = range(6, len(_COLUMNS))
 _WRITE_SECONDS = 0.5
 """Seconds between two writes of a worker."""
 
@@ -138,6 +139,7 @@ class WorkerProgress:
                 changed, self._changed = self._changed, False
                 row = self._row.copy()
             if changed:
+                row[_WRITTEN] = time.time()  # other hosts compare it with their own
                 self._buffer.write(row.view(np.int64), offset=self._offset)
 
     def close(self) -> None:
@@ -214,6 +216,24 @@ def read_progress(box: Box) -> JobProgress | None:
             world_size=len(rows),
             now=float(rows[:, _NOW].max()),
         )
+    return None
+
+
+def last_step(box: Box, rank: int) -> tuple[int, float] | None:
+    """Return what is known of a worker's last step.
+
+    Args:
+        box: the job's.
+        rank: of the worker.
+
+    Returns:
+        How many steps it had reported, and how many seconds ago, as far as the hosts' clocks agree; None: nothing.
+    """
+    with contextlib.suppress(BufferNotFoundError):
+        rows = _rows(box, _BUFFER)
+        row = rows[rank] if rank < len(rows) else _rows(box, f"{_BUFFER}/{rank}")[0]
+        if row[_WRITTEN]:
+            return int(row[_STEPS]), max(0.0, time.time() - float(row[_WRITTEN]))
     return None
 
 

@@ -249,8 +249,10 @@ class Gradients:
 
     def _wait(self) -> None:
         works, self._works = self._works, []
-        for work in works:
-            work.wait()
+        if works:
+            with self._group.naming_who_is_missing():
+                for work in works:
+                    work.wait()
 
 
 def _at_the_end(callback: Any) -> None:

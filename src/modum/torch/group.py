@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from datetime import timedelta
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from modum.errors import MemberLostError
 from modum.groups import Group
 from modum.rules import Hybrid
 from modum.rules.hybrid import check_groups
 from modum.torch.bucket import Bucket
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from modum.job import Job
     from modum.rules import UpdateRule
@@ -33,6 +35,7 @@ class TorchGroup(Group[Tensor]):
         process_group: the members' process group; None: this worker alone.
         device: device of the collectives' tensors: `cpu` for gloo, the worker's GPU for NCCL.
         owned: whether `close` ends the default process group.
+        absent: says which members are missing, once a collective has failed; None: nobody knows.
     """
 
     def __init__(
@@ -41,7 +44,9 @@ class TorchGroup(Group[Tensor]):
         device: torch.device | str = "cpu",
         *,
         owned: bool = False,
+        absent: Callable[[], str] | None = None,
     ) -> None:
+        self._absent = absent
         self._process_group = process_group
         self._device = torch.device(device)
         self._owned = owned
@@ -51,7 +56,8 @@ class TorchGroup(Group[Tensor]):
     def largest(self, values: Sequence[float]) -> tuple[float, ...]:
         numbers = torch.tensor(values, dtype=torch.float64, device=self._device)
         if self.size > 1:
-            dist.all_reduce(numbers, dist.ReduceOp.MAX, group=self._process_group)
+            with self.naming_who_is_missing():
+                dist.all_reduce(numbers, dist.ReduceOp.MAX, group=self._process_group)
         return tuple(numbers.tolist())
 
     def broadcast(self, value: int) -> int:
@@ -81,7 +87,8 @@ class TorchGroup(Group[Tensor]):
     def reduce(self, tensor: Tensor) -> None:
         """Replace `tensor` by its mean over the members (collective)."""
         if self.size > 1 and tensor.numel():
-            dist.all_reduce(tensor, group=self._process_group)
+            with self.naming_who_is_missing():
+                dist.all_reduce(tensor, group=self._process_group)
             tensor.div_(self.size)
 
     def begin_sum(self, tensor: Tensor) -> dist.Work:
@@ -93,14 +100,16 @@ class TorchGroup(Group[Tensor]):
         return self._begin(tensor, dist.ReduceOp.MAX)
 
     def _begin(self, tensor: Tensor, operation: Any) -> dist.Work:
-        work: dist.Work | None = dist.all_reduce(tensor, operation, group=self._process_group, async_op=True)
+        with self.naming_who_is_missing():
+            work: dist.Work | None = dist.all_reduce(tensor, operation, group=self._process_group, async_op=True)
         assert work is not None, "this process is a member"
         return work
 
     def align(self, arrays: Sequence[Tensor], *, purpose: str = "align") -> list[Tensor]:
         if self.size > 1:
-            for array in arrays:
-                dist.broadcast(array, self._global_rank(0), group=self._process_group)
+            with self.naming_who_is_missing():
+                for array in arrays:
+                    dist.broadcast(array, self._global_rank(0), group=self._process_group)
         return list(arrays)
 
     def gather(
@@ -123,15 +132,30 @@ class TorchGroup(Group[Tensor]):
         slices = [whole[start:end] for start, end in pairwise(accumulate(lengths, initial=0))]
         slices[self.rank].copy_(part)
         # broadcasts, as an all-gather needs slices of one size, or in gloo makes a copy of them all
-        works = [
-            dist.broadcast(one, self._global_rank(member), group=self._process_group, async_op=True)
-            for member, one in enumerate(slices)
-            if one.numel()
-        ]
-        for work in works:
-            if work is not None:
-                work.wait()
+        with self.naming_who_is_missing():
+            works = [
+                dist.broadcast(one, self._global_rank(member), group=self._process_group, async_op=True)
+                for member, one in enumerate(slices)
+                if one.numel()
+            ]
+            for work in works:
+                if work is not None:
+                    work.wait()
         return whole
+
+    @contextmanager
+    def naming_who_is_missing(self) -> Iterator[None]:
+        """Raise `MemberLostError` inside the `with` block where a collective fails because a member is missing."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self._absent is None or not (absent := self._absent()):
+                raise
+            raise MemberLostError(
+                f"this group of {self.size} workers cannot go on: {absent}\n"
+                "HINT: look for the first error in its output; modum run --on-failure continue lets the other groups go"
+                " on, and --timeout gives members longer"
+            ) from error
 
     def close(self) -> None:
         """Destroy the process group if this object owns it."""
@@ -191,7 +215,7 @@ def group_of(job: Job, rule: UpdateRule, device: torch.device) -> TorchGroup:
         world_size=size,
         timeout=timedelta(seconds=job.timeouts.step),
     )
-    return TorchGroup(dist.group.WORLD, device, owned=True)
+    return TorchGroup(dist.group.WORLD, device, owned=True, absent=job.absent_members)
 
 
 def _store(job: Job) -> TCPStore:
