@@ -8,7 +8,7 @@ import secrets
 from modum.box.auth import new_nonce, proof
 from modum.box.protocol.frames import Op, Status
 from modum.box.protocol.limits import SESSION_BYTES
-from modum.box.protocol.messages import Challenge, Failure, Greeting, Proof, Welcome, decode
+from modum.box.protocol.messages import ALONE, CLIENT, Challenge, Failure, Greeting, Proof, Welcome, decode
 from modum.box.sockets import receive_greeting, send_greeting
 from victim import NotStoppedError, dial, run
 
@@ -20,7 +20,9 @@ def attack(address: str, token: str | None) -> str:
         send_greeting(honest, Op.GREET, Greeting(nonce))
         challenge = decode(receive_greeting(honest, Op.GREET)[1], Challenge)
         claim = (1, b"", 0, 5.0, b"")
-        mine = proof(token, "client", challenge.server, session, 0, nonce, challenge.nonce, b"", b"", *claim)
+        mine = proof(
+            token, "client", challenge.server, session, 0, nonce, challenge.nonce, b"", b"", CLIENT, ALONE, *claim
+        )
         recorded = Proof(session, 0, *claim, mine)
         send_greeting(honest, Op.PROVE, recorded)
         decode(receive_greeting(honest, Op.PROVE)[1], Welcome)

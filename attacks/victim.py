@@ -14,7 +14,7 @@ from modum.box import Box, new_token
 from modum.box.auth import new_nonce, proof
 from modum.box.protocol.frames import Header, Op, Status, parse_header
 from modum.box.protocol.limits import HEADER_BYTES, SESSION_BYTES
-from modum.box.protocol.messages import Challenge, Failure, Greeting, Proof, Welcome, decode, encode
+from modum.box.protocol.messages import ALONE, CLIENT, Challenge, Failure, Greeting, Proof, Welcome, decode, encode
 from modum.box.server.process import ServerProcesses
 from modum.box.sockets import parse_address, receive_exactly, receive_greeting, send_frame, send_greeting
 from modum.errors import ModumError
@@ -87,7 +87,9 @@ def shake_hands(
     _, data = receive_greeting(connection, Op.GREET)
     challenge = decode(data, Challenge)
     claim = (attempt, incarnation, 0, 5.0, b"")
-    mine = proof(token, "client", challenge.server, session, slot, nonce, challenge.nonce, b"", b"", *claim)
+    mine = proof(
+        token, "client", challenge.server, session, slot, nonce, challenge.nonce, b"", b"", CLIENT, ALONE, *claim
+    )
     send_greeting(connection, Op.PROVE, Proof(session, slot, *claim, mine))
     header, data = receive_greeting(connection, Op.PROVE)
     if header.status is not Status.OK:

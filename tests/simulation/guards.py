@@ -29,6 +29,8 @@ class Guard(NamedTuple):
     gone: str
     also: tuple[str, str] = ("", "")
     """What stands behind it and would do instead: its text, and what stands for that."""
+    replicas: bool = False
+    """Whether the worlds are those of servers that stand in for each other."""
 
 
 GUARDS = {
@@ -43,9 +45,8 @@ GUARDS = {
     ),
     "reply cache": Guard(
         "box/server/sessions.py",
-        "                slot.hang_up()\n            slot.attempt",
-        "                slot.hang_up()\n                slot.replies.last = proof.acknowledged\n"
-        "            slot.attempt",
+        "slot.replies.last = max(slot.replies.last, proof.acknowledged)",
+        "slot.replies.last = proof.acknowledged",
     ),
     "connections are counted in finally": Guard(
         "box/server/sessions.py",
@@ -67,7 +68,7 @@ GUARDS = {
         "if self.slot.connection is not self.connection or self.slot.session.ended:",
         "if self.slot.connection is not self.connection:",
     ),
-    "sessions of the dead end": Guard("box/server/server.py", "self._sessions.end_silent_ones()", "pass"),
+    "sessions of the dead end": Guard("box/server/server.py", "core.sessions.end_silent_ones()", "pass"),
     "a vanished host is noticed": Guard(
         "box/sockets.py",
         "connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(USER_TIMEOUT * 1000))",
@@ -94,7 +95,7 @@ GUARDS = {
     ),
     "a lease that is known late is renewed": Guard("box/primitives.py", "while not lease.left:", "while False:"),
     "the dead server of a local client is noticed": Guard(
-        "box/transport/local.py", "self._gone = self._gone or self._watched.lost", "pass"
+        "box/transport/local.py", "if not self._gone and self._watched.lost:", "if False:"
     ),
     "strangers make room": Guard(
         "box/server/strangers.py",
@@ -109,6 +110,48 @@ GUARDS = {
             'except Exception:\n                    log.exception("the acceptor',
             'except ZeroDivisionError:\n                    log.exception("the acceptor',
         ),
+    ),
+    "acknowledged when the backup has it": Guard(
+        "box/server/replication/log.py",
+        "link is not None and link.done >= record and time.monotonic() < self._leased",
+        "True",
+        replicas=True,
+    ),
+    "a backup must have all before it is in a view": Guard(
+        "box/server/replication/log.py",
+        "while link.done < last and not link.trouble:",
+        "while False:",
+        replicas=True,
+    ),
+    "chunks are copied before they are used": Guard(
+        "box/server/replication/log.py", "            self._copy_first(header)\n", "", replicas=True
+    ),
+    "a client's slot is known to the backup before the client": Guard(
+        "box/server/replication/log.py", "        self.wait(self.last, caller)\n", "        pass\n", replicas=True
+    ),
+    "reads need a lease": Guard(
+        "box/server/replication/log.py", " and time.monotonic() < self._leased", "", replicas=True
+    ),
+    "a backup that takes over answers nothing more": Guard(
+        "box/server/replication/place.py",
+        "            follower.stop()\n            return",
+        "            return",
+        replicas=True,
+    ),
+    "nobody begins anew with a backup that takes over": Guard(
+        "box/server/replication/place.py", " or self._taking_over", "", replicas=True
+    ),
+    "who was started again leaves the next view to the others": Guard(
+        "box/server/replication/voter.py", "place.barred = 1 + max(", "place.barred = 0 * max(", replicas=True
+    ),
+    "a place is served by who was voted for": Guard(
+        "box/server/replication/place.py",
+        "if taken is None or taken.primary != self._member:",
+        "if taken is None:",
+        replicas=True,
+    ),
+    "leases stand still while nobody serves them": Guard(
+        "box/server/replication/follower.py", "self.core.clock.go_on_from(now)", "pass", replicas=True
     ),
 }
 
@@ -131,7 +174,10 @@ def find(name: str, worlds: int) -> tuple[int, str]:
             text = text.replace(there, gone) if there else text
         file.write_text(text)
         played = subprocess.run(
-            [sys.executable, "-m", "tests.simulation", str(worlds), "--most", "1"],
+            [
+                *(sys.executable, "-m", "tests.simulation", str(worlds), "--most", "1"),
+                *(["--replicas"] if guard.replicas else []),
+            ],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,
