@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 MODUM = str(Path(sys.executable).with_name("modum"))
-COMMANDS = ["server", "run", "status", "plan", "simulate", "caffe", "data", "doctor", "token"]
+COMMANDS = ["server", "run", "join", "status", "plan", "simulate", "caffe", "data", "doctor", "token"]
 
 
 def modum(*arguments: str) -> subprocess.CompletedProcess[str]:
