@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from bench import averaging, caffe, encryption, exchange, gloo, memory, mpi, overlap, pipeline, small, tcp
+from bench import averaging, caffe, encryption, exchange, gloo, memory, mpi, overlap, pipeline, replicas, small, tcp
 from bench.row import Effort, Row
 
 
@@ -34,6 +34,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "mpi": Benchmark(measure=mpi.measure, about="local exchange against MPI get + accumulate", needs=("mpi4py",)),
     "tcp": Benchmark(measure=tcp.measure, about="exchange over TCP against plain sockets"),
     "encryption": Benchmark(measure=encryption.measure, about="exchange over TCP, encrypted against plain"),
+    "replicas": Benchmark(measure=replicas.measure, about="operations over TCP, with two replicas against without"),
     "small": Benchmark(measure=small.measure, about="what a small operation costs"),
     "memory": Benchmark(measure=memory.measure, about="memory of a server and of a worker", needs=("torch",)),
     "overlap": Benchmark(

@@ -14,6 +14,7 @@ from typing import Final, Self
 from modum.box.server.snapshots import SnapshotSettings
 from modum.box.snapshots.folder import snapshots_in
 from modum.box.snapshots.manifest import read_manifest
+from modum.box.sockets import format_address
 from modum.errors import ModumError, SnapshotError
 from modum.units import count
 from modum.waiting import Deadline
@@ -128,6 +129,7 @@ class ServerProcesses:
         host: address on which they listen; they choose their ports.
         environment: theirs, with the token; None: as this process's.
         encrypt: whether they take only encrypted connections from other hosts; their addresses say so.
+        replicas: ports of servers that stand in for each other, in place of `count`; empty: nobody stands in.
         timeout: seconds that they may take to be ready.
 
     Attributes:
@@ -146,6 +148,7 @@ class ServerProcesses:
         host: str = "127.0.0.1",
         environment: Mapping[str, str] | None = None,
         encrypt: bool = False,
+        replicas: Sequence[int] = (),
         timeout: float = START_SECONDS,
     ) -> None:
         self._servers: list[subprocess.Popen[str]] = []
@@ -153,9 +156,10 @@ class ServerProcesses:
         let_go = weakref.WeakMethod(self._let_go)
         os.register_at_fork(after_in_child=lambda: (method := let_go()) and method())
         try:
-            for _ in range(count):
+            box = [format_address(host, port, encrypted=encrypt) for port in replicas]
+            for port in replicas or [0] * count:
                 server = subprocess.Popen(
-                    server_command(memory, host, encrypt=encrypt),
+                    server_command(memory, host, port=port, replicas=box, encrypt=encrypt),
                     env=environment,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
