@@ -32,7 +32,7 @@ class Servers:
     def start(self, index: int, **settings: Any) -> None:
         """Start a server, or start it again, with other settings perhaps."""
         replication = Replication(self.addresses, index)
-        server = Server("127.0.0.1", self._ports[index], replication=replication, **{**self._settings, **settings})
+        server = Server("127.0.0.1", self._ports[index], **{"replication": replication, **self._settings, **settings})
         self.servers[index] = server.start()
 
     def lose(self, index: int) -> None:

@@ -209,6 +209,23 @@ def test_what_cannot_have_replicas_is_refused() -> None:
         Server(replication=Replication(addresses, 0), restore=Path("snapshots"))
 
 
+def test_servers_that_were_told_different_lists_do_not_begin(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("modum.box.server.replication.ring._TELL_SECONDS", 0.2)
+    servers = Servers()
+    for index in range(servers.count):
+        servers.start(index, replication=Replication([*reversed(servers.addresses)] if index else servers.addresses, 0))
+    try:
+        told = "HINT: give every memory server the same --box, in the same order"
+        poll(lambda: told in caplog.text, timeout=PATIENCE, every=0.05, error=lambda: AssertionError(caplog.text))
+        assert "cannot vote yet, so no client is served" in caplog.text
+        assert not any(server.votes for server in servers.servers.values())
+    finally:
+        for server in servers.servers.values():
+            server.close()
+
+
 def test_servers_alone_are_not_taken_for_others() -> None:
     with Server() as one, Server() as two, Box.connect([one.address, two.address]) as box:
         assert box.statistics().servers[0].stand is None

@@ -34,6 +34,18 @@ class View(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backup: Member | None = None
 
 
+class Hello(Message, frozen=True):
+    """The first message of a server to another one. Answered with that one's run, or with FAILED.
+
+    Attributes:
+        servers: addresses of all, in order, as the server was told.
+        server: number of the one that is meant.
+    """
+
+    servers: list[str]
+    server: int
+
+
 # ---- votes: single-decree Paxos for every view of every place
 
 

@@ -8,10 +8,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from modum.box.client.endpoint import Endpoint
-from modum.box.protocol.frames import Header, Op
+from modum.box.protocol.frames import Header, Op, Status
 from modum.box.protocol.limits import SESSION_BYTES, STALL_SECONDS
-from modum.box.protocol.messages import Greeting, Stand, Welcome, decode, encode
-from modum.box.protocol.replication import Member, Standing, Vote, VoteRequest
+from modum.box.protocol.messages import (
+    Failure,
+    Greeting,
+    Stand,
+    Welcome,
+    decode,
+    encode,
+    exception_of,
+    failure_of,
+)
+from modum.box.protocol.replication import Hello, Member, Standing, Vote, VoteRequest
 from modum.box.server.core import Core
 from modum.box.server.replication.council import Council
 from modum.box.server.replication.follower import receive_frame, receive_header
@@ -19,7 +28,8 @@ from modum.box.server.replication.place import Place
 from modum.box.server.replication.voter import Voter
 from modum.box.sockets import Stream, parse_address, receive_exactly, send_frame, tune
 from modum.box.tokens import Token
-from modum.errors import ModumError, ProtocolError
+from modum.errors import MismatchError, ModumError, ProtocolError
+from modum.waiting import Deadline
 
 log = logging.getLogger("modum.server")
 
@@ -31,6 +41,8 @@ FEWEST: Final = 3
 _ANSWER_SECONDS: Final = 0.3
 """Seconds within which a server must answer another one's request for a vote."""
 _DIAL_SECONDS: Final = 1.0
+_TELL_SECONDS: Final = 5.0
+"""Seconds after which a server says why it serves nobody."""
 _MEET_SECONDS: Final = 0.5
 """Seconds between two looks at how the others stand."""
 _TICK: Final = 0.1
@@ -79,7 +91,7 @@ class Ring:
         self._token = token
         count = len(replication.servers)
         self._voter = Voter(run, count)
-        self._peers = [_Peer(address, run, token) for address in replication.servers]
+        self._peers = [_Peer(replication, server, token) for server in range(count)]
         self._council = Council(replication.index, count, self._voter, self._ask)
         self._places = [
             Place(
@@ -135,9 +147,10 @@ class Ring:
         if greeting.purpose == RECORDS:
             if not 0 <= greeting.place < len(self._places):
                 raise ProtocolError(f"there is no place {greeting.place} in a box of {len(self._places)}")
-            send_message(connection, self._run)
+            self._welcome_peer(connection)
             self._places[greeting.place].follow(connection)
         elif greeting.purpose == VOTES:
+            self._welcome_peer(connection)
             while (header := receive_header(connection)) is not None:
                 payload = memoryview(bytearray(header.payload))
                 receive_exactly(connection, payload)
@@ -145,6 +158,20 @@ class Ring:
                 send_message(connection, self._voter.answer(request))
         else:
             raise ProtocolError(f"nobody comes for {greeting.purpose!r}")
+
+    def _welcome_peer(self, connection: Stream) -> None:
+        """Tell another server this one's run, if both were told the same list of servers."""
+        _, payload = receive_frame(connection)
+        hello, ours = decode(payload, Hello), list(self._replication.servers)
+        if (hello.servers, hello.server) != (ours, self._replication.index):
+            error = MismatchError(
+                f"this server is number {self._replication.index} of {', '.join(ours)}, and another one has it as"
+                f" number {hello.server} of {', '.join(hello.servers)}."
+                " HINT: give every memory server the same --box, in the same order"
+            )
+            send_message(connection, failure_of(error), Status.FAILED)
+            raise error
+        send_message(connection, self._run)
 
     def stop(self) -> None:
         """End what waits, and what writes."""
@@ -163,8 +190,16 @@ class Ring:
         self._spare.close()
 
     def _attend(self) -> None:
+        """Vote when that is allowed, and know how the others stand: a thread of its own."""
+        told = Deadline(_TELL_SECONDS)
         while not self._stopping.is_set():
             self._council.meet()
+            if self._voter.votes:
+                told = Deadline(_TELL_SECONDS)
+            elif told.passed:
+                told = Deadline(10 * _TELL_SECONDS)
+                missing = [peer.trouble for peer in self._peers if peer.trouble]
+                log.warning("this server cannot vote yet, so no client is served: %s", "; ".join(missing))
             self._stopping.wait(_MEET_SECONDS if self._voter.votes else _TICK)
 
     def _ask(self, server: int, request: VoteRequest) -> Vote | Standing:
@@ -172,22 +207,17 @@ class Ring:
 
     def _dial(self, place: int, server: int) -> tuple[Stream, str]:
         """Connect to a server that is to follow this one, and return the connection and that server's run."""
-        connection = dial(
-            self._replication.servers[server], RECORDS, place, self._token, _DIAL_SECONDS, then=STALL_SECONDS
-        )
-        try:
-            _, payload = receive_frame(connection)
-            return connection, decode(payload, str)
-        except BaseException:
-            connection.close()
-            raise
+        return dial(self._replication, server, RECORDS, place, self._token, _DIAL_SECONDS, then=STALL_SECONDS)
 
 
 class _Peer:
     """Another server of the box, as this one asks it for votes. Thread-safe."""
 
-    def __init__(self, address: str, run: str, token: str | None) -> None:
-        self._address = address
+    def __init__(self, replication: Replication, server: int, token: str | None) -> None:
+        self.trouble = ""
+        """Why it did not answer last time; empty if it did."""
+        self._replication = replication
+        self._server = server
         self._token = token
         self._connection: Stream | None = None
         self._mutex = threading.Lock()
@@ -207,13 +237,16 @@ class _Peer:
         with self._mutex:
             try:
                 if self._connection is None:
-                    self._connection = dial(self._address, VOTES, 0, self._token, _ANSWER_SECONDS)
+                    self._connection, _ = dial(self._replication, self._server, VOTES, 0, self._token, _ANSWER_SECONDS)
                 send_message(self._connection, request)
                 header, payload = receive_frame(self._connection)
-                return decode(payload, Standing) if header.sequence else decode(payload, Vote)
+                answer = decode(payload, Standing) if header.sequence else decode(payload, Vote)
+                self.trouble = ""
+                return answer
             except (OSError, ModumError) as error:
                 self._close()
-                raise OSError(f"memory server {self._address} does not answer: {error}") from None
+                self.trouble = f"memory server {self._replication.servers[self._server]} does not answer: {error}"
+                raise OSError(self.trouble) from None
 
     def close(self) -> None:
         """Close the connection."""
@@ -227,12 +260,20 @@ class _Peer:
 
 
 def dial(
-    address: str, purpose: str, place: int, token: str | None, timeout: float, *, then: float | None = None
-) -> Stream:
+    replication: Replication,
+    server: int,
+    purpose: str,
+    place: int,
+    token: str | None,
+    timeout: float,
+    *,
+    then: float | None = None,
+) -> tuple[Stream, str]:
     """Connect to another server of the box.
 
     Args:
-        address: of the server.
+        replication: the servers.
+        server: number of the one to connect to.
         purpose: `VOTES` or `RECORDS`.
         place: of the box.
         token: the job's token.
@@ -240,25 +281,32 @@ def dial(
         then: likewise after the handshake; None: the same.
 
     Returns:
-        The connection, after the handshake.
+        The connection, and the server's run.
 
     Raises:
+        MismatchError: the server was told another list of servers.
         ModumError, OSError: it cannot be had.
     """
+    address = replication.servers[server]
     host, port = parse_address(address)
     session = secrets.token_bytes(SESSION_BYTES)
     endpoint = Endpoint(address, [(host, port)], token, session, timeout, place=place, purpose=purpose)
     connection = endpoint.dial(timeout)
     try:
         _, stream = endpoint.shake_hands(connection, 0, attempt=1, incarnation=b"", acknowledged=0)
+        send_message(stream, Hello(list(replication.servers), server))
+        header, payload = receive_frame(stream)
+        if header.status is not Status.OK:
+            raise exception_of(decode(payload, Failure), address)
         tune(connection, timeout if then is None else then)
     except BaseException:
         connection.close()
         raise
-    return stream
+    return stream, decode(payload, str)
 
 
-def send_message(connection: Stream, message: object) -> None:
+def send_message(connection: Stream, message: object, status: Status = Status.OK) -> None:
     """Send a message of one server to another; the sequence says whether it is a standing."""
     payload = encode(message)
-    send_frame(connection, Header(Op.CALL, int(isinstance(message, Standing)), len(payload)), payload)
+    header = Header(Op.CALL, int(isinstance(message, Standing)), len(payload), status=status)
+    send_frame(connection, header, payload)
