@@ -34,6 +34,8 @@ MAY_SLEEP = {
     "box/memory/locks.py": "pauses that grow, by a deadline",
     "box/rdma/client.py": "between attempts to make a link anew, by a deadline",
     "box/rdma/ucx.py": "between calls that move requests on, by a deadline",
+    "box/server/replication/council.py": "between ballots, by a deadline",
+    "box/server/replication/log.py": "between chunks that are copied, so that others have their turn",
     "cli/status.py": "measures for as long as the user asks for",
     "testing/leaks.py": "collects garbage meanwhile, by a deadline",
     "waiting.py": "the one loop that waits",

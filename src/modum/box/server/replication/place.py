@@ -147,10 +147,9 @@ class Place:
         assert view is not None
         decided = self._voter.decided(self.number)
         if decided is not None and decided.number > view.number and self._attaching is None:
-            if decided.primary != self._member:
-                self._abdicate(decided)
+            if not self._take(decided):
                 return
-            self._view = view = decided
+            view = decided
         attaching = self._attaching
         if attaching is not None:
             if attaching.is_alive():
@@ -174,22 +173,31 @@ class Place:
                 self._shrink(log_, view)
             elif self._council.barred(self.number) > view.number:
                 # who was started again votes from the next view on
-                self._view = self._council.decide(self.number, View(view.number + 1, view.primary, view.backup))
+                self._take(self._council.decide(self.number, View(view.number + 1, view.primary, view.backup)))
         elif time.monotonic() >= self._next:
             self._next = time.monotonic() + _SEEK
             self._attaching = threading.Thread(target=self._seek, args=(log_, view), daemon=True)
             self._attaching.start()
 
     def _shrink(self, log_: Log, view: View) -> None:
-        """Have a view decided in which this server is alone."""
-        while view.backup is not None:
+        """Have a view decided in which this server is alone; only then it acknowledges anything without a backup."""
+        while True:
+            # what was proposed for the next view before, and may be decided still, comes out here
             view = self._council.decide(self.number, View(view.number + 1, self._member))
-            if view.primary != self._member:
-                self._abdicate(view)
+            if not self._take(view):
                 return
-            self._view = view
-            log.warning("place %d: the backup is let go of: %s", self.number, log_.trouble)
+            if view.backup is None:
+                break
+        log.warning("place %d: the backup is let go of: %s", self.number, log_.trouble)
         log_.detach()
+
+    def _take(self, view: View) -> bool:
+        """Go by a view that was decided, and return whether this server is its primary."""
+        if view.primary != self._member:
+            self._abdicate(view)
+            return False
+        self._view = view
+        return True
 
     def _abdicate(self, view: View) -> None:
         log.warning("place %d is served by server %d since view %d", self.number, view.primary.server, view.number)
@@ -221,13 +229,12 @@ class Place:
             try:
                 decided = self._council.decide(self.number, wish)
             except OSError:
-                decided = view
+                decided = None
             if decided == wish:
-                self._view = decided
-                log.info("place %d: server %d is the backup in view %d", self.number, server, decided.number)
-            else:  # it may still be decided: nothing is acknowledged before it is known that it is not
-                log_.cut("it is in no view")
                 self._view = wish
+                log.info("place %d: server %d is the backup in view %d", self.number, server, wish.number)
+            else:  # it may be decided still: the keeper acknowledges nothing before it knows
+                log_.cut("it is in no view")
             return
 
     # ---- the backup's turn
