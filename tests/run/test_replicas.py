@@ -14,7 +14,11 @@ from modum.run import RunConfig
 
 WORK = """
 import modum, numpy as np
+from modum.waiting import poll
+
 with modum.connect() as job:
+    backed = lambda: all(server.stand.backup >= 0 for server in job.box.statistics().servers)
+    poll(backed, timeout=60.0, error=lambda: AssertionError("no backup"))
     numbers = job.box.open_or_create("numbers", 300_000)
     if job.rank == 0:
         print("ready", flush=True)

@@ -110,6 +110,8 @@ class Place:
             self._thread.join()
         if self._attaching is not None:
             self._attaching.join()
+        if self._log is not None:
+            self._log.end()  # a backup may have come while it was stopped
         for core in (self._core, self._follower.core if self._follower else None):
             if core is not None:
                 core.close()
