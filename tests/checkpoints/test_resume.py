@@ -11,7 +11,7 @@ import pytest
 from modum.box.snapshots.folder import snapshots_in
 from modum.checkpoints.files import RECORD, WORKERS, newest_good
 from modum.errors import SnapshotError
-from tests.checkpoints.killing import Run, check_counts, newest
+from tests.checkpoints.killing import SCRIPTS, Run, check_counts, newest
 
 
 def sums(output: str, ranks: str) -> np.ndarray:
@@ -40,6 +40,7 @@ def test_each_sample_is_trained_on_once_whenever_all_are_killed(tmp_path: Path, 
         done = counts[-1]
     output, errors = run.end()
     assert "goes on from checkpoint D/workers/snapshot-" in errors
+    assert "HINT: to train anew" not in errors
     np.testing.assert_allclose(sums(output, "01"[::group_size]), np.ones(size), atol=1e-4)
 
 
@@ -65,7 +66,9 @@ def test_a_loop_of_ones_own_goes_on_with_the_same_numbers(killed: tuple[Path, li
     assert again[: len(before) - first] == before[first:]
     assert end == f"[0] end {steps} {steps}"
     assert "goes on from checkpoint D/workers/snapshot-0000000" in errors
-    finished, _ = Run(tmp_path, "drawing.py", steps, options=("--snapshot-every", "100ms")).end()
+    assert f"drawing.py 10000, this run is of {SCRIPTS / 'drawing.py'} {steps}: optimizers go on" in errors
+    finished, errors = Run(tmp_path, "drawing.py", steps, options=("--snapshot-every", "100ms")).end()
+    assert "this run is of" not in errors
     assert finished.splitlines()[-1] == end
 
 
@@ -91,8 +94,11 @@ def test_few_checkpoints_are_kept_and_a_torn_file_costs_one(killed: tuple[Path, 
     for each in server:
         tensor = each / "1.safetensors"
         tensor.write_bytes(tensor.read_bytes()[:-1] + b"?")
-    with pytest.raises(SnapshotError, match=f"no checkpoint in {folder} is good\nHINT: to begin anew"):
+    with pytest.raises(SnapshotError, match=f"no checkpoint in {folder} is good\n") as refused:
         newest_good(folder, said.append)
+    assert f"  {checkpoints[-1].name}: worker-0.3.state has " in str(refused.value)
+    assert f"  {checkpoints[-2].name}: server-0/snapshot-" in str(refused.value)
+    assert "\nHINT: to begin anew" in str(refused.value)
     assert "server-0/snapshot-" in said[-1]
     (checkpoints[-1] / RECORD).unlink()
     with pytest.raises(SnapshotError):

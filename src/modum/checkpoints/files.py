@@ -87,6 +87,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         taken: when, in seconds since 1970.
         world_size: number of workers.
         group_size: workers in a group.
+        command: the script and its arguments; empty: an earlier version has not noted it.
         servers: the snapshots of all servers, in the order of the box.
         states: the parts of all workers' states; of a worker that had died there are none.
     """
@@ -95,6 +96,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     taken: float
     world_size: int
     group_size: int
+    command: list[str] = []
     servers: list[ServerSnapshot]
     states: list[StateFile]
 
@@ -147,14 +149,17 @@ def newest_good(folder: Path, skipped: Callable[[str], None]) -> tuple[Path, Rec
         SnapshotError: there are some, and none is good; or there are snapshots of servers alone.
     """
     checkpoints = snapshots_in(folder / WORKERS)
+    reasons = []
     for path in reversed(checkpoints):
         try:
             return path, _checked(folder, path)
         except SnapshotError as error:
             skipped(f"checkpoint {path} is skipped: {error}")
-    if checkpoints:
+            reasons.append(f"  {path.name}: {error}\n")
+    if reasons:
         raise SnapshotError(
-            f"no checkpoint in {folder} is good\nHINT: to begin anew, name another folder, or remove this one"
+            f"no checkpoint in {folder} is good\n{''.join(reasons)}"
+            "HINT: to begin anew, name another folder, or remove this one"
         )
     if not (folder / WORKERS).exists() and any(snapshots_in(each) for each in folder.glob("server-*")):
         raise SnapshotError(

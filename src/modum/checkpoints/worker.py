@@ -61,11 +61,13 @@ class Checkpoints:
     Attributes:
         asked: number of the newest checkpoint that was asked for; 0: none was.
         on: as given.
+        resumes: whether the job goes on with a checkpoint.
     """
 
     def __init__(self, box: Box, rank: int, *, on: bool = False, resumed: Path | None = None) -> None:
         self.asked = 0
         self.on = on
+        self.resumes = resumed is not None
         self._box = box
         self._rank = rank
         self._resumed = resumed

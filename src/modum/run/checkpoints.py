@@ -78,6 +78,12 @@ class Checkpoints:
                 _check_alike(record, config, folder)
                 age = format_seconds(max(0.0, time.time() - record.taken))
                 self.lines.append(f"goes on from checkpoint {found[0]}, which was taken {age} ago")
+                theirs, ours = " ".join(record.command), " ".join(config.command)
+                if theirs not in ("", ours):
+                    self.lines.append(
+                        f"the checkpoint is of {theirs}, this run is of {ours}: optimizers go on with the settings of"
+                        " the checkpoint"
+                    )
                 for newer in snapshots_in(folder / WORKERS):
                     if newer.name > found[0].name:
                         self._states.discard(newer)
@@ -220,6 +226,7 @@ class Checkpointing:
             taken=time.time(),
             world_size=self._config.workers,
             group_size=self._config.group_size,
+            command=list(self._config.command),
             servers=servers,
             states=states,
         )

@@ -94,7 +94,8 @@ class SamplePools:
             },
         )
         begun = self._job.box.value(f"{pools}/{number}/run").set_default(self._job.attempt)
-        if begun != self._job.attempt and self._job.rank == 0 and not self._told:
+        asked_to = self._job.checkpoints.resumes
+        if begun != self._job.attempt and self._job.rank == 0 and not self._told and not asked_to:
             self._told = True
             _tell_of_earlier_run(shared)
         self._pools = [*(pool for pool in self._pools if pool.holds), shared]
