@@ -15,7 +15,7 @@ import psutil
 import pytest
 from tests.processes import TIMEOUT, assert_gone
 
-from modum.box import Box, Server, new_token
+from modum.box import Box, Server, SnapshotSettings, new_token
 from modum.cluster.modum_run import ModumRun
 from modum.cluster.registration import Registration
 from modum.errors import MismatchError, ModumError
@@ -230,3 +230,12 @@ def test_a_worker_of_other_groups_is_refused_and_a_command_that_differs_is_told(
     assert said == [
         "the job was started as train.py, these workers as train.py --lr 2: what must agree is checked",
     ]
+
+
+def test_nobody_joins_a_job_that_takes_checkpoints(connect: Connect, tmp_path: Path) -> None:
+    box = connect()
+    launch(box)
+    resumed = RunConfig(command=("train.py",), workers=4, resume=SnapshotSettings(folder=tmp_path))
+    announce(box, resumed, Part(first=0, world_size=4))
+    with pytest.raises(ValueError, match=r"this job takes checkpoints .*\nHINT: start it with --snapshot-dir"):
+        join(box, config(1), lambda text: None)

@@ -23,7 +23,8 @@ def announce(box: Box, config: RunConfig, part: Part) -> None:
         config: the job, as this host was told.
         part: this host's part in it.
     """
-    box.value(_NAME).set({"command": list(config.command), "failure": part.failure})
+    launch = {"command": list(config.command), "failure": part.failure, "checkpoints": config.resume is not None}
+    box.value(_NAME).set(launch)
 
 
 def join(box: Box, config: RunConfig, say: Callable[[str], None]) -> tuple[RunConfig, Part]:
@@ -39,7 +40,7 @@ def join(box: Box, config: RunConfig, say: Callable[[str], None]) -> tuple[RunCo
 
     Raises:
         ModumError: no job runs there.
-        ValueError: the workers do not make whole groups of the job's size.
+        ValueError: the workers do not make whole groups of the job's size, or the job takes checkpoints.
     """
     running = Running(box, config.name)
     check_joins(running, running.group_size)
@@ -49,6 +50,11 @@ def join(box: Box, config: RunConfig, say: Callable[[str], None]) -> tuple[RunCo
             f"HINT: modum join -n {running.group_size}, or a multiple of it"
         )
     launch: dict[str, Any] = box.value(_NAME).get() or {}  # another launcher than `modum run` writes none
+    if launch.get("checkpoints"):  # the resumed job would count their samples as done, and lack what they had learned
+        raise ValueError(
+            "this job takes checkpoints (modum run --resume), in which workers that join have no part\n"
+            "HINT: start it with --snapshot-dir in place of --resume, or do without others"
+        )
     theirs, ours = launch.get("command", config.command), config.command
     if list(theirs) != list(ours):
         say(f"the job was started as {' '.join(theirs)}, these workers as {' '.join(ours)}: what must agree is checked")
