@@ -204,12 +204,44 @@ def test_a_server_with_a_smaller_pool_does_not_stand_in() -> None:
         assert {stand.backup for stand in servers.servers[large].stands.values()} == {-1}
 
 
+def test_another_server_is_brought_up_where_one_has_too_little_memory(caplog: pytest.LogCaptureFixture) -> None:
+    servers = Servers()
+    try:
+        for index in range(servers.count):
+            servers.start(index, memory=(128 if index == 1 else 256) << 20)
+        servers.wait_until_whole()  # the small one is the first that is asked for place 0
+        assert servers.backup(0) == 2
+        assert "cannot stand in for its primary" in caplog.text
+        assert "HINT: give all memory servers of the box the same --memory" in caplog.text
+    finally:
+        for server in servers.servers.values():
+            server.close()
+
+
+def test_servers_that_have_forgotten_too_much_say_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("modum.box.server.replication.ring._TELL_SECONDS", 0.2)
+    with Servers() as servers:
+        for index in (1, 2):
+            servers.lose(index)
+        for index in (1, 2):
+            servers.start(index)
+        told = "HINT: end all memory servers of the box, and start them again"
+        poll(lambda: told in caplog.text, timeout=PATIENCE, every=0.05, error=lambda: AssertionError(caplog.text))
+        servers.lose(0)
+        servers.start(0)
+        servers.wait_until_whole()
+
+
 def test_what_cannot_have_replicas_is_refused() -> None:
     addresses = ["10.0.0.5:7500", "10.0.0.6:7500", "10.0.0.7:7500"]
     with pytest.raises(ValueError, match="replicas take at least 3 memory servers, not 2"):
         Replication(addresses[:2], 0)
     with pytest.raises(ValueError, match="index must be from 0 to 2, not 3"):
         Replication(addresses, 3)
+    with pytest.raises(ValueError, match=r"10.0.0.5:7500 stands in the list twice(.|\n)*HINT"):
+        Replication([addresses[0], *addresses[:2]], 0)
     with pytest.raises(ValueError, match="writes and restores no snapshots"):
         Server(replication=Replication(addresses, 0), restore=Path("snapshots"))
 

@@ -70,6 +70,7 @@ class Place:
         self._attaching: threading.Thread | None = None
         self._next = 0.0
         self._hung_up = False
+        self._told = ""
         self._taking_over = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"modum-place-{number}", daemon=True)
@@ -226,7 +227,7 @@ class Place:
             except (OSError, ModumError) as error:
                 log.info("place %d: server %d could not be brought up: %s", self.number, server, str(error))
                 log_.detach()
-                return
+                continue  # another one may have more room
             wish = View(view.number + 1, self._member, Member(server, run))
             try:
                 decided = self._council.decide(self.number, wish)
@@ -268,6 +269,12 @@ class Place:
             log.warning("place %d: its primary is silent, and this server takes over", self.number)
             self._be_primary(follower.core, taken)
 
+    def _complain(self, error: BaseException) -> None:
+        """Say why this server cannot stand in; once, as the primary tries again and again."""
+        if isinstance(error, ModumError) and str(error) != self._told:
+            self._told = str(error)
+            log.warning("place %d: this server cannot stand in for its primary: %s", self.number, self._told)
+
     def follow(self, connection: Stream) -> None:
         """Follow a primary over its connection, until that ends.
 
@@ -295,7 +302,8 @@ class Place:
             core = self._make()
             try:
                 follower = self._follower = Follower(core, begin, connection)
-            except BaseException:
+            except BaseException as error:
                 core.close()
+                self._complain(error)
                 raise
         follower.follow(header.sequence)

@@ -43,6 +43,10 @@ _ANSWER_SECONDS: Final = 0.3
 _DIAL_SECONDS: Final = 1.0
 _TELL_SECONDS: Final = 5.0
 """Seconds after which a server says why it serves nobody."""
+_FORGOTTEN: Final = (
+    "too many servers of the box were started again at one time, and what they held is lost."
+    " HINT: end all memory servers of the box, and start them again"
+)
 _MEET_SECONDS: Final = 0.5
 """Seconds between two looks at how the others stand."""
 _TICK: Final = 0.1
@@ -72,6 +76,11 @@ class Replication:
             raise ValueError(f"index must be from 0 to {len(self.servers) - 1}, not {self.index}")
         for address in self.servers:
             parse_address(address)
+            if list(self.servers).count(address) > 1:
+                raise ValueError(
+                    f"memory server {address} stands in the list twice: {', '.join(self.servers)}."
+                    " HINT: give each server of the box once"
+                )
 
 
 class Ring:
@@ -199,7 +208,8 @@ class Ring:
             elif told.passed:
                 told = Deadline(10 * _TELL_SECONDS)
                 missing = [peer.trouble for peer in self._peers if peer.trouble]
-                log.warning("this server cannot vote yet, so no client is served: %s", "; ".join(missing))
+                trouble = "; ".join(missing) or _FORGOTTEN
+                log.warning("this server cannot vote yet, so no client is served: %s", trouble)
             self._stopping.wait(_MEET_SECONDS if self._voter.votes else _TICK)
 
     def _ask(self, server: int, request: VoteRequest) -> Vote | Standing:
