@@ -1,6 +1,7 @@
 """Contract 7: with replicas nothing that was acknowledged is lost with one server, and clients notice but time."""
 
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from tests.box.replication.standing_in import PATIENCE, Servers, replicated
 
 from modum.box import Box, Server
-from modum.box.protocol.limits import CHUNK
+from modum.box.protocol.limits import CHUNK, WINDOW
 from modum.box.server.replication.ring import Replication
 from modum.errors import ConnectionLostError, MismatchError, TransportError
 from modum.testing.transport import CHECKS, QUICK
@@ -172,6 +173,24 @@ def test_two_servers_lost_at_one_time_are_too_many_and_it_is_said(monkeypatch: p
         servers.lose(1)
         with pytest.raises(ConnectionLostError, match=r"could not be reached for \d\.\d s: .*(\n|.)*HINT"):
             buffer.add(np.ones(SIZE, np.float32))
+
+
+def test_what_clients_keep_under_way_is_given_back_at_the_backup_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modum.box.server.core.MIN_WORKING", 2 * WINDOW * CHUNK)  # of two slots
+    elements = 3 * WINDOW * CHUNK // 4  # a whole window of chunks on every server
+    ones = np.ones(elements, np.float32)
+    with replicated(memory=32 << 20) as (servers, box), ExitStack() as stack:
+        buffer = box.create("sum", elements)
+        for _ in range(4):
+            idle = stack.enter_context(Box.connect(servers.addresses, timeout=30))
+            own = idle.open("sum")
+            own.add(ones)
+            own.read()  # the last that is said on every connection is that all has arrived
+        servers.lose(0)
+        with Box.connect(servers.addresses, timeout=30) as late:
+            late.open("sum").add(ones)
+        np.testing.assert_array_equal(buffer.read(), 5 * ones)
+        assert all(server.working <= 2 * WINDOW * CHUNK for server in box.statistics().servers)
 
 
 def test_memory_with_replicas_is_neither_mapped_nor_reached_one_sidedly(kept: Servers) -> None:

@@ -260,10 +260,18 @@ class Ended(Message, frozen=True):
     session: str
 
 
+class Settled(Message, frozen=True):
+    """A client has every reply of a slot up to a request, so that nothing need be kept for it."""
+
+    session: str
+    slot: int
+    sequence: int
+
+
 class Beat(Message, frozen=True):
     """Nothing has happened."""
 
     now: float
 
 
-Record = Begin | Replied | Did | Opened | Ended | Beat
+Record = Begin | Replied | Did | Opened | Settled | Ended | Beat

@@ -207,6 +207,7 @@ def serve_slot(connection: Stream, caller: Caller, core: Core, send: Send) -> No
             check_request(header)
             if header.op is Op.ACKNOWLEDGE:
                 slot.settle(header.sequence)
+                core.sessions.journal.settled(slot, header.sequence)
                 continue
             slot.begin()
             repeated = header.sequence <= replies.last

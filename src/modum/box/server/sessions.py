@@ -192,7 +192,7 @@ class Slot:
     def settle(self, sequence: int) -> None:
         """Note that the client has the replies up to this number."""
         with self._mutex:
-            self._settled = sequence == self.replies.last
+            self._settled = sequence >= self.replies.last  # reads that another server has answered are not among them
 
     def shrink(self) -> None:
         """Give back what is kept for requests, if none is under way and every reply has arrived."""
@@ -328,6 +328,9 @@ class Journal(Protocol):
     def opened(self, slot: Slot) -> None:
         """Note that a session has a new slot."""
 
+    def settled(self, slot: Slot, sequence: int) -> None:
+        """Note that a client has the replies up to this number."""
+
     def ended(self, session: Session) -> None:
         """Note that a session has ended without a goodbye."""
 
@@ -336,6 +339,9 @@ class _NoJournal:
     order: AbstractContextManager[object, Any] = nullcontext()
 
     def opened(self, slot: Slot) -> None:
+        pass
+
+    def settled(self, slot: Slot, sequence: int) -> None:
         pass
 
     def ended(self, session: Session) -> None:
@@ -474,6 +480,13 @@ class Sessions:
                 poll(lambda: self._fits(nbytes), timeout=WORD, every=WORD / 100, error=self._full)
             yield
 
+    @contextmanager
+    def _following(self, nbytes: int) -> Iterator[None]:
+        """Let a slot take what another server has let it take already."""
+        with self._growth:
+            self._fits(nbytes)
+            yield
+
     def _fits(self, nbytes: int) -> bool:
         """Return whether there is room for so much more, once idle slots have given back theirs if need be."""
         if self.working + nbytes <= self._limit:
@@ -548,7 +561,7 @@ class Sessions:
             session = self._sessions.setdefault(name, Session(name, self._clock()))
             session.box = box or session.box
             replaced = session.slots.get(number)
-            slot = session.slots[number] = Slot(session, last, number=number)
+            slot = session.slots[number] = Slot(session, last, self._following, number)
             slot.incarnation = incarnation
         if replaced is not None:
             replaced.close()
@@ -565,11 +578,13 @@ class Sessions:
         with self._mutex:
             return list(self._sessions.values())
 
-    def give_time(self, seconds: float) -> None:
-        """Have every session last for so long without a connection, if that is longer than the grace."""
+    def take_over(self, seconds: float) -> None:
+        """Serve all sessions from now on, each of which lasts for so long without a connection, or for the grace."""
         with self._mutex:
             for session in self._sessions.values():
                 session.since = self._clock() + max(0.0, seconds - self._grace)
+                for slot in session.slots.values():
+                    slot.growing = self._growing
 
     def hang_up(self) -> None:
         """End all connections."""

@@ -8,7 +8,7 @@ from typing import Final
 from modum.box.protocol.frames import Header, Op, parse_header
 from modum.box.protocol.limits import HEADER_BYTES
 from modum.box.protocol.messages import Join, decode
-from modum.box.protocol.replication import Beat, Begin, Did, Ended, Opened, Record, Replied
+from modum.box.protocol.replication import Beat, Begin, Did, Ended, Opened, Record, Replied, Settled
 from modum.box.server.core import Core
 from modum.box.server.replication.log import ACK, Unasked, outcome
 from modum.box.server.sessions import Reply, Slot
@@ -117,6 +117,8 @@ class Follower:
             case Opened(session, number, incarnation, acknowledged, box):
                 slot = sessions.open(session, box, number, incarnation, acknowledged)
                 slot.connection = _Nobody()
+            case Settled(session, number, sequence):
+                sessions.find(session, number).settle(sequence)
             case Ended(session):
                 sessions.end_named(session)
             case Beat(now):
@@ -130,6 +132,7 @@ class Follower:
         header = receive_header(connection)
         if header is None:
             raise ConnectionError("the connection ended in the middle of a record")
+        slot.begin()
         payload = (
             memoryview(bytearray(header.payload))
             if header.op >= Op.CALL

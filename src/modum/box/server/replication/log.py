@@ -39,7 +39,18 @@ from modum.box.protocol.messages import (
     decode_request,
     encode,
 )
-from modum.box.protocol.replication import Beat, Begin, Did, Ended, Opened, Record, Replied, SessionState, SlotState
+from modum.box.protocol.replication import (
+    Beat,
+    Begin,
+    Did,
+    Ended,
+    Opened,
+    Record,
+    Replied,
+    SessionState,
+    Settled,
+    SlotState,
+)
 from modum.box.server.core import Core
 from modum.box.server.performing import Send
 from modum.box.server.replication.outbox import Outbox
@@ -230,6 +241,13 @@ class Log:
         session = slot.session
         self._append(Opened(session.name, slot.number, slot.incarnation, slot.replies.last, session.box))
 
+    def settled(self, slot: Slot, sequence: int) -> None:
+        """Note that a client has the replies up to a number: see `Journal`."""
+        session = slot.session
+        with self.order:
+            if not session.ended and session.slots.get(slot.number) is slot:
+                self._append(Settled(session.name, slot.number, sequence))
+
     def ended(self, session: Session) -> None:
         """Note that a session has ended without a goodbye: see `Journal`."""
         self._append(Ended(session.name))
@@ -329,6 +347,7 @@ class Log:
             self._append(self._beginning(view))
             for session in self._core.sessions.sessions():
                 for slot in list(session.slots.values()):
+                    slot.shrink()
                     for reply in slot.replies.kept():
                         self._append(Replied(session.name, slot.number), reply.header, reply.payload)
             if self._numbers:

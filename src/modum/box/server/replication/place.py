@@ -140,7 +140,7 @@ class Place:
             self._be_primary(self._make(), view)
 
     def _be_primary(self, core: Core, view: View) -> None:
-        core.sessions.give_time(TIMEOUT)  # who is idle does not notice that its connection has ended
+        core.sessions.take_over(TIMEOUT)  # who is idle does not notice that its connection has ended
         self._core, self._view = core, view
         self._log = Log(core, self.number, numbers=self._numbers)
         log.info("place %d is served here since view %d", self.number, view.number)
