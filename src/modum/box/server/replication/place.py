@@ -172,6 +172,8 @@ class Place:
         if log_.linked or view.backup is not None:
             log_.beat()
             if log_.trouble or not log_.linked or log_.silent_for() > SILENCE:
+                if log_.over:
+                    return  # this server ends: alone in a view it would keep its backup from taking the place
                 log_.cut("it does not answer")
                 self._shrink(log_, view)
             elif self._council.barred(self.number) > view.number:
