@@ -97,6 +97,15 @@ def test_rooms_of_a_window_are_different_memory_and_come_again() -> None:
         slot.room(1, 4, staged=True)
 
 
+def test_a_closed_slot_keeps_nothing() -> None:
+    slot = Slot(Session("a", 0.0), acknowledged=0)
+    slot.room(1, 1000)
+    slot.replies.remember(1, Reply(Header(Op.CALL, 1, 5), b"a call"))
+    assert slot.working > 1000
+    slot.close()
+    assert slot.working == 0
+
+
 def test_a_slot_goes_on_for_who_knows_its_incarnation_alone(world: World) -> None:
     with world.sessions.entered("a", proof(3, acknowledged=7), Line()) as (slot, resumed):
         assert (resumed, slot.replies.last) == (False, 7)

@@ -244,6 +244,9 @@ class Slot:
             self.ring.close()
         for number in list(self._parties):
             self.forget(number)
+        # a closed slot may be in a circle of references, which is collected late
+        self._rooms = [bytearray()] * WINDOW
+        self.replies.forget()
 
     def hang_up(self) -> None:
         """Make the thread that serves this slot stop."""
