@@ -11,7 +11,6 @@ from tests.box.replication.standing_in import PATIENCE, Servers, replicated
 
 from modum.box import Box, Server
 from modum.box.protocol.limits import CHUNK, WINDOW
-from modum.box.server.replication.log import Log
 from modum.box.server.replication.ring import Replication
 from modum.errors import ConnectionLostError, MismatchError, TransportError
 from modum.testing.transport import CHECKS, QUICK
@@ -236,30 +235,6 @@ def test_another_server_is_brought_up_where_one_has_too_little_memory(caplog: py
     finally:
         for server in servers.servers.values():
             server.close()
-
-
-def test_a_server_that_is_stopped_leaves_its_place_to_its_backup(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modum.box.client.connection.LOST_SECONDS", 3.0)
-    stopping, gone, beat = threading.Event(), threading.Event(), Log.beat
-    entered: set[int] = set()
-
-    def beat_while_it_stops(self: Log) -> None:
-        beat(self)
-        if stopping.is_set() and not gone.is_set():
-            entered.add(id(self))
-            while not (self.over and not self.linked) and not gone.wait(0.001):
-                pass
-            gone.set()
-
-    monkeypatch.setattr(Log, "beat", beat_while_it_stops)
-    with replicated() as (servers, box):
-        names = [f"name {number}" for number in range(12)]  # whichever server they lie on
-        for name in names:
-            box.counter(name).add(7)
-        stopping.set()
-        poll(lambda: len(entered) == 3, timeout=PATIENCE, every=0.001, error=lambda: AssertionError("no beat"))
-        servers.lose(0)
-        assert [box.counter(name).value for name in names] == [7] * 12
 
 
 def test_servers_that_have_forgotten_too_much_say_what_to_do(
