@@ -26,44 +26,51 @@ SCRIPTS = Path(__file__).parent / "workers"
 
 
 class Run:
-    """A run of the launcher in a folder, whose checkpoints go to `D` there."""
+    """A run of the launcher in a folder, whose checkpoints go to `D` there; after the option `-m`, of a module."""
 
     def __init__(self, folder: Path, script: str | Path, *arguments: object, options: Sequence[str] = ()) -> None:
         command = [sys.executable, "-m", "modum", "run", "--resume", "D", *options]
         self.folder = folder / "D"
-        self.launcher = subprocess.Popen(
-            [*command, str(SCRIPTS / script), *map(str, arguments)],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "COLUMNS": "200"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self._texts = folder / "output", folder / "errors"  # files: nobody reads pipes while this waits
+        with self._texts[0].open("w") as output, self._texts[1].open("w") as errors:
+            self.launcher = subprocess.Popen(
+                [*command, str(SCRIPTS / script if options[-1:] != ("-m",) else script), *map(str, arguments)],
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "COLUMNS": "200"},
+                stdout=output,
+                stderr=errors,
+            )
 
     def wait_for(self, checkpoint: int) -> None:
         """Wait until a checkpoint of this number, or a later one, was taken; the run must go on till then."""
 
         def taken() -> bool:
-            assert self.launcher.poll() is None, self.launcher.communicate()
+            assert self.launcher.poll() is None, self.texts()
             return newest(self.folder) >= checkpoint
 
         until(taken, TIMEOUT)
 
-    def kill(self) -> str:
-        """Kill all processes of the run at one moment, and return what they had printed."""
+    def texts(self) -> tuple[str, str]:
+        """What the run has printed so far, and its errors."""
+        output, errors = (path.read_text() for path in self._texts)
+        return output, errors
+
+    def kill(self) -> tuple[str, str]:
+        """Kill all processes of the run at one moment, and return what they had printed, and their errors."""
         everybody = [psutil.Process(self.launcher.pid)]
         everybody += everybody[0].children(recursive=True)
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for process in everybody:
                 with suppress(psutil.NoSuchProcess):
                     process.send_signal(number)
-        output, _ = self.launcher.communicate()
+        self.launcher.wait()
         assert_gone(everybody)
-        return output
+        return self.texts()
 
     def end(self, status: int = 0) -> tuple[str, str]:
         """What the run has printed until its end, and its errors."""
-        output, errors = self.launcher.communicate(timeout=TIMEOUT)
+        self.launcher.wait(TIMEOUT)
+        output, errors = self.texts()
         assert self.launcher.returncode == status, errors
         return output, errors
 

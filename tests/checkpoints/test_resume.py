@@ -50,7 +50,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     folder = tmp_path_factory.mktemp("killed")
     run = Run(folder, "drawing.py", 10_000, options=("--snapshot-every", "100ms"))
     run.wait_for(6)
-    return folder, run.kill().splitlines()
+    return folder, run.kill()[0].splitlines()
 
 
 def test_a_loop_of_ones_own_goes_on_with_the_same_numbers(killed: tuple[Path, list[str]], tmp_path: Path) -> None:
@@ -106,10 +106,20 @@ def test_few_checkpoints_are_kept_and_a_torn_file_costs_one(killed: tuple[Path, 
     assert f"{RECORD} cannot be read: No such file" in said[-len(checkpoints)]
 
 
-def test_a_script_that_keeps_other_things_is_refused(killed: tuple[Path, list[str]], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("forgetful", "the checkpoint has scheduler kept with averager model, and this script keeps nothing"),
+        ("renamed", "the checkpoint has no state of averager other, but of averager model, which this script has not"),
+        ("careless", "this job goes on from a checkpoint, and this loop has begun without it"),
+    ],
+)
+def test_a_script_that_was_changed_is_refused(
+    killed: tuple[Path, list[str]], tmp_path: Path, kind: str, error: str
+) -> None:
     shutil.copytree(killed[0], tmp_path, dirs_exist_ok=True, symlinks=True)
-    _, errors = Run(tmp_path, "drawing.py", 10, "forgetful").end(status=1)
-    assert "the checkpoint has scheduler kept with averager model, and this script keeps nothing" in errors
+    _, errors = Run(tmp_path, "drawing.py", 10_000, kind, options=("--snapshot-every", "100ms")).end(status=1)
+    assert error in errors
 
 
 def test_other_numbers_of_workers_and_servers_are_refused(killed: tuple[Path, list[str]], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from modum.checkpoints.names import answer_of, asked_by, member_of, over_by, req
 from modum.errors import DeadlineError, ModumError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from modum.box import Box
 
@@ -73,6 +73,8 @@ class Checkpoints:
         self._resumed = resumed
         self._states: dict[str, bytes] | None = None
         """What was read of `resumed` and not loaded yet."""
+        self._known: set[str] = set()
+        """The parts that were looked up there, or need not be."""
         self._parts: dict[str, Part] = {}
         self._final: dict[str, bytes] = {}
         """Of the parts that do not change any more."""
@@ -140,10 +142,16 @@ class Checkpoints:
 
         Raises:
             ModumError: the box failed.
-            ValueError: a part has a state that could not be loaded again.
+            ValueError: a part has a state that could not be loaded again. Or the job is resumed, and the loop has begun
+                without `resume`: the checkpoint would take the place of what was never loaded.
         """
         if number <= self._answered:
             return False
+        if self._resumed is not None and self._states is None:
+            raise ValueError(
+                "this job goes on from a checkpoint, and this loop has begun without it\n"
+                "HINT: for step in range(averager.resume(), steps)"
+            )
         with self._mutex:
             self._answer(number)
         self._wait_until_over(number)
@@ -159,7 +167,8 @@ class Checkpoints:
 
         Raises:
             SnapshotError: a file is not what was written.
-            ValueError: a part's state is of something else.
+            ValueError: a part's state is of something else; or a part has none, and there is one of a name that no part
+                has.
         """
         if self._resumed is None:
             return False
@@ -171,9 +180,11 @@ class Checkpoints:
                     self._rank,
                     self._resumed,
                 )
+        self._check_names(self._states)
         found = [name for name in self._parts if name in self._states and name not in self._final]
         for name in sorted(found, key=lambda name: self._parts[name].random):
             self._parts[name].load(self._states.pop(name))
+            self._known.add(name)
         return bool(found)
 
     def close(self) -> None:
@@ -186,6 +197,18 @@ class Checkpoints:
             self._thread = None
 
     # ---- inside
+
+    def _check_names(self, states: Mapping[str, bytes]) -> None:
+        """Raise ValueError if a new part has no state, and a state no part: the script calls it otherwise now."""
+        new = [name for name, part in self._parts.items() if not (part.random or name in self._known)]
+        without = [name for name in new if name not in states]
+        others = [name for name in states if name not in self._parts]
+        if without and others:
+            raise ValueError(
+                f"the checkpoint has no state of {', '.join(without)}, but of {', '.join(others)}, which this script"
+                " has not made\nHINT: give it the name that it had, or name another folder to begin anew"
+            )
+        self._known.update(without)
 
     def _begin_to_listen(self) -> None:
         if self._thread is None:
