@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from modum.averaging import OptimizerKind, Worker, choose
+from modum.averaging.boundary import Boundary
 from modum.caffe.batches import split_batches
+from modum.caffe.checkpoint import Checkpointed
 from modum.caffe.filters import filter_net
 from modum.torch.flat import SharedTensor, flatten
 from modum.torch.group import group_of
@@ -96,7 +98,6 @@ class Sharing:
         on_nonfinite: Reaction,
     ) -> None:
         self.first = job.rank == 0
-        job.checkpoints.refuse("a solver of Caffe")
         self._job = job
         self._rule = sharing_rule(param) if rule is None else rule
         self._name = name
@@ -151,8 +152,13 @@ class Sharing:
                 restored=solver.rule.mend,
             )
             stack.callback(self._worker.close)
+            self._boundary = Boundary(job, self._worker)
+            self._checkpointed = Checkpointed(job, self._name, solver, tensors, self._worker)
             self._stack = stack.pop_all()
         self._iterations = job.box.counter(f"{self._name}/iterations")
+        stops = self._iterations.value // STOPPED * STOPPED
+        self._stops = int(job.box.value(f"{self._name}/iterations/{job.attempt}").set_default(stops))
+        """What stopping workers of earlier runs have added, as the first worker of this run has found it."""
         self._samples = _batch_size(solver) * param.iter_size
 
     def announce(self) -> None:
@@ -171,7 +177,12 @@ class Sharing:
         limit = self._start + iterations
         solver.stopped = False
         solver.displayed = (time.perf_counter(), solver.iter)
-        begun = False
+        before = self._checkpointed.iteration
+        self._boundary.begin()
+        last = self._checkpointed.iteration
+        begun = last != before
+        if begun and last is not None:  # where the checkpoint was taken
+            solver.iter = last
         number = limit
         while not self._worker.leaving and (number := self._take(limit)) < limit:
             # what falls due at other workers' iterations is done at the next one here
@@ -186,6 +197,8 @@ class Sharing:
             self._worker.stepped()
             total = (limit - self._start) * self._samples * self._group.size
             self._job.report(samples=self._samples, total=total, loss=float(loss))
+            self._checkpointed.iteration = number
+            self._boundary.between()
             self._obey(number)
         if not begun and self.first and not self._worker.leaving:
             _log.warning("All %d iterations were taken when the first worker came", limit)
@@ -198,7 +211,7 @@ class Sharing:
         Returns:
             Whether this worker does the work at the end of training.
         """
-        self._worker.finish(FINISH_SECONDS)
+        self._worker.finish(FINISH_SECONDS, self._checkpointed.end)
         solver = self._solver
         if self.first:
             if solver.stopped:
@@ -264,7 +277,7 @@ class Sharing:
         """Return the number of the next iteration of this group; `limit` or more if there is none left."""
         number = 0
         if self._group.rank == 0:
-            number = self._start + self._iterations.add(1)
+            number = self._start + self._iterations.add(1) - self._stops
             if number >= limit:
                 self._iterations.add(-1)  # the counter keeps the number done
         return self._group.broadcast(number)

@@ -14,13 +14,15 @@ from modum.caffe.proto import SolverParameter
 from modum.caffe.state import read_state, write_state
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from modum.caffe.net import Net
     from modum.caffe.optimizers import Rule
     from modum.caffe.parameters import Parameters
 
-__all__ = ["check_prefix", "restore", "snapshot"]
+__all__ = ["check_history", "check_prefix", "history_of", "load_history", "restore", "snapshot"]
 
 _log = logging.getLogger(__name__)
 
@@ -55,11 +57,11 @@ def snapshot(
     _log.info("Snapshotting to %s file %s", kind, model)
     net.save(model, diff=solver.snapshot_diff)
     _log.info("Snapshotting solver state to %s file %s", kind, state)
-    write_state(state, iteration, str(model), _history(net, rule, parameters), step)
+    write_state(state, iteration, str(model), history_of(net, rule, parameters), step)
     return model, state
 
 
-def _history(net: Net, rule: Rule, parameters: Parameters) -> list[NDArray[np.float32]]:
+def history_of(net: Net, rule: Rule, parameters: Parameters) -> list[NDArray[np.float32]]:
     """Return one blob per parameter for every slot of the rule; zeros for parameters that do not learn."""
     learning = set(map(id, parameters.learnables))
     return [
@@ -71,7 +73,6 @@ def _history(net: Net, rule: Rule, parameters: Parameters) -> list[NDArray[np.fl
     ]
 
 
-@torch.no_grad()
 def restore(net: Net, rule: Rule, parameters: Parameters, path: Path) -> tuple[int, int]:
     """Restore a snapshot, including the weights.
 
@@ -88,28 +89,48 @@ def restore(net: Net, rule: Rule, parameters: Parameters, path: Path) -> tuple[i
         CaffeError: the state cannot be read, or belongs to another net or solver type.
     """
     state = read_state(path)
-    wanted = rule.slots * len(net.learnables)
-    if len(state.history) != wanted:
-        raise CaffeError(
-            f"{path} has {len(state.history)} blobs of history, but this solver needs {wanted}: "
-            "is it the state of another net, or of another solver type?"
-        )
+    check_history(net, rule, state.history, path)
     if state.learned_net:
         net.copy_from(_found(Path(state.learned_net), path))
+    load_history(net, rule, parameters, state.history)
+    return state.iteration, state.current_step
+
+
+def check_history(net: Net, rule: Rule, history: Sequence[NDArray[np.floating]], origin: object) -> None:
+    """Raise CaffeError unless a history is one of this net and rule.
+
+    Args:
+        net: the net.
+        rule: the rule that is to get it.
+        history: what `history_of` has returned.
+        origin: where it comes from, for the error.
+    """
+    wanted = rule.slots * len(net.learnables)
+    if len(history) != wanted:
+        raise CaffeError(
+            f"{origin} has {len(history)} blobs of history, but this solver needs {wanted}: "
+            "is it the state of another net, or of another solver type?"
+        )
+    for array, learnable in zip(history, net.learnables * rule.slots, strict=True):
+        shape = tuple(learnable.tensor.shape)
+        if array.size != learnable.tensor.numel():
+            raise CaffeError(
+                f'{origin}: the history of blob {learnable.index} of layer "{learnable.layer}" has shape '
+                f"{array.shape}, but the blob has {shape}"
+            )
+
+
+@torch.no_grad()
+def load_history(net: Net, rule: Rule, parameters: Parameters, history: Sequence[NDArray[np.floating]]) -> None:
+    """Put a history that `check_history` has checked into a rule."""
     learning = set(map(id, parameters.learnables))
-    arrays = iter(state.history)
+    arrays = iter(history)
     for slot in rule.history:
         for learnable in net.learnables:
             array = next(arrays)
-            shape = tuple(learnable.tensor.shape)
-            if array.size != learnable.tensor.numel():
-                raise CaffeError(
-                    f'{path}: the history of blob {learnable.index} of layer "{learnable.layer}" has shape '
-                    f"{array.shape}, but the blob has {shape}"
-                )
             if id(learnable) in learning:
-                parameters.view(slot, learnable).copy_(torch.from_numpy(array.reshape(shape)))
-    return state.iteration, state.current_step
+                view = parameters.view(slot, learnable)
+                view.copy_(torch.from_numpy(array.reshape(tuple(view.shape))))
 
 
 def _found(model: Path, state: Path) -> Path:

@@ -138,7 +138,8 @@ class Solver:
         self._prefix = str(param.snapshot_prefix or "snapshot")
         if param.snapshot:
             snapshots.check_prefix(self._prefix)
-        self._losses: deque[Tensor] = deque(maxlen=max(1, param.average_loss))
+        self.losses: deque[Tensor] = deque(maxlen=max(1, param.average_loss))
+        """Of the last `average_loss` iterations."""
         self.stopped = False
         self.passed = 1
         """Iterations from the previous one to this one: more than 1 if other workers do some."""
@@ -162,7 +163,7 @@ class Solver:
             return
         last = self.iter + iterations
         self.stopped = False
-        self._losses.clear()
+        self.losses.clear()
         self.displayed = (time.perf_counter(), self.iter)
         while self.iter < last and not self.stopped:
             if self.due(self.param.test_interval) and (self.iter > 0 or self.param.test_initialization):
@@ -212,7 +213,7 @@ class Solver:
             return
         if self.due(param.display):
             with torch.no_grad():
-                self._losses.append(self.net.compute())
+                self.losses.append(self.net.compute())
             _log.info("Iteration %d, loss = %g", self.iter, self.smoothed_loss)
         if self.due(param.test_interval):
             self.test_all()
@@ -260,7 +261,7 @@ class Solver:
         for _ in range(1, param.iter_size):
             loss = loss + self.net.forward_backward()
         loss = loss / param.iter_size if param.iter_size > 1 else loss
-        self._losses.append(loss)
+        self.losses.append(loss)
         if display:
             self._display()
         return loss
@@ -284,7 +285,7 @@ class Solver:
     @property
     def smoothed_loss(self) -> float:
         """Mean of the last `average_loss` losses; 0 before the first."""
-        return float(sum(float(loss) for loss in self._losses)) / max(1, len(self._losses))
+        return float(sum(float(loss) for loss in self.losses)) / max(1, len(self.losses))
 
     def test_all(self) -> None:
         """Run all test nets and log their mean outputs; in a job, with the shared weights."""

@@ -143,8 +143,10 @@ def train(
         _launch(context, workers, group_size, box)
     from modum.caffe.device import parse_gpus, use
     from modum.cluster import detect
+    from modum.cluster.checkpoints import checkpoints_are_taken
 
     place = detect()
+    is_alone = place.world_size == 1 and not checkpoints_are_taken()
     gpus = parse_gpus(gpu)
     if len(gpus) > 1 and place.world_size == 1:
         _launch(context, len(gpus), len(gpus), box)
@@ -155,7 +157,7 @@ def train(
     from modum.caffe.prototxt import read_solver
     from modum.caffe.solver import Solver
 
-    with caffe_log(bar=place.world_size == 1, quiet=place.rank > 0) as move:
+    with caffe_log(bar=is_alone, quiet=place.rank > 0) as move:
         param = read_solver(Path(solver))
         if snapshot or weights:
             param.ClearField("weights")
@@ -168,9 +170,9 @@ def train(
             "level": level or None,
             "weights": _list(weights),
             "device": use(gpus[place.local_rank % len(gpus)] if gpus else None),
-            "asked": _signals(sigint_effect, sighup_effect, launched=place.world_size > 1),
+            "asked": _signals(sigint_effect, sighup_effect, launched=not is_alone),
         }
-        if place.world_size == 1:
+        if is_alone:
             with Solver(param, **options) as alone:
                 alone.progress = move
                 alone.solve(snapshot or None)

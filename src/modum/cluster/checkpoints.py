@@ -7,7 +7,7 @@ from typing import Final
 from modum.box import Box
 from modum.checkpoints.worker import Checkpoints
 
-__all__ = ["checkpoints_of_environment", "checkpoints_variable"]
+__all__ = ["checkpoints_are_taken", "checkpoints_of_environment", "checkpoints_variable"]
 
 _VARIABLE: Final = "MODUM_RESUME"
 _NEW: Final = "new"
@@ -23,6 +23,11 @@ def checkpoints_variable(resumed: Path | None) -> dict[str, str]:
         Its name and value.
     """
     return {_VARIABLE: _NEW if resumed is None else str(resumed)}
+
+
+def checkpoints_are_taken() -> bool:
+    """Return whether this worker's launcher takes checkpoints: then it joins a job even where it is alone."""
+    return bool(os.environ.get(_VARIABLE))
 
 
 def checkpoints_of_environment(box: Box, rank: int) -> Checkpoints:

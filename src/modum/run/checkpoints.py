@@ -33,8 +33,8 @@ __all__ = ["Checkpointing", "Checkpoints"]
 _GATHER_SECONDS: Final = 60.0
 """How long workers stand still for one that does not come to the end of a step."""
 _NOBODY: Final = (
-    "no checkpoint was taken yet, as some workers have no averager of PyTorch\n"
-    "HINT: --resume needs modum.torch.Averager in every worker"
+    "no checkpoint was taken yet, as some workers have no averager of PyTorch, or solver of Caffe, with the job\n"
+    "HINT: --resume needs modum.torch.Averager, or modum.caffe.Solver(..., job=job), in every worker"
 )
 _LOOK_SECONDS: Final = 0.02
 _IDLE_SECONDS: Final = 0.2

@@ -155,7 +155,7 @@ class Averager:
             if before != [vector.fingerprint() for vector in vectors]:
                 _log.info(_TAKEN, name)
             self._group = group
-            self._state = AveragerState(tensors, own, self.worker)
+            self._state = AveragerState(tensors, dict(own.buffers), self.worker)
             self._loads = Loads(model, vectors, lambda: self.worker.lent)
             self._hooks.callback(self._loads.close)
             self._boundary = Boundary(job, self.worker)

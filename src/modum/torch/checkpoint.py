@@ -12,12 +12,13 @@ from modum.checkpoints.worker import Part
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from modum.checkpoints.worker import Checkpoints
     from modum.job import Job
     from modum.samples import SamplePools
     from modum.torch.optimizers import Optimizers
     from modum.torch.state import AveragerState
 
-__all__ = ["Checkpointed", "Stateful"]
+__all__ = ["Checkpointed", "Stateful", "add_random", "read", "written"]
 
 
 class Stateful(Protocol):
@@ -59,7 +60,7 @@ class Checkpointed:
         self._loaded = loaded
         self._kept: dict[str, Stateful] = {}
         self._checked = False
-        self._checkpoints.add("random numbers of torch", Part(take=_random_state, load=_load_random_state, random=True))
+        add_random(self._checkpoints)
         self._checkpoints.add(self._name, Part(take=self._take, load=self._load, go_on=pools.forget))
 
     def keep(self, kept: dict[str, Stateful]) -> None:
@@ -87,10 +88,10 @@ class Checkpointed:
         if not self._checked:
             _plain(state)
             self._checked = True
-        return _written(state)
+        return written(state)
 
     def _load(self, data: bytes) -> None:
-        state = _read(data)
+        state = read(data)
         theirs, ours = sorted(state["kept"]), sorted(self._kept)
         if theirs != ours:
             raise ValueError(
@@ -106,13 +107,20 @@ class Checkpointed:
         self._loaded()
 
 
-def _written(state: dict[str, Any]) -> bytes:
+def add_random(checkpoints: Checkpoints) -> None:
+    """Have torch's random numbers belong to a worker's state."""
+    checkpoints.add("random numbers of torch", Part(take=_random_state, load=_load_random_state, random=True))
+
+
+def written(state: dict[str, Any]) -> bytes:
+    """Return a state as bytes, which `read` reads; of types that are read without running code from the file."""
     file = io.BytesIO()
     torch.save(state, file)
     return file.getvalue()
 
 
-def _read(data: bytes) -> dict[str, Any]:
+def read(data: bytes) -> dict[str, Any]:
+    """Return what `written` was given, with tensors in host memory."""
     state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     return state
 
@@ -121,7 +129,7 @@ def _plain(state: dict[str, Any]) -> None:
     """Raise ValueError unless the parts of a state are of types that are read without running code from the file."""
     for name, part in state.items():
         try:
-            _read(_written({name: part}))
+            read(written({name: part}))
         except Exception as error:  # noqa: BLE001 - pickle may raise anything
             raise ValueError(
                 f"the state of {name} could not be loaded again: {str(error).splitlines()[0]}\nHINT: a state_dict of"
@@ -131,11 +139,11 @@ def _plain(state: dict[str, Any]) -> None:
 
 def _random_state() -> bytes:
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return _written({"cpu": torch.get_rng_state(), "cuda": cuda})
+    return written({"cpu": torch.get_rng_state(), "cuda": cuda})
 
 
 def _load_random_state(data: bytes) -> None:
-    state = _read(data)
+    state = read(data)
     torch.set_rng_state(state["cpu"])
     if len(state["cuda"]) == torch.cuda.device_count() and state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from modum.averaging import Worker
     from modum.torch.flat import SharedTensor
-    from modum.torch.own import Own
 
 __all__ = ["AveragerState"]
 
@@ -29,13 +28,13 @@ class AveragerState:
 
     Args:
         shared: the shared tensors.
-        own: what of the model is not shared.
+        own: buffers of the model that are not shared, by name.
         worker: this worker's part.
     """
 
-    def __init__(self, shared: Sequence[SharedTensor], own: Own, worker: Worker) -> None:
+    def __init__(self, shared: Sequence[SharedTensor], own: Mapping[str, Tensor], worker: Worker) -> None:
         self._shared = {each.name: each.tensor for each in shared}
-        self._own = dict(own.buffers)
+        self._own = dict(own)
         self._worker = worker
 
     @torch.no_grad()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +22,18 @@ from modum.caffe.proto import LayerParameter
 from modum.cluster.environment import workers_on_host
 from modum.data import DataError
 
-__all__ = ["Batch", "Checkpoint", "Decoders", "Loader", "PrefetchingLayer", "Shape", "Source", "seed_from"]
+__all__ = [
+    "Batch",
+    "Checkpoint",
+    "Decoders",
+    "Loader",
+    "PrefetchingLayer",
+    "Shape",
+    "Source",
+    "random_state",
+    "seed_from",
+    "set_random_state",
+]
 
 Batch = tuple[NDArray[np.float32], ...]
 """One array per top."""
@@ -61,6 +73,14 @@ class Loader(ABC):
         self.order = np.random.default_rng((seed, 0))
         self.random = np.random.default_rng((seed, 1, worker))
 
+    def place(self) -> dict[str, Any]:
+        """Return where the next batch begins, after `begin`."""
+        return {"random": random_state(self.random)}
+
+    def go_on(self, place: Mapping[str, Any]) -> None:
+        """Make the next batch the one that followed when `place` has returned this; called after `begin`."""
+        set_random_state(self.random, place["random"])
+
     @abstractmethod
     def load(self, checkpoint: Checkpoint) -> Batch:
         """Return the next batch."""
@@ -76,16 +96,28 @@ class Source(Loader):
         super().__init__()
         self._due = 0
         """Distance, in records, to the next one for this worker."""
+        self._passed = 0
+        """Records from the first one to the newest of this worker."""
 
     def begin(self, seed: int, worker: int, workers: int) -> None:
         super().begin(seed, worker, workers)
         self.rewind()
         skipped = int(self.random.integers(self.rand_skip)) if self.rand_skip and workers == 1 else 0
         self._due = worker + skipped
+        self._passed = 0
+
+    def place(self) -> dict[str, Any]:
+        return {**super().place(), "passed": self._passed}
+
+    def go_on(self, place: Mapping[str, Any]) -> None:
+        super().go_on(place)
+        self._passed, self._due = int(place["passed"]), self.workers
+        self.advance(self._passed)
 
     def take_turn(self) -> None:
         """Go to the next record for this worker; call it before reading each one."""
         self.advance(self._due)
+        self._passed += self._due
         self._due = self.workers
 
     @property
@@ -107,13 +139,16 @@ class Feed:
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
-        self.prefetcher: Prefetcher[Batch] | None = None
+        self.prefetcher: Prefetcher[tuple[Batch, dict[str, Any]]] | None = None
 
-    def start(self, depth: int, name: str) -> Prefetcher[Batch]:
-        """Return the thread, started if there is none."""
+    def start(self, depth: int, name: str) -> Prefetcher[tuple[Batch, dict[str, Any]]]:
+        """Return the thread, started if there is none; with each batch comes the place that follows it."""
         if self.prefetcher is None:
-            self.prefetcher = Prefetcher(self.loader.load, depth, name)
+            self.prefetcher = Prefetcher(self._load, depth, name)
         return self.prefetcher
+
+    def _load(self, checkpoint: Checkpoint) -> tuple[Batch, dict[str, Any]]:
+        return self.loader.load(checkpoint), self.loader.place()
 
     def stop(self) -> None:
         """End the thread, but leave the loader open."""
@@ -139,6 +174,8 @@ class PrefetchingLayer(Layer):
         self._feed: Feed | None = None
         self._shapes: list[Shape] = []
         self._turn = (0, 0, 1)
+        self._place: Mapping[str, Any] = {}
+        """Where the next batch begins; empty: at the first one."""
 
     @abstractmethod
     def make_loader(self) -> Loader:
@@ -212,15 +249,26 @@ class PrefetchingLayer(Layer):
         try:
             if self._feed.prefetcher is None:
                 self._feed.loader.begin(*self._turn)
-            batch = self._feed.start(self.spec.data_param.prefetch, self.name).get()
+                if self._place:
+                    self._feed.loader.go_on(self._place)
+            batch, self._place = self._feed.start(self.spec.data_param.prefetch, self.name).get()
         except (CaffeError, DataError, OSError) as error:
             raise self.error(str(error)) from error
         return tuple(torch.from_numpy(array) for array in batch)
 
     def rewind(self) -> None:
         """Make the next batch the first one again, with the same random choices."""
+        self._place = {}
         if self._feed is not None:
             self._feed.stop()
+
+    def place(self) -> dict[str, Any]:
+        return {"turn": list(self._turn), "loader": dict(self._place)}
+
+    def go_on(self, place: Mapping[str, Any]) -> None:
+        self.rewind()
+        seed, worker, workers = place["turn"]
+        self._turn, self._place = (seed, worker, workers), place["loader"]
 
     def close(self) -> None:
         """End the thread and close the files; safe to repeat. There are no batches after that."""
@@ -265,6 +313,16 @@ class Decoders:
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
             self._threads = None
+
+
+def random_state(random: np.random.Generator) -> str:
+    """Return the state of a generator, as text."""
+    return json.dumps(random.bit_generator.state)
+
+
+def set_random_state(random: np.random.Generator, state: str) -> None:
+    """Have a generator go on from what `random_state` has returned."""
+    random.bit_generator.state = json.loads(state)
 
 
 def seed_from(generator: torch.Generator | None) -> int:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from modum.caffe.data.base import seed_from
+from modum.caffe.data.base import random_state, seed_from, set_random_state
 from modum.caffe.data.datum import Image
 from modum.caffe.data.transform import Transformer
 from modum.caffe.errors import CaffeError
@@ -112,6 +112,13 @@ class MemoryData(Layer):
         """Make the next batch begin at the first row."""
         self._position = 0
 
+    def place(self) -> dict[str, Any]:
+        return {"row": self._position, "random": random_state(self._random)}
+
+    def go_on(self, place: Mapping[str, Any]) -> None:
+        self._position = int(place["row"])
+        set_random_state(self._random, place["random"])
+
 
 @register("DummyData")
 class DummyData(Layer):
@@ -165,6 +172,13 @@ class DummyData(Layer):
     def rewind(self) -> None:
         """Restart with the same random numbers."""
         self._generator.manual_seed(self._seed)
+
+    def place(self) -> dict[str, Any]:
+        return {"seed": self._seed, "random": self._generator.get_state()}
+
+    def go_on(self, place: Mapping[str, Any]) -> None:
+        self._seed = int(place["seed"])
+        self._generator.set_state(place["random"])
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         """Return the next batch; a constant filler's tensors are the same objects each time."""

@@ -21,7 +21,7 @@ from modum.caffe.fillers import fill
 from modum.caffe.proto import TEST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -133,6 +133,13 @@ class Layer(nn.Module):
         Raises:
             ModelError: the layer cannot take bottoms of these shapes.
         """
+
+    def place(self) -> dict[str, Any]:
+        """Return what the next batch depends on besides the blobs, in plain types: where it is in its data, a state."""
+        return {}
+
+    def go_on(self, place: Mapping[str, Any]) -> None:
+        """Go on from what `place` has returned, in this process or an earlier one."""
 
     def error(self, text: str, field: str = "") -> ModelError:
         """Return an error with the layer's name and the place where it, or a field of it, is defined."""

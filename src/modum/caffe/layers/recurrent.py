@@ -8,7 +8,7 @@ it a bottom and a top; no gradient crosses passes then either.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -17,7 +17,7 @@ from torch import Tensor
 from modum.caffe.layers.base import Layer, Shape, count, register
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 class Recurrent(Layer):
@@ -82,6 +82,12 @@ class Recurrent(Layer):
     def reset(self) -> None:
         """Forget the state: the next forward pass begins with zeros."""
         self.kept = []
+
+    def place(self) -> dict[str, Any]:
+        return {"state": [tensor.cpu() for tensor in self.kept]}
+
+    def go_on(self, place: Mapping[str, Any]) -> None:
+        self.kept = list(place["state"])
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         x, cont = bottoms[0].flatten(2), bottoms[1].detach()
