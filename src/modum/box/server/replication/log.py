@@ -314,7 +314,8 @@ class Log:
     @property
     def trouble(self) -> str:
         """What is wrong with the backup; empty if nothing is, or there is none."""
-        return self._link.trouble if self._link else ""
+        link = self._link  # which another thread may let go of
+        return link.trouble if link else ""
 
     @property
     def linked(self) -> bool:
