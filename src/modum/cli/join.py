@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from modum.cli.run import OnFailure, launch_and_exit, without_separator
+from modum.cli.run import OnFailure, launch_and_exit
+from modum.cli.worker_options import Arguments, Grace, Module, Threads, Timeout, without_separator
 
 __all__ = ["app"]
 
@@ -39,40 +40,18 @@ def join(
     script: Annotated[
         str, typer.Argument(metavar="SCRIPT", show_default=False, help="What the job runs, with the same settings.")
     ],
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[ARGS]...", show_default=False, help="Passed to the script as they are; a first -- is left out."
-        ),
-    ] = None,
+    arguments: Arguments = None,
     workers: Annotated[int, typer.Option("-n", "--workers", help="Number of workers that come.")] = 1,
-    threads: Annotated[
-        int | None,
-        typer.Option(show_default="OMP_NUM_THREADS, or 1", help="Compute threads of each worker."),
-    ] = None,
+    threads: Threads = None,
     on_failure: Annotated[
         OnFailure, typer.Option(help="When a worker that came fails, stop the others that came, or let them go on.")
     ] = OnFailure.STOP,
-    timeout: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME",
-            show_default="MODUM_TIMEOUT, or 30s",
-            help="How long workers wait for the memory servers; their other waits are multiples of it.",
-        ),
-    ] = None,
-    grace: Annotated[
-        str,
-        typer.Option(
-            metavar="TIME", help="After SIGTERM, workers have this long to leave in order, before they are killed."
-        ),
-    ] = "30s",
+    timeout: Timeout = None,
+    grace: Grace = "30s",
     name: Annotated[
         str, typer.Option(metavar="NAME", show_default=False, help="The job's name, if it was given one.")
     ] = "",
-    module: Annotated[
-        bool, typer.Option("-m", "--module", help="SCRIPT is the name of a module, as in `python -m`.")
-    ] = False,
+    module: Module = False,
 ) -> None:
     """Join a job that runs already, with workers on this machine.
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 import typer
 
 from modum.cli.snapshot_options import Every, Folder, Kept, Restore, Resume, resume_settings, snapshot_settings
+from modum.cli.worker_options import Arguments, Grace, Module, Threads, Timeout, without_separator
 
 if TYPE_CHECKING:
     from modum.observe.console import RunConsole
 
-__all__ = ["OnFailure", "app", "launch_and_exit", "without_separator"]
+__all__ = ["OnFailure", "app", "launch_and_exit"]
 
 app = typer.Typer()
 
@@ -41,12 +42,7 @@ class OnFailure(StrEnum):
 def run(
     context: typer.Context,
     script: Annotated[str, typer.Argument(metavar="SCRIPT", show_default=False, help="What to run: train.py.")],
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[ARGS]...", show_default=False, help="Passed to the script as they are; a first -- is left out."
-        ),
-    ] = None,
+    arguments: Arguments = None,
     workers: Annotated[int, typer.Option("-n", "--workers", help="Number of workers.")] = 1,
     group_size: Annotated[
         int, typer.Option(help="Workers in a group: synchronous inside, asynchronous between groups.")
@@ -65,27 +61,12 @@ def run(
             min=1, max=2, help="2: any one of at least three memory servers may be lost, and the job goes on."
         ),
     ] = 1,
-    threads: Annotated[
-        int | None,
-        typer.Option(show_default="OMP_NUM_THREADS, or 1", help="Compute threads of each worker."),
-    ] = None,
+    threads: Threads = None,
     on_failure: Annotated[
         OnFailure, typer.Option(help="When a worker fails, stop the others or let the other groups go on.")
     ] = OnFailure.STOP,
-    timeout: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME",
-            show_default="MODUM_TIMEOUT, or 30s",
-            help="How long workers wait for the memory servers; their other waits are multiples of it.",
-        ),
-    ] = None,
-    grace: Annotated[
-        str,
-        typer.Option(
-            metavar="TIME", help="After SIGTERM, workers have this long to leave in order, before they are killed."
-        ),
-    ] = "30s",
+    timeout: Timeout = None,
+    grace: Grace = "30s",
     box: Annotated[
         str | None,
         typer.Option(
@@ -107,9 +88,7 @@ def run(
     snapshots_kept: Kept = None,
     restore: Restore = None,
     resume: Resume = None,
-    module: Annotated[
-        bool, typer.Option("-m", "--module", help="SCRIPT is the name of a module, as in `python -m`.")
-    ] = False,
+    module: Module = False,
 ) -> None:
     """Train with several workers on this machine, which share a memory box.
 
@@ -233,8 +212,3 @@ def launch_and_exit(context: typer.Context, console: "type[RunConsole]", *, name
             # The second Ctrl-C. Nothing runs any more, and flushing output that is not read would hang.
             os._exit(128 + signal.SIGINT)
     raise typer.Exit(status)
-
-
-def without_separator(arguments: list[str]) -> list[str]:
-    """Return a script's arguments without the `--` that people put before them out of habit."""
-    return arguments[1:] if arguments[:1] == ["--"] else arguments

@@ -165,6 +165,16 @@ def test_a_client_that_comes_while_a_server_is_missing_finds_its_place() -> None
             assert [server.stand is not None for server in late.statistics().servers] == [True] * 3
 
 
+def test_a_stranger_on_the_port_of_a_lost_server_is_passed_over() -> None:
+    with replicated() as (servers, box):
+        buffer = box.create("b", SIZE)
+        servers.lose(0)
+        port = int(servers.addresses[0].rpartition(":")[2])
+        with Server(port=port):
+            buffer.add(np.ones(SIZE, np.float32))
+            np.testing.assert_array_equal(buffer.read(), np.ones(SIZE, np.float32))
+
+
 def test_two_servers_lost_at_one_time_are_too_many_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modum.box.client.connection.LOST_SECONDS", 1.5)
     with replicated() as (servers, box):

@@ -113,7 +113,6 @@ class Connection:
         """
         self.close()
         deadline = Deadline(timeout)
-        endpoint = self.endpoint
         while True:
             left = deadline.left
             try:
@@ -136,11 +135,11 @@ class Connection:
                 if risky:
                     raise
                 self._incarnation = b""  # all that was asked for was answered: begin the slot again
-            except (ElsewhereError, OSError) as error:
+            except OSError as error:
                 if isinstance(error, ModumError) and not isinstance(error, ElsewhereError):
                     raise
                 waited = timeout - deadline.left
-                if endpoint.replicated:
+                if self.endpoint.replicated:
                     gone = waited > LOST_SECONDS
                 else:
                     gone = isinstance(error, ConnectionRefusedError) and waited > REFUSED_SECONDS
@@ -154,10 +153,8 @@ class Connection:
                         f"{phase}: memory server {self.endpoint.address}{' is gone: it' if known else ''}"
                         f" could not be reached for {waited:.1f} s: {error}{hint}"
                     ) from None
-                if endpoint.turn():
+                if self.endpoint.turn():
                     time.sleep(_RETRY_PAUSE)
-            except ModumError:
-                raise
         self._incarnation = welcome.incarnation
         self.socket = stream
         self._low_water = 1

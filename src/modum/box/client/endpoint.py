@@ -171,6 +171,8 @@ class Endpoint:
         return is_encrypted(self.address) and isinstance(self.targets[self.at], tuple)
 
     def _check(self, challenge: Challenge) -> None:
+        if self.replicated and challenge.place == ALONE:
+            raise ElsewhereError(f"a server that answers for memory server {self.address} is none of its box")
         self.replicated = challenge.place != ALONE
         if not self.replicated and len(self.targets) > 1:
             first, self.at, self.targets = self.at == 0, 0, self.targets[:1]  # nobody stands in for anybody
