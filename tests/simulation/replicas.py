@@ -26,7 +26,6 @@ class ReplicatedWorld(World):
         self.stops = random.choice([0, 0, 1, 2])
         self.losses = random.choice([0, 1, 2, 4])
         self.partitions = random.choice([0, 0, 1, 3])
-        self.numbers = random.choice([True, True, True, False])
 
     def start_server(self, index: int) -> None:
         """Start a server, or start it again."""

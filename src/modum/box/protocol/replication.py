@@ -211,7 +211,6 @@ class Begin(Message, frozen=True):
         doomed: incarnations of buffers that were deleted and whose names are kept.
         primitives: of the primary.
         sessions: of the primary.
-        numbers: whether the numbers are replicated, or only everything else.
     """
 
     place: int
@@ -226,7 +225,6 @@ class Begin(Message, frozen=True):
     doomed: dict[str, int]
     primitives: PrimitivesState
     sessions: list[SessionState]
-    numbers: bool
 
 
 class Replied(Message, frozen=True):

@@ -127,7 +127,6 @@ class Log:
     Args:
         core: what it is done to.
         place: of the box.
-        numbers: whether the numbers are replicated, or only everything else.
 
     Attributes:
         order: held by whatever changes something.
@@ -136,10 +135,9 @@ class Log:
         last: number of the last record.
     """
 
-    def __init__(self, core: Core, place: int, *, numbers: bool) -> None:
+    def __init__(self, core: Core, place: int) -> None:
         self._core = core
         self._place = place
-        self._numbers = numbers
         self.order = threading.RLock()
         self._progress = threading.Condition()
         self.required = False
@@ -157,10 +155,10 @@ class Log:
         slot, dispatch = caller.slot, self._core.dispatch
         body: bytes | memoryview = payload
         if header.op < Op.CALL:
-            reads, logged = header.op is Op.READ, self._numbers
+            reads = header.op is Op.READ
         else:
             request: Any = decode_request(payload)
-            reads, logged = _reads(request), True
+            reads = _reads(request)
             if (wait := getattr(request, "wait", 0.0)) > 0 and not reads:
                 try:
                     dispatch.await_turn(caller, request, wait)
@@ -168,7 +166,7 @@ class Log:
                     pass  # it is said below
                 body = encode(msgspec.structs.replace(request, wait=0.0))
                 header = Header(header.op, header.sequence, len(body))
-        if reads or not logged:
+        if reads:
             reply = dispatch.answer(caller, header, payload)
             slot.replies.remember(header.sequence, reply)
             return reply, self.last
@@ -351,10 +349,9 @@ class Log:
                     slot.shrink()
                     for reply in slot.replies.kept():
                         self._append(Replied(session.name, slot.number), reply.header, reply.payload)
-            if self._numbers:
-                for segment in self._core.segments.segments():
-                    chunks = -(-segment.spec.segment_bytes // CHUNK)
-                    link.missing.update((segment.number, chunk) for chunk in range(chunks))
+            for segment in self._core.segments.segments():
+                chunks = -(-segment.spec.segment_bytes // CHUNK)
+                link.missing.update((segment.number, chunk) for chunk in range(chunks))
         link.thread = threading.Thread(target=self._listen, args=(link,), name="modum-backup", daemon=True)
         link.thread.start()
         while link.missing and not link.trouble:
@@ -424,7 +421,6 @@ class Log:
             doomed=doomed,
             primitives=core.primitives.state(),
             sessions=sessions,
-            numbers=self._numbers,
         )
 
     def _copy_first(self, header: Header) -> None:

@@ -39,7 +39,6 @@ class Place:
         council: of this server.
         core: makes an empty core.
         dial: for a place, connects to the server of a number, to have it follow this one; returns its run too.
-        numbers: whether the numbers are replicated, or only everything else.
     """
 
     def __init__(
@@ -51,8 +50,6 @@ class Place:
         council: Council,
         core: Callable[[], Core],
         dial: Callable[[int, int], tuple[Stream, str]],
-        *,
-        numbers: bool,
     ) -> None:
         self.number = number
         self._member = member
@@ -61,7 +58,6 @@ class Place:
         self._council = council
         self._make = core
         self._dial = dial
-        self._numbers = numbers
         self._mutex = threading.Lock()
         self._follower: Follower | None = None
         self._log: Log | None = None
@@ -142,7 +138,7 @@ class Place:
     def _be_primary(self, core: Core, view: View) -> None:
         core.sessions.take_over(TIMEOUT)  # who is idle does not notice that its connection has ended
         self._core, self._view = core, view
-        self._log = Log(core, self.number, numbers=self._numbers)
+        self._log = Log(core, self.number)
         log.info("place %d is served here since view %d", self.number, view.number)
 
     def _lead(self, log_: Log) -> None:

@@ -59,12 +59,10 @@ class Replication:
     Attributes:
         servers: addresses `host:port` of all, in the order of the box; each is reached by the others there.
         index: number of this one.
-        numbers: whether buffers' numbers are replicated as well, or only everything else.
     """
 
     servers: Sequence[str]
     index: int
-    numbers: bool = True
 
     def __post_init__(self) -> None:
         if len(self.servers) < FEWEST:
@@ -111,7 +109,6 @@ class Ring:
                 self._council,
                 core,
                 self._dial,
-                numbers=replication.numbers,
             )
             for number in range(count)
         ]
