@@ -165,6 +165,22 @@ def test_a_client_that_comes_while_a_server_is_missing_finds_its_place() -> None
             assert [server.stand is not None for server in late.statistics().servers] == [True] * 3
 
 
+def test_what_is_acknowledged_first_is_at_two_servers_already() -> None:
+    servers = Servers()
+    for index in range(servers.count):
+        servers.start(index)
+    try:
+        with Box.connect(servers.addresses, timeout=60) as box:
+            box.counter("c").add(5)
+            box.create("b", SIZE).write(np.full(SIZE, 3, np.float32))
+            servers.lose(0)
+            assert box.counter("c").value == 5
+            np.testing.assert_array_equal(box.open("b").read(), np.full(SIZE, 3, np.float32))
+    finally:
+        for server in servers.servers.values():
+            server.close()
+
+
 def test_a_stranger_on_the_port_of_a_lost_server_is_passed_over() -> None:
     with replicated() as (servers, box):
         buffer = box.create("b", SIZE)

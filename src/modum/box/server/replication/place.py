@@ -67,15 +67,20 @@ class Place:
         self._next = 0.0
         self._hung_up = False
         self._told = ""
+        self._fresh = False
         self._taking_over = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"modum-place-{number}", daemon=True)
 
     @property
     def core(self) -> Core | None:
-        """What is served to clients here; None if this server is not the primary, or cannot acknowledge anything."""
+        """What is served to clients here; None if this server is not the primary, or cannot acknowledge anything.
+
+        The first primary of a place begins to serve when it has a backup: what is acknowledged is at two servers from
+        the first request on.
+        """
         log_ = self._log
-        return None if log_ is None or log_.over or log_.stalled else self._core
+        return None if log_ is None or log_.over or log_.stalled or self._fresh else self._core
 
     @property
     def stand(self) -> Stand | None:
@@ -133,6 +138,7 @@ class Place:
         """Be the first primary of this server's own place, if nobody has ever been."""
         view = self._council.latest(self.number) or self._council.decide(self.number, View(1, self._member))
         if view == View(1, self._member):
+            self._fresh = True
             self._be_primary(self._make(), view)
 
     def _be_primary(self, core: Core, view: View) -> None:
@@ -233,6 +239,7 @@ class Place:
                 decided = None
             if decided == wish:
                 self._view = wish
+                self._fresh = False
                 log.info("place %d: server %d is the backup in view %d", self.number, server, wish.number)
             else:  # it may be decided still: the keeper acknowledges nothing before it knows
                 log_.cut("it is in no view")
