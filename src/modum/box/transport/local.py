@@ -164,11 +164,14 @@ class LocalTransport(Transport):
     def _why_refused(self, phase: object) -> str:
         """Return why the server does not let this client in any more, if it is there and says so."""
         try:
-            self._watched.connect(_WORD_SECONDS, phase)
+            # risky: a client that has said goodbye, or was given up, does not come in anew
+            self._watched.connect(_WORD_SECONDS, phase, risky=True)
         except AuthenticationError as error:
             return str(error)
         except (ModumError, OSError):
             pass  # it is gone
+        finally:
+            self._watched.close()
         return ""
 
     def _share(self, count: int, share: Callable[[], None], waiting: deque[Piece]) -> None:
